@@ -1,2 +1,55 @@
-//! placeholder
-fn main() {}
+//! Repository tasks: `cargo xtask bench`, `test`, `ci`, `fixtures`. Thin: it starts cargo and `kif`, and computes nothing.
+
+mod ci;
+mod fixtures;
+mod process;
+mod readme;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Repository tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build in release and run `kif bench` with the arguments that follow (none: the protocol `quick`)
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Everything behind `bench`, handed on as it is; `--help` shows what `kif bench` knows
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every test of the workspace
+    Test {
+        /// Handed on to `cargo test --workspace`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Everything that continuous integration runs
+    Ci,
+    /// Remake the generated fixtures
+    Fixtures(fixtures::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Bench { args } => process::bench(&args),
+        Task::Test { args } => process::test(&args),
+        Task::Ci => ci::run(),
+        Task::Fixtures(options) => fixtures::run(&options),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

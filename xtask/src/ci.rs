@@ -1,0 +1,130 @@
+//! What continuous integration runs, step by step.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::readme::{self, Verdict};
+use crate::{fixtures, process};
+
+/// All steps in order; the first that fails ends the run. Ends with a table of wall times.
+pub(crate) fn run() -> Result<ExitCode> {
+    let scratch = process::target_dir()?.join("ci");
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch).with_context(|| format!("emptying {}", scratch.display()))?;
+    }
+    fs::create_dir_all(&scratch).with_context(|| format!("creating {}", scratch.display()))?;
+
+    let mut steps = Steps::default();
+    steps.step("format", || cargo("fmt --all --check"))?;
+    steps.step("fixtures", || fixtures::check().map(drop))?;
+    steps.step("clippy", || {
+        cargo("clippy --workspace --all-targets -- -D warnings")
+    })?;
+    steps.step("cuda type-check", || {
+        cargo("check -p kif-model --features cuda,dfdx/ci-check")
+    })?;
+    steps.step("test", || cargo("xtask test"))?;
+    steps.step("docs", || {
+        let mut doc = process::cargo();
+        process::run(
+            doc.args(["doc", "--workspace", "--no-deps"])
+                .env("RUSTDOCFLAGS", "-D warnings")
+                .current_dir(process::root()),
+        )
+    })?;
+    steps.step("quick", || {
+        let mut bench = process::cargo();
+        process::run(
+            bench
+                .args(["xtask", "bench", "quick", "--out"])
+                .arg(scratch.join("quick"))
+                .current_dir(process::root()),
+        )
+    })?;
+    steps.step("README commands", || readme_commands(&scratch))?;
+    steps.print();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Names, wall times, and the order of what ran.
+#[derive(Default)]
+struct Steps {
+    done: Vec<(&'static str, f64)>,
+}
+
+impl Steps {
+    fn step(&mut self, name: &'static str, action: impl FnOnce() -> Result<()>) -> Result<()> {
+        eprintln!("== {name}");
+        let start = Instant::now();
+        action().with_context(|| format!("step {name}"))?;
+        let wall_s = start.elapsed().as_secs_f64();
+        eprintln!("== {name}: ok, {wall_s:.1} s");
+        self.done.push((name, wall_s));
+        Ok(())
+    }
+
+    fn print(&self) {
+        for (name, wall_s) in &self.done {
+            eprintln!("{name:20} {wall_s:8.1} s");
+        }
+        eprintln!(
+            "{:20} {:8.1} s",
+            "all",
+            self.done.iter().map(|(_, wall_s)| wall_s).sum::<f64>()
+        );
+    }
+}
+
+/// `cargo` with arguments that contain no spaces, in the root of the workspace.
+fn cargo(args: &str) -> Result<()> {
+    process::run(
+        process::cargo()
+            .args(args.split(' '))
+            .current_dir(process::root()),
+    )
+}
+
+/// Runs the README's blocks in order, each as one shell script in the root, with the built `kif` on the path.
+fn readme_commands(scratch: &Path) -> Result<()> {
+    let readme = process::root().join("README.md");
+    let text =
+        fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
+    let programs = process::build_kif(false)?
+        .parent()
+        .context("kif has no folder")?
+        .to_path_buf();
+    let path = env::join_paths(
+        std::iter::once(programs).chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
+    )?;
+    for block in readme::blocks(&text) {
+        let mut script = String::from("set -euo pipefail\n");
+        let mut n_run = 0;
+        for command in &block.commands {
+            match readme::verdict(command, |name| env::var_os(name).is_some()) {
+                Verdict::Skip(reason) => eprintln!("skipped ({reason}): {command}"),
+                Verdict::Run => {
+                    script += &format!(
+                        "echo '+ {}' >&2\n{command}\n",
+                        command.replace('\'', "'\\''")
+                    );
+                    n_run += 1;
+                }
+            }
+        }
+        if n_run > 0 {
+            let mut shell = Command::new("bash");
+            shell
+                .args(["-c", &script])
+                .current_dir(process::root())
+                .env("PATH", &path)
+                .env("TMPDIR", scratch);
+            process::run(&mut shell).with_context(|| format!("README.md:{}", block.line))?;
+        }
+    }
+    Ok(())
+}
