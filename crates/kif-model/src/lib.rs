@@ -1,9 +1,19 @@
 //! Transformer language models with LoRA, on dfdx tensors and tape.
+//!
+//! The rest of the workspace sees a [`LanguageModel`]: P trainable parameters in one flat vector, losses, gradients,
+//! generated ids. Inside, an architecture ([`t5`]) is written once over a small set of operations ([`engine`]), and two
+//! engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device.
 
+mod engine;
+mod error;
+mod files;
 mod language_model;
+mod load;
+mod lora;
+mod t5;
 
+pub use error::{Mismatch, ModelError};
+pub use files::*;
 pub use language_model::{BatchLoss, Dropout, LanguageModel, ParamLayout, ParamSpec};
-
-/// What can go wrong with a model.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {}
+pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
+pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};

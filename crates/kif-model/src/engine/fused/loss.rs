@@ -1,0 +1,83 @@
+//! Cross-entropy of the output head on the tape. The gradient is made in the forward pass, chunk by chunk, so that
+//! the logits of all rows never exist together.
+
+use dfdx::prelude::*;
+
+use super::{Fused, FusedWeight, view};
+use crate::ModelError;
+use crate::engine::{Act, Scalar, device_error};
+
+pub(super) fn cross_entropy<T: Tape<f32, Cpu>>(
+    engine: &Fused,
+    x: Act<Cpu, T>,
+    head: &FusedWeight,
+    scale: f32,
+    targets: &[u32],
+    weight: f32,
+) -> Result<(Scalar<Cpu, T>, Vec<f32>), ModelError> {
+    let (x, mut tape) = x.split_tape();
+    let (n_rows, width) = *x.shape();
+    let x_scaled = scaled(view(&x), scale);
+    if T::OWNS_TAPE && head.leaf.is_some() {
+        return trained_head(engine, x, x_scaled, head, scale, targets, weight, tape);
+    }
+    let mut gx = T::OWNS_TAPE.then(|| vec![0.0; n_rows * width]);
+    let nll = kif_kernels::linear_cross_entropy(&x_scaled, head.packed(), targets, gx.as_deref_mut());
+    let loss = weight * nll.iter().sum::<f32>();
+    let out = engine.device.try_tensor(loss).map_err(device_error)?;
+    if let Some(mut gx) = gx {
+        let out_ghost = out.ghost();
+        tape.add_backward_op(move |gradients| {
+            let factor = scale * weight * gradients.get_or_alloc_mut(&out_ghost)?[0];
+            gx.iter_mut().for_each(|g| *g *= factor);
+            // Nothing reads the last hidden states but the head.
+            **gradients.get_or_alloc_mut(&x)? = gx;
+            Ok(())
+        });
+    }
+    Ok((out.put_tape(tape), nll))
+}
+
+/// The same with a head that is trained, too: its gradient needs the softmax of all rows.
+fn trained_head<T: Tape<f32, Cpu>>(
+    engine: &Fused,
+    x: Act<Cpu>,
+    x_scaled: Vec<f32>,
+    head: &FusedWeight,
+    scale: f32,
+    targets: &[u32],
+    weight: f32,
+    mut tape: T,
+) -> Result<(Scalar<Cpu, T>, Vec<f32>), ModelError> {
+    let (n_rows, width) = *x.shape();
+    let vocab_size = head.spec.n_rows;
+    let mut g_logits = vec![0.0; n_rows * vocab_size];
+    head.packed().forward(n_rows, &x_scaled, &mut g_logits, false);
+    let nll = kif_kernels::cross_entropy(&mut g_logits, targets, vocab_size);
+    let loss = weight * nll.iter().sum::<f32>();
+    let out = engine.device.try_tensor(loss).map_err(device_error)?;
+    let (out_ghost, head_packed) = (out.ghost(), head.packed().clone());
+    let leaf = head.leaf.clone().expect("a trained head has a leaf");
+    tape.add_backward_op(move |gradients| {
+        let factor = weight * gradients.get_or_alloc_mut(&out_ghost)?[0];
+        g_logits.iter_mut().for_each(|g| *g *= factor);
+        super::linear::add_weight_gradient(
+            gradients.get_or_alloc_mut(&leaf)?,
+            &g_logits,
+            &x_scaled,
+            vocab_size,
+            width,
+        );
+        let mut gx = vec![0.0; n_rows * width];
+        head_packed.backward(n_rows, &g_logits, &mut gx, false);
+        gx.iter_mut().for_each(|g| *g *= scale);
+        **gradients.get_or_alloc_mut(&x)? = gx;
+        Ok(())
+    });
+    Ok((out.put_tape(tape), nll))
+}
+
+/// `scale * x`.
+pub(super) fn scaled(x: &[f32], scale: f32) -> Vec<f32> {
+    x.iter().map(|x| x * scale).collect()
+}

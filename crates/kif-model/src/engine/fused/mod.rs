@@ -1,0 +1,206 @@
+//! The CPU engine: `kif-kernels` as operations on dfdx's tape.
+//!
+//! Frozen weights are prepacked and are no dfdx tensors, so no gradient of theirs is ever made. A gradient is taken
+//! out of dfdx's store by the operation that consumes it, which frees it at once.
+
+mod activation;
+mod attention;
+mod embedding;
+mod linear;
+mod loss;
+mod norm;
+mod view;
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use kif_kernels::{PackedWeight, Precision};
+use view::view;
+
+use super::{Act, Attention, Engine, LowRank, PositionBias, Scalar, WeightSpec, device_error};
+use crate::ModelError;
+
+/// The engine; `precision` is that of frozen weights.
+#[derive(Clone)]
+pub(crate) struct Fused {
+    device: Cpu,
+    precision: Precision,
+}
+
+impl Fused {
+    pub(crate) fn new(precision: Precision) -> Self {
+        Self { device: Cpu::default(), precision }
+    }
+
+    fn tensor(&self, values: Vec<f32>, n_rows: usize, n_cols: usize) -> Result<Act<Cpu>, ModelError> {
+        self.device.try_tensor_from_vec(values, (n_rows, n_cols)).map_err(device_error)
+    }
+}
+
+/// A weight as the kernels want it.
+pub(crate) struct FusedWeight {
+    spec: WeightSpec,
+    /// Plain values, where rows or elements are looked up.
+    values: Option<Arc<Vec<f32>>>,
+    /// Panels for products.
+    packed: Option<Arc<PackedWeight>>,
+    /// Names the gradient in dfdx's store; its own values are never read.
+    leaf: Option<Act<Cpu>>,
+}
+
+impl FusedWeight {
+    fn values(&self) -> &Arc<Vec<f32>> {
+        self.values.as_ref().expect("a weight of role Lookup keeps its values")
+    }
+
+    fn packed(&self) -> &Arc<PackedWeight> {
+        self.packed.as_ref().expect("a weight of role Product is packed")
+    }
+}
+
+/// Takes the gradient of an operation's output out of the store.
+macro_rules! take_gradient {
+    ($gradients:expr, $tensor:expr) => {
+        std::mem::take::<Vec<f32>>(&mut **$gradients.get_or_alloc_mut(&$tensor)?)
+    };
+}
+use take_gradient;
+
+impl Engine for Fused {
+    type Device = Cpu;
+    type Weight = FusedWeight;
+
+    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<FusedWeight, ModelError> {
+        let (n_rows, n_cols) = (spec.n_rows, spec.n_cols);
+        assert_eq!(values.len(), n_rows * n_cols, "a weight of {n_rows} x {n_cols}");
+        // Trainable weights keep full precision: their updates would vanish in bf16.
+        let precision = if spec.trainable { Precision::F32 } else { self.precision };
+        let packed = spec
+            .role
+            .is_product()
+            .then(|| Arc::new(PackedWeight::pack(&values, n_rows, n_cols, precision)));
+        let leaf = if spec.trainable {
+            Some(self.device.try_zeros_like(&(n_rows, n_cols)).map_err(device_error)?)
+        } else {
+            None
+        };
+        let values = spec.role.is_lookup().then(|| Arc::new(values));
+        Ok(FusedWeight { spec, values, packed, leaf })
+    }
+
+    fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) {
+        if let Some(old) = &mut weight.values {
+            match Arc::get_mut(old) {
+                Some(old) => old.copy_from_slice(values),
+                None => *old = Arc::new(values.to_vec()),
+            }
+        }
+        if let Some(old) = &mut weight.packed {
+            match Arc::get_mut(old) {
+                Some(old) => old.repack(values),
+                None => {
+                    *old = Arc::new(PackedWeight::pack(
+                        values,
+                        weight.spec.n_rows,
+                        weight.spec.n_cols,
+                        Precision::F32,
+                    ));
+                }
+            }
+        }
+    }
+
+    fn add_gradient(
+        &self,
+        weight: &FusedWeight,
+        gradients: &mut Gradients<f32, Cpu>,
+        into: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let leaf = weight.leaf.as_ref().expect("only trainable weights have a gradient");
+        let gradient = std::mem::take::<Vec<f32>>(gradients.get_or_alloc_mut(leaf).map_err(device_error)?);
+        assert_eq!(gradient.len(), into.len(), "gradient of a weight");
+        into.iter_mut().zip(&gradient).for_each(|(into, g)| *into += g);
+        Ok(())
+    }
+
+    fn embed<T: Tape<f32, Cpu>>(&self, table: &FusedWeight, ids: &[u32]) -> Result<Act<Cpu, T>, ModelError> {
+        embedding::embed(self, table, ids)
+    }
+
+    fn rms_norm<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        gain: &FusedWeight,
+        eps: f32,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        norm::rms_norm(self, x, gain, eps)
+    }
+
+    fn linear<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        weight: &FusedWeight,
+        low_rank: Option<LowRank<'_, FusedWeight>>,
+        residual: Option<Act<Cpu, T>>,
+        needs_input_gradient: bool,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        linear::linear(self, x, weight, low_rank, residual, needs_input_gradient)
+    }
+
+    fn relu<T: Tape<f32, Cpu>>(&self, x: Act<Cpu, T>) -> Result<Act<Cpu, T>, ModelError> {
+        activation::relu(self, x)
+    }
+
+    fn gated_gelu<T: Tape<f32, Cpu>>(
+        &self,
+        gate: Act<Cpu, T>,
+        up: Act<Cpu, T>,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        activation::gated_gelu(self, gate, up)
+    }
+
+    fn attention<T: Tape<f32, Cpu>>(
+        &self,
+        q: Act<Cpu, T>,
+        k: Act<Cpu, T>,
+        v: Act<Cpu, T>,
+        shape: &Attention,
+        bias: Option<PositionBias<'_, FusedWeight>>,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        attention::attention(self, q, k, v, shape, bias)
+    }
+
+    fn attention_cached(
+        &self,
+        q: Act<Cpu>,
+        k: &[f32],
+        v: &[f32],
+        shape: &Attention,
+        bias: Option<PositionBias<'_, FusedWeight>>,
+    ) -> Result<Act<Cpu>, ModelError> {
+        attention::attention_cached(self, q, k, v, shape, bias)
+    }
+
+    fn cross_entropy<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        head: &FusedWeight,
+        scale: f32,
+        targets: &[u32],
+        weight: f32,
+    ) -> Result<(Scalar<Cpu, T>, Vec<f32>), ModelError> {
+        loss::cross_entropy(self, x, head, scale, targets, weight)
+    }
+
+    fn logits(&self, x: Act<Cpu>, head: &FusedWeight, scale: f32) -> Result<Vec<f32>, ModelError> {
+        let n_rows = x.shape().0;
+        let x = loss::scaled(view(&x), scale);
+        let mut logits = vec![0.0; n_rows * head.spec.n_rows];
+        head.packed().forward(n_rows, &x, &mut logits, false);
+        Ok(logits)
+    }
+
+    fn to_host(&self, x: &Act<Cpu>) -> Vec<f32> {
+        view(x).to_vec()
+    }
+}

@@ -1,0 +1,198 @@
+//! The operations that an architecture is written in, and the two engines that carry them out.
+//!
+//! Activations are ragged: `[tokens, width]`, the rows of all sequences one after the other. An engine that needs
+//! rectangles pads inside itself. Every operation is generic over the tape: with dfdx's `OwnedTape` it records its
+//! backward pass, with `NoneTape` it is inference.
+
+pub(crate) mod fused;
+pub(crate) mod stock;
+
+use dfdx::prelude::*;
+pub(crate) use kif_kernels::Span;
+
+use crate::{Dropout, ModelError};
+
+/// Activations `[tokens, width]`.
+pub(crate) type Act<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
+
+/// A single number, such as the loss.
+pub(crate) type Scalar<D, T = NoneTape> = Tensor<Rank0, f32, D, T>;
+
+/// What a weight is used for; decides how an engine keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The matrix of a linear layer, `[out, in]`.
+    Product,
+    /// Rows or elements are read one by one: embeddings, norm gains, bias tables.
+    Lookup,
+    /// Both: an embedding table that is the output head, too.
+    LookupAndProduct,
+}
+
+impl Role {
+    fn is_product(self) -> bool {
+        self != Role::Lookup
+    }
+
+    fn is_lookup(self) -> bool {
+        self != Role::Product
+    }
+}
+
+/// Shape and use of a weight; vectors are `[1, n]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WeightSpec {
+    pub(crate) n_rows: usize,
+    pub(crate) n_cols: usize,
+    pub(crate) role: Role,
+    /// Trainable weights get a gradient; frozen ones never have one.
+    pub(crate) trainable: bool,
+}
+
+/// The low-rank part of a linear layer: `scale * dropout(x) A^T B^T`, A `[R, in]`, B `[out, R]`.
+#[derive(Clone, Copy)]
+pub(crate) struct LowRank<'a, W> {
+    pub(crate) a: &'a W,
+    pub(crate) b: &'a W,
+    pub(crate) scale: f32,
+    /// Dropout of this pass, and the number of the layer within it.
+    pub(crate) dropout: Option<(Dropout, u64)>,
+}
+
+/// Which rows attend to which.
+#[derive(Clone, Debug)]
+pub(crate) struct Attention {
+    /// Query rows of each sequence.
+    pub(crate) queries: Vec<Span>,
+    /// Key and value rows of each sequence.
+    pub(crate) keys: Vec<Span>,
+    pub(crate) n_heads: usize,
+    pub(crate) head_dim: usize,
+    /// Factor on the scores before the softmax (T5: 1).
+    pub(crate) scale: f32,
+    /// Query i sees keys up to `i + (n_keys - n_queries)`.
+    pub(crate) causal: bool,
+}
+
+/// A learned bias on attention scores: table `[buckets, H]`, and the bucket of each distance (key - query position).
+#[derive(Clone, Copy)]
+pub(crate) struct PositionBias<'a, W> {
+    pub(crate) table: &'a W,
+    /// Bucket of distance `min_distance + i`.
+    pub(crate) buckets: &'a [usize],
+    pub(crate) min_distance: isize,
+}
+
+/// The operations of a transformer on one device.
+///
+/// Shapes are checked by the caller: an engine asserts them.
+pub(crate) trait Engine: Clone + Send {
+    /// Where tensors live.
+    type Device: Device<f32>;
+    /// A weight as the engine wants it.
+    type Weight: Send;
+
+    /// Prepares a weight; `values` is `[n_rows, n_cols]`, row-major.
+    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<Self::Weight, ModelError>;
+
+    /// Gives a weight new values.
+    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]);
+
+    /// Adds the gradient of a trainable weight to `into`.
+    fn add_gradient(
+        &self,
+        weight: &Self::Weight,
+        gradients: &mut Gradients<f32, Self::Device>,
+        into: &mut [f32],
+    ) -> Result<(), ModelError>;
+
+    /// Rows of a table: `[ids, width]`.
+    fn embed<T: Tape<f32, Self::Device>>(
+        &self,
+        table: &Self::Weight,
+        ids: &[u32],
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// `x / rms(x) * gain`.
+    fn rms_norm<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        gain: &Self::Weight,
+        eps: f32,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// `residual + x W^T + low_rank(x)`; the gradient of `x` is left out where nothing trainable lies below.
+    ///
+    /// `residual` must have no later consumer than this operation.
+    fn linear<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        weight: &Self::Weight,
+        low_rank: Option<LowRank<'_, Self::Weight>>,
+        residual: Option<Act<Self::Device, T>>,
+        needs_input_gradient: bool,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// `max(x, 0)`; `x` has no other consumer.
+    fn relu<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// `gelu(gate) * up` with the tanh form of gelu; neither has another consumer.
+    fn gated_gelu<T: Tape<f32, Self::Device>>(
+        &self,
+        gate: Act<Self::Device, T>,
+        up: Act<Self::Device, T>,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// Multi-head attention; q, k and v are `[tokens, H * head_dim]` and have no other consumer.
+    fn attention<T: Tape<f32, Self::Device>>(
+        &self,
+        q: Act<Self::Device, T>,
+        k: Act<Self::Device, T>,
+        v: Act<Self::Device, T>,
+        shape: &Attention,
+        bias: Option<PositionBias<'_, Self::Weight>>,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// Attention of new queries to keys and values kept on the host (`[capacity, H * head_dim]`), without a tape.
+    fn attention_cached(
+        &self,
+        q: Act<Self::Device>,
+        k: &[f32],
+        v: &[f32],
+        shape: &Attention,
+        bias: Option<PositionBias<'_, Self::Weight>>,
+    ) -> Result<Act<Self::Device>, ModelError>;
+
+    /// `weight * sum(nll)` of `softmax(scale * x head^T)`, and the unweighted nll of every row in nats.
+    fn cross_entropy<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        head: &Self::Weight,
+        scale: f32,
+        targets: &[u32],
+        weight: f32,
+    ) -> Result<(Scalar<Self::Device, T>, Vec<f32>), ModelError>;
+
+    /// `scale * x head^T` on the host, `[rows, V]`.
+    fn logits(&self, x: Act<Self::Device>, head: &Self::Weight, scale: f32) -> Result<Vec<f32>, ModelError>;
+
+    /// Copies activations to the host.
+    fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;
+}
+
+/// Errors of dfdx are allocation failures: their text is all there is to keep.
+pub(crate) fn device_error(error: impl std::fmt::Debug) -> ModelError {
+    ModelError::Device(format!("{error:?}"))
+}
+
+/// Bias by head and distance, `[H, distances]`, from a table `[buckets, H]`.
+pub(crate) fn bias_by_distance(table: &[f32], n_heads: usize, buckets: &[usize]) -> Vec<f32> {
+    let mut by_distance = Vec::with_capacity(n_heads * buckets.len());
+    for head in 0..n_heads {
+        by_distance.extend(buckets.iter().map(|bucket| table[bucket * n_heads + head]));
+    }
+    by_distance
+}

@@ -1,0 +1,142 @@
+//! From a directory or from parts to a model on a device.
+
+use std::path::Path;
+
+use crate::engine::fused::Fused;
+use crate::engine::stock::Stock;
+use crate::files::{ModelConfig, Weights};
+use crate::t5::T5;
+use crate::{LanguageModel, LoraConfig, ModelError};
+
+/// Where the arithmetic happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// This machine's processor.
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU; needs the feature `cuda`.
+    Cuda,
+}
+
+/// Who does the arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Fused kernels on the CPU, dfdx's operations on a GPU.
+    #[default]
+    Fused,
+    /// dfdx's own operations: slow on the CPU, and the reference for tests.
+    Stock,
+}
+
+/// How frozen weights are kept; trainable ones are always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16 weights with f32 sums; on the CPU.
+    Bf16,
+    /// Half precision; on a GPU.
+    F16,
+}
+
+/// What training may change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trainable {
+    /// A LoRA adapter over the frozen base.
+    Adapter(LoraConfig),
+    /// Every weight of the base: pretraining.
+    All,
+}
+
+/// How a model is to be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelOptions {
+    /// Where.
+    pub device: DeviceKind,
+    /// By whom.
+    pub engine: EngineKind,
+    /// In which precision.
+    pub precision: Precision,
+    /// What is trained.
+    pub trainable: Trainable,
+    /// Seed of a fresh adapter.
+    pub seed: u64,
+}
+
+impl ModelOptions {
+    /// A model on the CPU in f32 with the given trainable part.
+    pub fn cpu(trainable: Trainable) -> Self {
+        Self {
+            device: DeviceKind::Cpu,
+            engine: EngineKind::Fused,
+            precision: Precision::F32,
+            trainable,
+            seed: 1,
+        }
+    }
+}
+
+/// Loads a Hugging Face directory with a fresh adapter, which leaves the base's outputs as they are.
+pub fn load(dir: &Path, options: &ModelOptions) -> Result<Box<dyn LanguageModel>, ModelError> {
+    let config = ModelConfig::read(dir)?;
+    from_parts(&config, Weights::read(dir)?, options)
+}
+
+/// A model of the given weights, which it consumes tensor by tensor.
+pub fn from_parts(
+    config: &ModelConfig,
+    weights: Weights,
+    options: &ModelOptions,
+) -> Result<Box<dyn LanguageModel>, ModelError> {
+    let ModelConfig::T5(config) = config;
+    let (trainable, seed) = (&options.trainable, options.seed);
+    match (options.device, options.engine, options.precision) {
+        (DeviceKind::Cpu, EngineKind::Fused, Precision::F32) => {
+            Ok(Box::new(T5::build(Fused::new(kif_kernels::Precision::F32), config, weights, trainable, seed)?))
+        }
+        (DeviceKind::Cpu, EngineKind::Fused, Precision::Bf16) => {
+            Ok(Box::new(T5::build(Fused::new(kif_kernels::Precision::Bf16), config, weights, trainable, seed)?))
+        }
+        (DeviceKind::Cpu, EngineKind::Stock, Precision::F32) => {
+            Ok(Box::new(T5::build(Stock::new(dfdx::prelude::Cpu::default()), config, weights, trainable, seed)?))
+        }
+        (DeviceKind::Cpu, EngineKind::Stock, precision) => {
+            Err(ModelError::Unsupported { what: format!("precision {precision:?} in the stock engine") })
+        }
+        (DeviceKind::Cpu, _, Precision::F16) => {
+            Err(ModelError::Unsupported { what: "precision f16 on the CPU (bf16 and f32 are)".to_owned() })
+        }
+        (DeviceKind::Cuda, _, precision) => cuda(config, weights, trainable, seed, precision),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(
+    config: &crate::files::T5Config,
+    weights: Weights,
+    trainable: &Trainable,
+    seed: u64,
+    precision: Precision,
+) -> Result<Box<dyn LanguageModel>, ModelError> {
+    if precision != Precision::F32 {
+        return Err(ModelError::Unsupported { what: format!("precision {precision:?} on CUDA (f32 is)") });
+    }
+    let device = dfdx::prelude::Cuda::try_build(0, 0).map_err(crate::engine::device_error)?;
+    Ok(Box::new(T5::build(Stock::new(device), config, weights, trainable, seed)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(
+    _config: &crate::files::T5Config,
+    _weights: Weights,
+    _trainable: &Trainable,
+    _seed: u64,
+    _precision: Precision,
+) -> Result<Box<dyn LanguageModel>, ModelError> {
+    Err(ModelError::Unsupported {
+        what: "device cuda in this build; build with `cargo build --release -p kif-runner --features cuda` on a machine \
+               with the CUDA toolkit, because it"
+            .to_owned(),
+    })
+}

@@ -1,0 +1,214 @@
+//! From named tensors to a model: which weights are frozen, which are trained, where adapters sit.
+
+use kif_data::chance::{Purpose, stream, uniform};
+
+use super::{Adapter, AttentionLayer, Block, FeedForward, Linear, Param, Stack, T5};
+use crate::engine::{Engine, Role, WeightSpec};
+use crate::files::{FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors};
+use crate::{LoraConfig, ModelError, ParamLayout, Trainable};
+
+impl<E: Engine> T5<E> {
+    /// Prepares all weights for `engine`. Tensors are taken out of `weights` one by one, so no second copy is held.
+    ///
+    /// A fresh adapter is the base itself: A is Kaiming-uniform (a = sqrt 5, as PEFT), B is zero.
+    pub(crate) fn build(
+        engine: E,
+        config: &T5Config,
+        weights: Weights,
+        trainable: &Trainable,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        weights.expect(&t5_tensors(config), &t5_optional_tensors(config))?;
+        let mut builder = Builder {
+            engine,
+            weights,
+            trainable,
+            seed,
+            layout: ParamLayout::default(),
+            params: Vec::new(),
+            n_adapters: 0,
+        };
+        if let Trainable::Adapter(lora) = trainable {
+            lora.validate()?;
+        }
+        let has_own_head = builder.has_own_head(config)?;
+        let shared_role = if has_own_head { Role::Lookup } else { Role::LookupAndProduct };
+        let shared = builder.param("shared", [config.vocab_size, config.d_model], shared_role)?;
+        let encoder = builder.stack(config, "encoder")?;
+        let decoder = builder.stack(config, "decoder")?;
+        let head = if has_own_head {
+            Some(builder.param("lm_head", [config.vocab_size, config.d_model], Role::Product)?)
+        } else {
+            None
+        };
+        builder.check_targets(config)?;
+        let Builder { engine, layout, params, .. } = builder;
+        Ok(Self { engine, config: config.clone(), layout, params, shared, head, encoder, decoder })
+    }
+}
+
+struct Builder<'a, E: Engine> {
+    engine: E,
+    weights: Weights,
+    trainable: &'a Trainable,
+    seed: u64,
+    layout: ParamLayout,
+    params: Vec<f32>,
+    n_adapters: u64,
+}
+
+impl<E: Engine> Builder<'_, E> {
+    /// Whether the output head is a matrix of its own: untied, or stored and different from the embedding.
+    fn has_own_head(&self, config: &T5Config) -> Result<bool, ModelError> {
+        if !config.tie_word_embeddings {
+            return Ok(true);
+        }
+        if !self.weights.contains("lm_head.weight") {
+            return Ok(false);
+        }
+        Ok(self.weights.get("lm_head.weight")? != self.weights.get("shared.weight")?)
+    }
+
+    /// The weight `<module>.weight`; trained if all weights are.
+    fn param(&mut self, module: &str, shape: [usize; 2], role: Role) -> Result<Param<E>, ModelError> {
+        let name = format!("{module}.weight");
+        let values = self.weights.take(&name)?;
+        let stored_shape = if shape[0] == 1 { vec![shape[1]] } else { shape.to_vec() };
+        match self.trainable {
+            Trainable::All => self.trained(name, stored_shape, shape, role, values),
+            Trainable::Adapter(_) => {
+                let spec = WeightSpec { n_rows: shape[0], n_cols: shape[1], role, trainable: false };
+                Ok(Param { weight: self.engine.weight(values, spec)?, slot: None })
+            }
+        }
+    }
+
+    fn trained(
+        &mut self,
+        name: String,
+        stored_shape: Vec<usize>,
+        [n_rows, n_cols]: [usize; 2],
+        role: Role,
+        values: Vec<f32>,
+    ) -> Result<Param<E>, ModelError> {
+        self.params.extend_from_slice(&values);
+        let slot = Some(self.layout.push(name, stored_shape));
+        let spec = WeightSpec { n_rows, n_cols, role, trainable: true };
+        Ok(Param { weight: self.engine.weight(values, spec)?, slot })
+    }
+
+    fn norm(&mut self, module: &str, width: usize) -> Result<Param<E>, ModelError> {
+        self.param(module, [1, width], Role::Lookup)
+    }
+
+    fn linear(
+        &mut self,
+        parent: &str,
+        target: &str,
+        n_out: usize,
+        n_in: usize,
+    ) -> Result<Linear<E>, ModelError> {
+        let module = format!("{parent}.{target}");
+        let weight = self.param(&module, [n_out, n_in], Role::Product)?;
+        let adapter = match self.trainable {
+            Trainable::Adapter(lora) if lora.targets.iter().any(|t| t == target) => {
+                Some(self.adapter(&module, lora, n_out, n_in)?)
+            }
+            _ => None,
+        };
+        Ok(Linear { weight, adapter })
+    }
+
+    fn adapter(
+        &mut self,
+        module: &str,
+        lora: &LoraConfig,
+        n_out: usize,
+        n_in: usize,
+    ) -> Result<Adapter<E>, ModelError> {
+        let number = self.n_adapters;
+        self.n_adapters += 1;
+        // Kaiming-uniform with a = sqrt 5 has the bound sqrt(6 / ((1 + 5) * n_in)).
+        let bound = (n_in as f32).sqrt().recip();
+        let mut rng = stream(self.seed, Purpose::Init, number, 0);
+        let a = (0..lora.rank * n_in).map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound).collect();
+        let b = vec![0.0; n_out * lora.rank];
+        let (a_shape, b_shape) = ([lora.rank, n_in], [n_out, lora.rank]);
+        let name = |side| format!("base_model.model.{module}.lora_{side}.weight");
+        Ok(Adapter {
+            a: self.trained(name('A'), a_shape.to_vec(), a_shape, Role::Product, a)?,
+            b: self.trained(name('B'), b_shape.to_vec(), b_shape, Role::Product, b)?,
+            scale: lora.scale(),
+            stream: number,
+        })
+    }
+
+    fn attention(
+        &mut self,
+        config: &T5Config,
+        layer: &str,
+        kind: &str,
+    ) -> Result<AttentionLayer<E>, ModelError> {
+        let (inner, width) = (config.inner_dim(), config.d_model);
+        let module = format!("{layer}.{kind}");
+        Ok(AttentionLayer {
+            norm: self.norm(&format!("{layer}.layer_norm"), width)?,
+            q: self.linear(&module, "q", inner, width)?,
+            k: self.linear(&module, "k", inner, width)?,
+            v: self.linear(&module, "v", inner, width)?,
+            o: self.linear(&module, "o", width, inner)?,
+        })
+    }
+
+    fn feed_forward(&mut self, config: &T5Config, layer: &str) -> Result<FeedForward<E>, ModelError> {
+        let (inner, width) = (config.d_ff, config.d_model);
+        let module = format!("{layer}.DenseReluDense");
+        let norm = self.norm(&format!("{layer}.layer_norm"), width)?;
+        let (wi, up) = match config.feed_forward {
+            FeedForwardKind::Relu => (self.linear(&module, "wi", inner, width)?, None),
+            FeedForwardKind::GatedGelu => (
+                self.linear(&module, "wi_0", inner, width)?,
+                Some(self.linear(&module, "wi_1", inner, width)?),
+            ),
+        };
+        Ok(FeedForward { norm, wi, up, wo: self.linear(&module, "wo", width, inner)? })
+    }
+
+    fn stack(&mut self, config: &T5Config, stack: &str) -> Result<Stack<E>, ModelError> {
+        let is_decoder = stack == "decoder";
+        let n_layers = if is_decoder { config.num_decoder_layers } else { config.num_layers };
+        let position_bias = self.param(
+            &format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"),
+            [config.relative_attention_num_buckets, config.num_heads],
+            Role::Lookup,
+        )?;
+        let mut blocks = Vec::with_capacity(n_layers);
+        for i in 0..n_layers {
+            let layer = |n: usize| format!("{stack}.block.{i}.layer.{n}");
+            let attention = self.attention(config, &layer(0), "SelfAttention")?;
+            let cross =
+                if is_decoder { Some(self.attention(config, &layer(1), "EncDecAttention")?) } else { None };
+            let feed_forward = self.feed_forward(config, &layer(if is_decoder { 2 } else { 1 }))?;
+            blocks.push(Block { attention, cross, feed_forward });
+        }
+        let final_norm = self.norm(&format!("{stack}.final_layer_norm"), config.d_model)?;
+        Ok(Stack { position_bias, blocks, final_norm })
+    }
+
+    /// Refuses targets that this model does not have: they would silently train nothing.
+    fn check_targets(&self, config: &T5Config) -> Result<(), ModelError> {
+        let Trainable::Adapter(lora) = self.trainable else { return Ok(()) };
+        let mut known = vec!["q", "k", "v", "o", "wo"];
+        match config.feed_forward {
+            FeedForwardKind::Relu => known.push("wi"),
+            FeedForwardKind::GatedGelu => known.extend(["wi_0", "wi_1"]),
+        }
+        match lora.targets.iter().find(|target| !known.contains(&target.as_str())) {
+            None => Ok(()),
+            Some(target) => Err(ModelError::UnknownTarget {
+                target: target.clone(),
+                known: known.into_iter().map(str::to_owned).collect(),
+            }),
+        }
+    }
+}

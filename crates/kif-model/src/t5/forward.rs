@@ -1,0 +1,214 @@
+//! The forward pass: encoder, decoder, loss.
+
+use dfdx::prelude::{PutTape, SplitTape, Tape, WithEmptyTape};
+use kif_data::{Batch, Ragged};
+
+use super::{AttentionLayer, FeedForward, Stack, T5, position};
+use crate::engine::{Act, Attention, Engine, PositionBias, Scalar, Span};
+use crate::{Dropout, ModelError};
+
+/// The places of all rows of a ragged batch.
+pub(super) fn spans(rows: &Ragged) -> Vec<Span> {
+    rows.offsets().windows(2).map(|w| Span { start: w[0], len: w[1] - w[0] }).collect()
+}
+
+/// Buckets of all distances that a pass can meet.
+pub(super) struct Distances {
+    buckets: Vec<usize>,
+    min_distance: isize,
+}
+
+impl Distances {
+    pub(super) fn bias<'a, E: Engine>(&'a self, stack: &'a Stack<E>) -> PositionBias<'a, E::Weight> {
+        PositionBias {
+            table: &stack.position_bias.weight,
+            buckets: &self.buckets,
+            min_distance: self.min_distance,
+        }
+    }
+}
+
+impl<E: Engine> T5<E> {
+    /// Distances within sequences of up to `longest` tokens.
+    pub(super) fn distances(&self, longest: usize, bidirectional: bool) -> Distances {
+        let far = longest as isize - 1;
+        Distances {
+            buckets: position::buckets(
+                -far,
+                far,
+                bidirectional,
+                self.config.relative_attention_num_buckets,
+                self.config.relative_attention_max_distance,
+            ),
+            min_distance: -far,
+        }
+    }
+
+    pub(super) fn attention_shape(&self, queries: Vec<Span>, keys: Vec<Span>, causal: bool) -> Attention {
+        Attention {
+            queries,
+            keys,
+            n_heads: self.config.num_heads,
+            head_dim: self.config.d_kv,
+            scale: 1.0,
+            causal,
+        }
+    }
+
+    pub(super) fn norm<T: Tape<f32, E::Device>>(
+        &self,
+        x: Act<E::Device, T>,
+        gain: &super::Param<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        self.engine.rms_norm(x, &gain.weight, self.config.layer_norm_epsilon)
+    }
+
+    /// Self-attention with norm and residual. `is_lowest` where nothing trainable lies below.
+    fn self_attention<T: Tape<f32, E::Device>>(
+        &self,
+        x: Act<E::Device, T>,
+        layer: &AttentionLayer<E>,
+        shape: &Attention,
+        bias: PositionBias<'_, E::Weight>,
+        dropout: Option<Dropout>,
+        is_lowest: bool,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
+        let project = |linear: &super::Linear<E>, input| {
+            self.engine.linear(input, &linear.weight.weight, linear.low_rank(dropout), None, !is_lowest)
+        };
+        let q = project(&layer.q, normed.with_empty_tape())?;
+        let k = project(&layer.k, normed.with_empty_tape())?;
+        let v = project(&layer.v, normed)?;
+        let mixed = self.engine.attention(q, k, v, shape, Some(bias))?;
+        let o = &layer.o;
+        self.engine.linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
+    }
+
+    /// Attention to the encoder's output, with norm and residual.
+    fn cross_attention<T: Tape<f32, E::Device>>(
+        &self,
+        x: Act<E::Device, T>,
+        encoded: &Act<E::Device, T>,
+        layer: &AttentionLayer<E>,
+        shape: &Attention,
+        dropout: Option<Dropout>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
+        let project = |linear: &super::Linear<E>, input| {
+            self.engine.linear(input, &linear.weight.weight, linear.low_rank(dropout), None, true)
+        };
+        let q = project(&layer.q, normed)?;
+        let k = project(&layer.k, encoded.with_empty_tape())?;
+        let v = project(&layer.v, encoded.with_empty_tape())?;
+        let mixed = self.engine.attention(q, k, v, shape, None)?;
+        let o = &layer.o;
+        self.engine.linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
+    }
+
+    /// The feed-forward block with norm and residual.
+    pub(super) fn feed_forward<T: Tape<f32, E::Device>>(
+        &self,
+        x: Act<E::Device, T>,
+        layer: &FeedForward<E>,
+        dropout: Option<Dropout>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
+        let project = |linear: &super::Linear<E>, input| {
+            self.engine.linear(input, &linear.weight.weight, linear.low_rank(dropout), None, true)
+        };
+        let hidden = match &layer.up {
+            None => self.engine.relu(project(&layer.wi, normed)?)?,
+            Some(up) => {
+                let gate = project(&layer.wi, normed.with_empty_tape())?;
+                self.engine.gated_gelu(gate, project(up, normed)?)?
+            }
+        };
+        let wo = &layer.wo;
+        self.engine.linear(hidden, &wo.weight.weight, wo.low_rank(dropout), Some(x), true)
+    }
+
+    /// The encoder's output, `[tokens, D]`.
+    pub(super) fn encode<T: Tape<f32, E::Device>>(
+        &self,
+        inputs: &Ragged,
+        dropout: Option<Dropout>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let shape = self.attention_shape(spans(inputs), spans(inputs), false);
+        let distances = self.distances(longest(inputs), true);
+        let mut x = self.engine.embed::<T>(&self.shared.weight, inputs.ids())?;
+        for (i, block) in self.encoder.blocks.iter().enumerate() {
+            let bias = distances.bias(&self.encoder);
+            let is_lowest = i == 0 && self.shared.slot.is_none();
+            x = self.self_attention(x, &block.attention, &shape, bias, dropout, is_lowest)?;
+            x = self.feed_forward(x, &block.feed_forward, dropout)?;
+        }
+        self.norm(x, &self.encoder.final_norm)
+    }
+
+    /// The decoder's output for given decoder inputs, `[tokens, D]`; row i attends to `encoded_spans[i]`.
+    pub(super) fn decode<T: Tape<f32, E::Device>>(
+        &self,
+        encoded: &Act<E::Device, T>,
+        encoded_spans: Vec<Span>,
+        inputs: &Ragged,
+        dropout: Option<Dropout>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let shape = self.attention_shape(spans(inputs), spans(inputs), true);
+        let cross_shape = self.attention_shape(spans(inputs), encoded_spans, false);
+        let distances = self.distances(longest(inputs), false);
+        let mut y = self.engine.embed::<T>(&self.shared.weight, inputs.ids())?;
+        for (i, block) in self.decoder.blocks.iter().enumerate() {
+            let bias = distances.bias(&self.decoder);
+            let is_lowest = i == 0 && self.shared.slot.is_none();
+            y = self.self_attention(y, &block.attention, &shape, bias, dropout, is_lowest)?;
+            if let Some(cross) = &block.cross {
+                y = self.cross_attention(y, encoded, cross, &cross_shape, dropout)?;
+            }
+            y = self.feed_forward(y, &block.feed_forward, dropout)?;
+        }
+        self.norm(y, &self.decoder.final_norm)
+    }
+
+    /// Targets moved right by one, behind the start token: what the decoder reads.
+    pub(super) fn decoder_inputs<'a>(&self, targets: impl IntoIterator<Item = &'a [u32]>) -> Ragged {
+        let start = self.config.decoder_start_token_id;
+        Ragged::from_rows(targets.into_iter().map(|target| {
+            let mut row = vec![start];
+            row.extend_from_slice(&target[..target.len() - 1]);
+            row
+        }))
+    }
+
+    /// The decoder's output at every target position, and the encoder's tape, which has to be merged into the loss.
+    pub(super) fn hidden<T: Tape<f32, E::Device>>(
+        &self,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+    ) -> Result<(Act<E::Device, T>, T), ModelError> {
+        let encoded = self.encode::<T>(&batch.inputs, dropout)?;
+        let decoder_inputs = self.decoder_inputs(batch.targets.rows());
+        let hidden = self.decode(&encoded, spans(&batch.inputs), &decoder_inputs, dropout)?;
+        let (_, encoder_tape) = encoded.split_tape();
+        Ok((hidden, encoder_tape))
+    }
+
+    /// `weight * sum(nll)` with its tape, and the nll of every target token.
+    pub(super) fn loss<T: Tape<f32, E::Device>>(
+        &self,
+        batch: &Batch,
+        weight: f32,
+        dropout: Option<Dropout>,
+    ) -> Result<(Scalar<E::Device, T>, Vec<f32>), ModelError> {
+        let (hidden, encoder_tape) = self.hidden::<T>(batch, dropout)?;
+        let (loss, nll) =
+            self.engine.cross_entropy(hidden, self.head(), self.logit_scale(), batch.targets.ids(), weight)?;
+        let (loss, tape) = loss.split_tape();
+        Ok((loss.put_tape(tape.merge(encoder_tape)), nll))
+    }
+}
+
+/// Length of the longest row.
+fn longest(rows: &Ragged) -> usize {
+    rows.rows().map(<[u32]>::len).max().unwrap_or(0)
+}

@@ -1,0 +1,241 @@
+//! T5 (v1.0: relu, tied head; v1.1 and Flan: gated gelu, own head), written once over [`Engine`].
+
+mod build;
+mod forward;
+mod generate;
+mod position;
+
+use dfdx::prelude::{NoneTape, OwnedTape};
+use kif_data::{Batch, Ragged};
+
+use crate::engine::{Engine, LowRank, device_error};
+use crate::files::T5Config;
+use crate::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout};
+
+/// A weight, and where it lies in the flat parameter vector if it is trained.
+struct Param<E: Engine> {
+    weight: E::Weight,
+    /// Index into the layout's specs.
+    slot: Option<usize>,
+}
+
+/// The trained low-rank part of a linear layer.
+struct Adapter<E: Engine> {
+    a: Param<E>,
+    b: Param<E>,
+    /// alpha / R.
+    scale: f32,
+    /// Number of this layer among those with an adapter: names its dropout stream.
+    stream: u64,
+}
+
+/// A linear layer without bias.
+struct Linear<E: Engine> {
+    weight: Param<E>,
+    adapter: Option<Adapter<E>>,
+}
+
+impl<E: Engine> Linear<E> {
+    fn low_rank(&self, dropout: Option<Dropout>) -> Option<LowRank<'_, E::Weight>> {
+        self.adapter.as_ref().map(|adapter| LowRank {
+            a: &adapter.a.weight,
+            b: &adapter.b.weight,
+            scale: adapter.scale,
+            dropout: dropout.map(|dropout| (dropout, adapter.stream)),
+        })
+    }
+
+    fn params_mut<'a>(&'a mut self, into: &mut Vec<&'a mut Param<E>>) {
+        into.push(&mut self.weight);
+        if let Some(adapter) = &mut self.adapter {
+            into.push(&mut adapter.a);
+            into.push(&mut adapter.b);
+        }
+    }
+}
+
+/// Norm, attention, residual.
+struct AttentionLayer<E: Engine> {
+    norm: Param<E>,
+    q: Linear<E>,
+    k: Linear<E>,
+    v: Linear<E>,
+    o: Linear<E>,
+}
+
+/// Norm, feed-forward block, residual.
+struct FeedForward<E: Engine> {
+    norm: Param<E>,
+    /// `wi`, or `wi_0` where the block is gated.
+    wi: Linear<E>,
+    /// `wi_1`.
+    up: Option<Linear<E>>,
+    wo: Linear<E>,
+}
+
+struct Block<E: Engine> {
+    attention: AttentionLayer<E>,
+    /// Attention to the encoder's output; decoder only.
+    cross: Option<AttentionLayer<E>>,
+    feed_forward: FeedForward<E>,
+}
+
+/// Encoder or decoder.
+struct Stack<E: Engine> {
+    /// Table `[buckets, H]` of the first block, used by all.
+    position_bias: Param<E>,
+    blocks: Vec<Block<E>>,
+    final_norm: Param<E>,
+}
+
+/// A T5 on engine `E`.
+pub(crate) struct T5<E: Engine> {
+    engine: E,
+    config: T5Config,
+    layout: ParamLayout,
+    params: Vec<f32>,
+    shared: Param<E>,
+    /// The output head, where it is not `shared`.
+    head: Option<Param<E>>,
+    encoder: Stack<E>,
+    decoder: Stack<E>,
+}
+
+impl<E: Engine> T5<E> {
+    /// All weights, trained ones among them, in the order of the layout.
+    fn params_mut(&mut self) -> Vec<&mut Param<E>> {
+        let mut all = vec![&mut self.shared];
+        for stack in [&mut self.encoder, &mut self.decoder] {
+            all.push(&mut stack.position_bias);
+            for block in &mut stack.blocks {
+                for layer in [Some(&mut block.attention), block.cross.as_mut()].into_iter().flatten() {
+                    all.push(&mut layer.norm);
+                    for linear in [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o] {
+                        linear.params_mut(&mut all);
+                    }
+                }
+                let feed_forward = &mut block.feed_forward;
+                all.push(&mut feed_forward.norm);
+                feed_forward.wi.params_mut(&mut all);
+                if let Some(up) = &mut feed_forward.up {
+                    up.params_mut(&mut all);
+                }
+                feed_forward.wo.params_mut(&mut all);
+            }
+            all.push(&mut stack.final_norm);
+        }
+        all.extend(&mut self.head);
+        all
+    }
+
+    fn head(&self) -> &E::Weight {
+        &self.head.as_ref().unwrap_or(&self.shared).weight
+    }
+
+    /// Factor on the decoder's output before the head.
+    fn logit_scale(&self) -> f32 {
+        if self.config.scales_logits() { (self.config.d_model as f32).powf(-0.5) } else { 1.0 }
+    }
+
+    fn check_rows(&self, rows: &Ragged) -> Result<(), ModelError> {
+        for (row, ids) in rows.rows().enumerate() {
+            if ids.is_empty() {
+                return Err(ModelError::EmptyRow { row });
+            }
+            if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+                return Err(ModelError::TokenOutOfVocabulary { id, vocab_size: self.config.vocab_size, row });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_batch(&self, batch: &Batch) -> Result<(), ModelError> {
+        assert_eq!(batch.inputs.n_rows(), batch.targets.n_rows(), "rows of a batch");
+        self.check_rows(&batch.inputs)?;
+        self.check_rows(&batch.targets)
+    }
+}
+
+/// Sums the values that belong to each row, in f64.
+fn sum_rows(values: &[f32], rows: &Ragged) -> Vec<f64> {
+    rows.offsets().windows(2).map(|w| values[w[0]..w[1]].iter().map(|&x| f64::from(x)).sum()).collect()
+}
+
+impl<E: Engine> LanguageModel for T5<E> {
+    fn layout(&self) -> &ParamLayout {
+        &self.layout
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    fn set_params(&mut self, params: &[f32]) -> Result<(), ModelError> {
+        let expected = self.layout.n_params();
+        if params.len() != expected {
+            return Err(ModelError::ParamCount { got: params.len(), expected });
+        }
+        self.params.copy_from_slice(params);
+        let ranges: Vec<_> = self.layout.specs().iter().map(|spec| spec.range.clone()).collect();
+        let engine = self.engine.clone();
+        for param in self.params_mut() {
+            if let Some(slot) = param.slot {
+                engine.set_weight(&mut param.weight, &params[ranges[slot].clone()]);
+            }
+        }
+        Ok(())
+    }
+
+    fn loss_and_grad(
+        &mut self,
+        batch: &Batch,
+        weight: f32,
+        dropout: Option<Dropout>,
+        grad: &mut [f32],
+    ) -> Result<BatchLoss, ModelError> {
+        self.check_batch(batch)?;
+        assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
+        let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
+        let mut gradients = dfdx::prelude::Backward::try_backward(loss).map_err(device_error)?;
+        let ranges: Vec<_> = self.layout.specs().iter().map(|spec| spec.range.clone()).collect();
+        let engine = self.engine.clone();
+        for param in self.params_mut() {
+            if let Some(slot) = param.slot {
+                engine.add_gradient(&param.weight, &mut gradients, &mut grad[ranges[slot].clone()])?;
+            }
+        }
+        Ok(BatchLoss { nll: nll.iter().map(|&x| f64::from(x)).sum(), n_tokens: nll.len() })
+    }
+
+    fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
+        self.check_batch(batch)?;
+        let (_, nll) = self.loss::<NoneTape>(batch, 1.0, None)?;
+        Ok(sum_rows(&nll, &batch.targets))
+    }
+
+    fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.check_batch(batch)?;
+        let hidden = self.hidden::<NoneTape>(batch, None)?.0;
+        let logits = self.engine.logits(hidden, self.head(), self.logit_scale())?;
+        let vocab_size = self.config.vocab_size;
+        let offsets = batch.targets.offsets();
+        Ok(offsets.windows(2).map(|w| logits[w[0] * vocab_size..w[1] * vocab_size].to_vec()).collect())
+    }
+
+    fn generate(&self, prompts: &[&[u32]], max_new_tokens: usize) -> Result<Vec<Vec<u32>>, ModelError> {
+        let prompts = Ragged::from_rows(prompts);
+        self.check_rows(&prompts)?;
+        self.greedy(&prompts, max_new_tokens)
+    }
+
+    fn label_scores(&self, prompts: &[&[u32]], labels: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, ModelError> {
+        let prompts = Ragged::from_rows(prompts);
+        self.check_rows(&prompts)?;
+        self.check_rows(&Ragged::from_rows(labels))?;
+        self.score_labels(&prompts, labels)
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+}

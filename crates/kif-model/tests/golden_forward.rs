@@ -1,0 +1,60 @@
+//! Logits, losses and LoRA gradients against PyTorch and peft (`fixtures/golden/make_golden.py`).
+
+mod common;
+
+use common::{Golden, golden, mean_loss_and_grad, relative_l2};
+use kif_model::{Adapter, EngineKind, LanguageModel, ModelOptions, Trainable, load};
+
+fn with_golden_adapter(name: &str, engine: EngineKind) -> Box<dyn LanguageModel> {
+    let adapter = Adapter::read(&golden(name).join("adapter")).unwrap();
+    let mut options = ModelOptions::cpu(Trainable::Adapter(adapter.config.clone()));
+    options.engine = engine;
+    let mut model = load(&golden(name), &options).unwrap();
+    let params = adapter.into_params(model.layout()).unwrap();
+    model.set_params(&params).unwrap();
+    model
+}
+
+fn agrees_with_pytorch(name: &str, engine: EngineKind) {
+    let mut model = with_golden_adapter(name, engine);
+    let expected = Golden::read(&golden(name).join("forward.safetensors"));
+    let batch = expected.batch("input", "target");
+
+    for (row, logits) in model.target_logits(&batch).unwrap().iter().enumerate() {
+        let expected = expected.f32(&format!("logits.{row}"));
+        assert_eq!(logits.len(), expected.len());
+        for (ours, theirs) in logits.iter().zip(&expected) {
+            assert!((ours - theirs).abs() < 1e-4, "logits of row {row}: {ours} instead of {theirs}");
+        }
+    }
+    for (ours, theirs) in model.nll_per_row(&batch).unwrap().iter().zip(expected.f32("nll_per_example")) {
+        assert!((ours - f64::from(theirs)).abs() < 1e-4, "nll {ours} instead of {theirs}");
+    }
+    let (loss, grad) = mean_loss_and_grad(model.as_mut(), &batch);
+    let expected_loss = f64::from(expected.f32("mean_loss")[0]);
+    assert!((loss - expected_loss).abs() < 1e-5, "loss {loss} instead of {expected_loss}");
+    for spec in model.layout().specs() {
+        let error = relative_l2(&grad[spec.range.clone()], &expected.f32(&format!("grad.{}", spec.name)));
+        assert!(error < 1e-4, "gradient of {}: relative error {error:e}", spec.name);
+    }
+}
+
+#[test]
+fn t5_v1_0_agrees_in_the_fused_engine() {
+    agrees_with_pytorch("tiny-t5", EngineKind::Fused);
+}
+
+#[test]
+fn t5_v1_0_agrees_in_the_stock_engine() {
+    agrees_with_pytorch("tiny-t5", EngineKind::Stock);
+}
+
+#[test]
+fn t5_v1_1_agrees_in_the_fused_engine() {
+    agrees_with_pytorch("tiny-t5-gated", EngineKind::Fused);
+}
+
+#[test]
+fn t5_v1_1_agrees_in_the_stock_engine() {
+    agrees_with_pytorch("tiny-t5-gated", EngineKind::Stock);
+}

@@ -1,0 +1,235 @@
+//! What holds for every model: random small configurations, ragged lengths and adapters.
+
+mod common;
+
+use common::{mean_loss_and_grad, relative_l2};
+use kif_data::{Batch, Encoded};
+use kif_model::{
+    Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions, T5Config, Trainable,
+    from_parts, random_weights,
+};
+use proptest::prelude::*;
+
+/// A small model with an adapter that is not zero.
+#[derive(Clone, Debug)]
+struct Case {
+    config: T5Config,
+    lora: LoraConfig,
+    rows: Vec<(Vec<u32>, Vec<u32>)>,
+    seed: u64,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let sizes = (1usize..4, 1usize..4, 1usize..3, 1usize..3, any::<bool>(), any::<bool>());
+    let row = (prop::collection::vec(0u32..40, 1..12), prop::collection::vec(0u32..40, 1..5));
+    let lora = (1usize..5, 0usize..5);
+    (sizes, prop::collection::vec(row, 1..5), lora, any::<u64>()).prop_map(
+        |((n_heads, head, n_enc, n_dec, gated, tied), rows, (rank, targets), seed)| {
+            let config = T5Config {
+                vocab_size: 40,
+                d_model: 12,
+                d_kv: 2 * head,
+                d_ff: 20,
+                num_heads: n_heads,
+                num_layers: n_enc,
+                num_decoder_layers: n_dec,
+                relative_attention_num_buckets: 8,
+                relative_attention_max_distance: 10,
+                feed_forward: if gated { FeedForward::GatedGelu } else { FeedForward::Relu },
+                tie_word_embeddings: tied,
+                ..T5Config::default()
+            };
+            let input = if gated { "wi_0" } else { "wi" };
+            let sets: [&[&str]; 5] =
+                [&["q", "v"], &["q"], &["k", "o"], &["wo", input], &["q", "k", "v", "o", "wo", input]];
+            let targets = sets[targets].iter().map(|&t| t.to_owned()).collect();
+            Case { config, lora: LoraConfig { rank, alpha: 4.0, dropout: 0.0, targets }, rows, seed }
+        },
+    )
+}
+
+fn batch(rows: &[(Vec<u32>, Vec<u32>)]) -> Batch {
+    let rows: Vec<Encoded> = rows
+        .iter()
+        .map(|(x, y)| Encoded { input_ids: x.clone(), target_ids: y.clone(), cut: false })
+        .collect();
+    Batch::from_rows(&rows)
+}
+
+/// Pseudo-random adapter values: a fresh adapter's B is zero, and so would be half of the gradients.
+fn spread(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed | 1;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 40) as f32 / (1u32 << 24) as f32 - 0.5) * 0.4
+        })
+        .collect()
+}
+
+fn model(case: &Case, engine: EngineKind, trainable: Trainable) -> Box<dyn LanguageModel> {
+    let config = ModelConfig::T5(case.config.clone());
+    let weights = random_weights(&config, case.seed);
+    let options = ModelOptions { engine, seed: case.seed, ..ModelOptions::cpu(trainable) };
+    from_parts(&config, weights, &options).unwrap()
+}
+
+fn adapted(case: &Case, engine: EngineKind) -> Box<dyn LanguageModel> {
+    let mut model = model(case, engine, Trainable::Adapter(case.lora.clone()));
+    let params = spread(model.layout().n_params(), case.seed);
+    model.set_params(&params).unwrap();
+    model
+}
+
+fn engines_agree(mut fused: Box<dyn LanguageModel>, mut stock: Box<dyn LanguageModel>, batch: &Batch) {
+    let (loss, grad) = mean_loss_and_grad(fused.as_mut(), batch);
+    let (stock_loss, stock_grad) = mean_loss_and_grad(stock.as_mut(), batch);
+    assert!((loss - stock_loss).abs() <= 1e-5 * stock_loss.abs(), "loss {loss} and {stock_loss}");
+    let error = relative_l2(&grad, &stock_grad);
+    assert!(error < 1e-5, "gradients differ by {error:e}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn engines_agree_on_loss_and_adapter_gradients(case in case()) {
+        let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
+        engines_agree(fused, stock, &batch(&case.rows));
+    }
+
+    #[test]
+    fn engines_agree_on_the_gradients_of_all_weights(case in case()) {
+        let fused = model(&case, EngineKind::Fused, Trainable::All);
+        let stock = model(&case, EngineKind::Stock, Trainable::All);
+        engines_agree(fused, stock, &batch(&case.rows));
+    }
+
+    #[test]
+    fn engines_agree_on_dropout_too(case in case(), p in 0.05f32..0.6) {
+        let batch = batch(&case.rows);
+        let dropout = Some(Dropout { p, key: [7; 32] });
+        let run = |engine| {
+            let mut model = adapted(&case, engine);
+            let mut grad = vec![0.0; model.layout().n_params()];
+            let loss = model.loss_and_grad(&batch, 1.0, dropout, &mut grad).unwrap();
+            (loss.nll, grad)
+        };
+        let ((loss, grad), (stock_loss, stock_grad)) = (run(EngineKind::Fused), run(EngineKind::Stock));
+        prop_assert!((loss - stock_loss).abs() <= 1e-5 * stock_loss.abs(), "loss {loss} and {stock_loss}");
+        prop_assert!(relative_l2(&grad, &stock_grad) < 1e-5);
+    }
+
+    #[test]
+    fn a_row_scores_the_same_bits_alone_and_in_company(case in case()) {
+        let model = adapted(&case, EngineKind::Fused);
+        let together = model.nll_per_row(&batch(&case.rows)).unwrap();
+        for (row, nll) in case.rows.iter().zip(together) {
+            let alone = model.nll_per_row(&batch(std::slice::from_ref(row))).unwrap();
+            prop_assert_eq!(alone[0].to_bits(), nll.to_bits());
+        }
+    }
+
+    #[test]
+    fn changing_a_target_token_leaves_earlier_logits_alone(case in case(), id in 0u32..40) {
+        let model = adapted(&case, EngineKind::Fused);
+        let mut row = case.rows[0].clone();
+        row.1.push(id);
+        let n = row.1.len() * case.config.vocab_size;
+        let before = model.target_logits(&batch(std::slice::from_ref(&row))).unwrap();
+        // Token t is read by the decoder from position t + 1 on.
+        *row.1.last_mut().unwrap() = (id + 1) % 40;
+        let after = model.target_logits(&batch(&[row])).unwrap();
+        prop_assert_eq!(&before[0][..n], &after[0][..n]);
+    }
+
+    #[test]
+    fn a_fresh_adapter_is_the_base_model(case in case()) {
+        let batch = batch(&case.rows);
+        let fresh = model(&case, EngineKind::Fused, Trainable::Adapter(case.lora.clone()));
+        let base = model(&case, EngineKind::Fused, Trainable::All);
+        prop_assert_eq!(fresh.target_logits(&batch).unwrap(), base.target_logits(&batch).unwrap());
+    }
+
+    #[test]
+    fn generation_with_a_cache_equals_recomputation(case in case()) {
+        for engine in [EngineKind::Fused, EngineKind::Stock] {
+            let model = adapted(&case, engine);
+            let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
+            let written = model.generate(&prompts, 6).unwrap();
+            for (prompt, written) in prompts.iter().zip(&written) {
+                // Teacher forcing on what was written must prefer it at every position.
+                let mut target = written.clone();
+                if target.len() < 6 {
+                    target.push(case.config.eos_token_id);
+                }
+                let logits = &model.target_logits(&batch(&[(prompt.to_vec(), target.clone())])).unwrap()[0];
+                for (row, &id) in logits.chunks_exact(case.config.vocab_size).zip(&target) {
+                    let best = row.iter().copied().fold(f32::MIN, f32::max);
+                    prop_assert!(row[id as usize] > best - 1e-4, "{} is not the best at {}", row[id as usize], best);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn predictions_do_not_depend_on_the_evaluation_batch(case in case()) {
+        let model = adapted(&case, EngineKind::Fused);
+        let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
+        let together = model.generate(&prompts, 5).unwrap();
+        let labels = vec![vec![3, 1], vec![4, 5, 1], vec![1]];
+        let scores = model.label_scores(&prompts, &labels).unwrap();
+        for (i, prompt) in prompts.iter().enumerate() {
+            prop_assert_eq!(&model.generate(&[prompt], 5).unwrap()[0], &together[i]);
+            prop_assert_eq!(&model.label_scores(&[prompt], &labels).unwrap()[0], &scores[i]);
+        }
+    }
+
+    #[test]
+    fn label_scores_are_the_likelihoods_of_the_labels(case in case()) {
+        let model = adapted(&case, EngineKind::Fused);
+        let labels = vec![vec![3, 1], vec![4, 5, 1]];
+        let scores = model.label_scores(&[&case.rows[0].0], &labels).unwrap();
+        for (label, score) in labels.iter().zip(&scores[0]) {
+            let nll = model.nll_per_row(&batch(&[(case.rows[0].0.clone(), label.clone())])).unwrap();
+            prop_assert!((nll[0] + score).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
+    let case = Case {
+        config: T5Config { vocab_size: 40, ..tiny() },
+        lora: LoraConfig::default(),
+        rows: vec![],
+        seed: 1,
+    };
+    let model = adapted(&case, EngineKind::Fused);
+    let error = model.generate(&[&[3, 40]], 2).unwrap_err().to_string();
+    assert!(error.contains("40"), "{error}");
+    assert!(model.nll_per_row(&batch(&[(vec![1], vec![])])).is_err());
+    assert!(model.nll_per_row(&batch(&[(vec![], vec![1])])).is_err());
+}
+
+#[test]
+fn unknown_targets_are_refused_by_name() {
+    let config = ModelConfig::T5(tiny());
+    let lora = LoraConfig { targets: vec!["q".into(), "wi_0".into()], ..LoraConfig::default() };
+    let options = ModelOptions::cpu(Trainable::Adapter(lora));
+    let error = from_parts(&config, random_weights(&config, 1), &options).err().expect("refused").to_string();
+    assert!(error.contains("wi_0"), "{error}");
+}
+
+fn tiny() -> T5Config {
+    T5Config {
+        vocab_size: 40,
+        d_model: 12,
+        d_kv: 4,
+        d_ff: 20,
+        num_heads: 3,
+        num_layers: 1,
+        num_decoder_layers: 1,
+        ..T5Config::default()
+    }
+}
