@@ -72,7 +72,7 @@ pub struct BatchLoss {
 /// Encoder-decoder models read `batch.inputs` with the encoder and predict `batch.targets`; decoder-only models predict
 /// the targets behind the inputs. Either way the loss is taken on target tokens alone. Token ids outside the
 /// vocabulary and empty rows are errors.
-pub trait LanguageModel: Send {
+pub trait LanguageModel {
     /// Names and places of the trainable parameters.
     fn layout(&self) -> &ParamLayout;
 

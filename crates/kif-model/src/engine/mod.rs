@@ -86,11 +86,11 @@ pub(crate) struct PositionBias<'a, W> {
 /// The operations of a transformer on one device.
 ///
 /// Shapes are checked by the caller: an engine asserts them.
-pub(crate) trait Engine: Clone + Send {
+pub(crate) trait Engine: Clone {
     /// Where tensors live.
     type Device: Device<f32>;
     /// A weight as the engine wants it.
-    type Weight: Send;
+    type Weight;
 
     /// Prepares a weight; `values` is `[n_rows, n_cols]`, row-major.
     fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<Self::Weight, ModelError>;

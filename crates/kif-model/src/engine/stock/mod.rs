@@ -67,11 +67,7 @@ fn product<D: Device<f32>, T: Tape<f32, D>>(
     }
 }
 
-impl<D> Engine for Stock<D>
-where
-    D: Device<f32> + Send,
-    Act<D>: Send,
-{
+impl<D: Device<f32>> Engine for Stock<D> {
     type Device = D;
     type Weight = StockWeight<D>;
 
