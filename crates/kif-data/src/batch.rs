@@ -9,7 +9,10 @@ pub struct Ragged {
 
 impl Default for Ragged {
     fn default() -> Self {
-        Self { ids: Vec::new(), offsets: vec![0] }
+        Self {
+            ids: Vec::new(),
+            offsets: vec![0],
+        }
     }
 }
 

@@ -32,7 +32,10 @@ pub enum Purpose {
 /// The key of a stream: 32 bytes, ready for [`ChaCha8Rng::from_seed`].
 pub fn key(seed: u64, purpose: Purpose, task: u64, step: u64) -> [u8; 32] {
     let mut key = [0; 32];
-    for (word, value) in key.chunks_exact_mut(8).zip([seed, purpose as u64, task, step]) {
+    for (word, value) in key
+        .chunks_exact_mut(8)
+        .zip([seed, purpose as u64, task, step])
+    {
         word.copy_from_slice(&value.to_le_bytes());
     }
     key

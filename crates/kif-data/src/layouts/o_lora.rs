@@ -1,0 +1,100 @@
+//! O-LoRA's layout: `<root>/<TYPE>/<TASK>/{train,dev,test,labels}.json`, where root is the folder `CL_Benchmark`.
+//!
+//! A file is a JSON array of `{label, sentence}`; `labels.json` is the array of labels, in the order in which the prompt
+//! offers them. The prompt is the KIF family's: the instruction of the task type, the options, the sentence, `Answer:`.
+//! Rows have no ids there and get `<task>_<position from 0>`. Tasks are found whatever the case of their name (the
+//! streams say `mnli`, the folder is `NLI/MNLI`).
+
+use std::path::{Path, PathBuf};
+
+use super::{Split, first_file, folders, no_task};
+use crate::error::DataError;
+use crate::json::Source;
+use crate::raw_row::{RawRow, UniqueRows, required, text_row};
+use crate::task::Row;
+use crate::template;
+
+/// The task's type and its folder `<TYPE>/<TASK>` below the root.
+fn find(root: &Path, name: &str) -> Result<(String, String), DataError> {
+    let mut found = Vec::new();
+    for task_type in folders(root)? {
+        let tasks = folders(&root.join(&task_type))?;
+        let matching = tasks
+            .into_iter()
+            .filter(|task| task.eq_ignore_ascii_case(name));
+        found.extend(matching.map(|task| (task_type.clone(), format!("{task_type}/{task}"))));
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(no_task(root, name, format!("a folder <TYPE>/{name}"))),
+        n => Err(no_task(
+            root,
+            name,
+            format!("one folder <TYPE>/{name}, found {n}"),
+        )),
+    }
+}
+
+pub(super) fn file(root: &Path, name: &str, split: Split) -> Result<PathBuf, DataError> {
+    let (_, folder) = find(root, name)?;
+    first_file(root, name, &[format!("{folder}/{}.json", split.name())])
+}
+
+pub(super) fn labels_file(root: &Path, name: &str) -> Result<PathBuf, DataError> {
+    let (_, folder) = find(root, name)?;
+    first_file(root, name, &[format!("{folder}/labels.json")])
+}
+
+pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, DataError> {
+    let (task_type, _) = find(root, name)?;
+    let instruction = template::instruction(&task_type).ok_or_else(|| {
+        no_task(
+            root,
+            name,
+            format!("a task type with a known instruction, found `{task_type}`"),
+        )
+    })?;
+    let labels = read_labels(&labels_file(root, name)?)?;
+    let mut source = Source::open(&file(root, name, split)?)?;
+    let mut rows = UniqueRows::default();
+    let mut position = 0;
+    source.elements(|source, place, text| {
+        let raw = RawRow::parse(source, place, text)?;
+        let sentence = required(source, place, "sentence", raw.sentence, "text")?;
+        let label = required(source, place, "label", raw.label, "text")?;
+        if !labels.contains(&label) {
+            let problem = format!(
+                "`{label}` is not in labels.json, expected one of {}",
+                labels.join(", ")
+            );
+            return Err(source.field(place, "label", problem));
+        }
+        let id = format!("{name}_{position}");
+        position += 1;
+        let prompt = template::options(instruction, &labels, &sentence);
+        rows.push(
+            source,
+            place,
+            text_row(source, place, Some(id), prompt, Some(vec![label]))?,
+        )
+    })?;
+    source.expect_end()?;
+    rows.finish(&source)
+}
+
+fn read_labels(path: &Path) -> Result<Vec<String>, DataError> {
+    let mut source = Source::open(path)?;
+    let mut labels = Vec::new();
+    source.elements(|source, place, text| {
+        labels.push(
+            serde_json::from_str(text).map_err(|error| source.parse_error(place, "", &error))?,
+        );
+        Ok(())
+    })?;
+    source.expect_end()?;
+    if labels.is_empty() {
+        Err(source.empty())
+    } else {
+        Ok(labels)
+    }
+}
