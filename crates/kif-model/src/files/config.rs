@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::json::{parse_object, read_limited, short};
+use super::json::{parse_object, read_limited, short, shortest};
 use crate::ModelError;
 
 /// Largest `config.json` that is read.
@@ -141,9 +141,13 @@ impl ModelConfig {
         });
         if let (Value::Object(fields), Value::Object(more)) = (&mut fields, more) {
             fields.extend(more);
-            for field in ["layer_norm_epsilon", "dropout_rate", "initializer_factor"] {
-                shorten(fields, field);
-            }
+            // As f64, an f32 has digits that nobody wrote.
+            let numbers = [
+                ("layer_norm_epsilon", config.layer_norm_epsilon),
+                ("dropout_rate", config.dropout_rate),
+                ("initializer_factor", config.initializer_factor),
+            ];
+            fields.extend(numbers.map(|(field, value)| (field.to_owned(), shortest(value))));
         }
         format!("{fields:#}\n")
     }
@@ -152,16 +156,6 @@ impl ModelConfig {
     pub fn vocab_size(&self) -> usize {
         let ModelConfig::T5(config) = self;
         config.vocab_size
-    }
-}
-
-/// Writes an f32 as the shortest decimal that is the same f32, not as that of its f64.
-fn shorten(fields: &mut Map<String, Value>, field: &str) {
-    if let Some(value) = fields.get_mut(field)
-        && let Some(number) = value.as_f64()
-        && let Ok(short) = format!("{:e}", number as f32).parse::<f64>()
-    {
-        *value = json!(short);
     }
 }
 

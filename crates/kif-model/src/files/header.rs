@@ -70,7 +70,9 @@ pub(crate) fn read_header(file: &mut File, path: &Path) -> Result<Vec<TensorInfo
     for (name, entry) in parse_object::<Entry>(path, &header)? {
         match entry {
             Entry::Other(_) if name == "__metadata__" => {}
-            Entry::Other(value) => return bad(format!("{name:?} is not a tensor: {}", short(&value))),
+            Entry::Other(value) => {
+                return bad(format!("{name:?} is not a tensor: {}", short(&value)));
+            }
             Entry::Tensor {
                 dtype,
                 shape,

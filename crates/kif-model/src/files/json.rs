@@ -80,3 +80,12 @@ pub(crate) fn short(value: &serde_json::Value) -> String {
         Some((at, _)) => format!("{}...", &text[..at]),
     }
 }
+
+/// The shortest decimal that is this f32.
+pub(crate) fn shortest(value: f32) -> serde_json::Value {
+    serde_json::json!(
+        format!("{value:e}")
+            .parse::<f64>()
+            .unwrap_or(f64::from(value))
+    )
+}

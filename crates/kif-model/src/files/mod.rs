@@ -1,11 +1,28 @@
 //! Models and adapters on disk: Hugging Face directories, PEFT directories, and writing that never leaves half a file.
 
-mod config;
-mod header;
+mod atomic;
 mod json;
-mod t5_names;
+
+mod header;
 mod weights;
 
+mod config;
+mod t5_names;
+
+mod adapter;
+mod adapter_config;
+mod merge;
+
+mod export;
+mod init;
+mod save;
+
+pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, LORA_A, LORA_B, PEFT_PREFIX};
+pub use atomic::{write_atomic, write_atomic_with};
 pub use config::{FeedForward, ModelConfig, T5Config};
+pub use export::write_model;
+pub use init::random_weights;
+pub use merge::merge;
+pub use save::Dtype;
 pub use t5_names::{t5_optional_tensors, t5_tensors};
 pub use weights::{INDEX_FILE, Tensor, WEIGHTS_FILE, Weights, model_files};

@@ -58,6 +58,16 @@ impl Weights {
         }
     }
 
+    pub(crate) fn from_tensors(origin: &Path, tensors: BTreeMap<String, Tensor>) -> Self {
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (name, Source::Memory(tensor)));
+        Self {
+            origin: origin.to_owned(),
+            tensors: tensors.collect(),
+        }
+    }
+
     /// Opens the weights of a Hugging Face directory: `model.safetensors`, else the shards of its index.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
