@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn more_than_two_to_the_24_values() {
-        // A permutation of 0..n, halved so that all values are f32 exactly or nearly so: the order stays known.
+        // A permutation of 0..n. Of these, only 2^24 + 1 is no f32: it becomes a second 2^24.
         let n = (1 << 24) + 3;
         let values: Vec<f32> = (0..n as u64)
             .map(|i| ((i * 7_368_787) % n as u64) as f32)
