@@ -1,0 +1,441 @@
+//! The learner: a model, its gradient, its optimizer and what they cost.
+
+use anyhow::Result;
+use kif_data::chance::{self, Purpose};
+use kif_data::{Batch, Ragged};
+use kif_model::{Dropout, LanguageModel, ParamLayout};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::adamw::{AdamW, OptimizerConfig};
+use crate::error::{NonFinite, Quantity, SettingError, check_setting};
+use crate::schedule::Schedule;
+use crate::state::State;
+
+/// How the loss of a batch is averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accumulate {
+    /// One mean over all target tokens of the batch, whatever micro-batches it is computed in.
+    #[default]
+    Tokens,
+    /// The mean of the means of micro-batches (published: 4 of 2 rows each), which weighs rows with few target
+    /// tokens more.
+    Batches,
+}
+
+/// How a learner learns; the defaults are the published settings, except that they accumulate over tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearnerConfig {
+    /// The optimizer of the learning steps.
+    pub optimizer: OptimizerConfig,
+    /// How the loss of a batch is averaged.
+    pub accumulate: Accumulate,
+    /// Rows of a micro-batch under `accumulate: batches` (published: 2).
+    pub micro_rows: usize,
+    /// Most tokens, inputs and targets together, that go through the model at once under `accumulate: tokens`;
+    /// a longer row goes alone. Bounds memory, changes results by rounding only (without dropout).
+    pub micro_tokens: usize,
+    /// Share of the inputs of every LoRA A that is dropped in training (published: 0.05).
+    pub dropout: f32,
+    /// Seed of the dropout masks.
+    pub seed: u64,
+}
+
+impl Default for LearnerConfig {
+    fn default() -> Self {
+        Self {
+            optimizer: OptimizerConfig::default(),
+            accumulate: Accumulate::default(),
+            micro_rows: 2,
+            micro_tokens: 16_384,
+            dropout: 0.05,
+            seed: 1,
+        }
+    }
+}
+
+impl LearnerConfig {
+    /// Whether every value is in its range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        self.optimizer.check()?;
+        check_setting(
+            self.micro_rows > 0,
+            "micro_rows",
+            self.micro_rows,
+            "at least 1",
+        )?;
+        check_setting(
+            self.micro_tokens > 0,
+            "micro_tokens",
+            self.micro_tokens,
+            "at least 1",
+        )?;
+        check_setting(
+            (0.0..1.0).contains(&self.dropout),
+            "dropout",
+            self.dropout,
+            "a number in [0, 1)",
+        )
+    }
+}
+
+/// What training has cost, over all tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Optimizer updates, memory steps included.
+    pub updates: u64,
+    /// Input and target tokens that went forward and backward.
+    pub tokens: u64,
+    /// Rows of memory steps (methods that shuffle the memory into their batches do not count here).
+    pub memory_rows: u64,
+}
+
+/// A model in training: parameters, the gradient of the last pass, the optimizer and the schedule.
+///
+/// A task starts with [`begin_task`](Self::begin_task); then [`step`](Self::step), or its parts
+/// [`gradient`](Self::gradient) and one of the `apply` functions with whatever a method does in between.
+pub struct Learner {
+    model: Box<dyn LanguageModel>,
+    config: LearnerConfig,
+    params: Vec<f32>,
+    initial: Vec<f32>,
+    grad: Vec<f32>,
+    optimizer: AdamW,
+    schedule: Schedule,
+    task_idx: u64,
+    task: String,
+    step: u64,
+    pass: u64,
+    counters: Counters,
+}
+
+impl Learner {
+    /// A learner on `model` as it is now; its present parameters are what [`reset_params`](Self::reset_params)
+    /// returns to.
+    pub fn new(model: Box<dyn LanguageModel>, config: LearnerConfig) -> Self {
+        let params = model.params().to_vec();
+        Self {
+            config,
+            initial: params.clone(),
+            grad: vec![0.0; params.len()],
+            optimizer: AdamW::new(&config.optimizer, params.len()),
+            schedule: Schedule::Constant {
+                rate: config.optimizer.lr,
+            },
+            params,
+            model,
+            task_idx: 0,
+            task: String::new(),
+            step: 0,
+            pass: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Starts a task: fresh moments, step 0 of `schedule`. Parameters stay.
+    pub fn begin_task(&mut self, task_idx: usize, name: &str, schedule: Schedule) {
+        self.optimizer.reset();
+        self.schedule = schedule;
+        self.task_idx = task_idx as u64;
+        self.task = name.to_owned();
+        self.step = 0;
+        self.pass = 0;
+    }
+
+    /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
+    /// token, averaged as configured. A non-finite loss or gradient is [`NonFinite`], before the update.
+    pub fn step(&mut self, batch: &Batch) -> Result<f64> {
+        let loss = self.gradient(batch)?;
+        self.apply()?;
+        Ok(loss)
+    }
+
+    /// The clipped gradient of the mean loss, averaged as configured; read it with [`grad`](Self::grad).
+    pub fn gradient(&mut self, batch: &Batch) -> Result<f64> {
+        match self.config.accumulate {
+            Accumulate::Tokens => self.mean_gradient(batch, 1.0),
+            Accumulate::Batches => self.gradient_over(
+                &by_rows(batch, self.config.micro_rows),
+                Weighing::Means,
+                1.0,
+            ),
+        }
+    }
+
+    /// The clipped gradient of `scale` times the mean over all target tokens of a batch from the memory; the loss
+    /// is returned unscaled.
+    pub fn memory_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
+        self.counters.memory_rows += batch.n_rows() as u64;
+        self.mean_gradient(batch, scale)
+    }
+
+    /// The clipped gradient of `scale` times the mean over all target tokens; the loss is returned unscaled.
+    pub fn mean_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
+        self.gradient_over(
+            &by_tokens(batch, self.config.micro_tokens),
+            Weighing::Tokens,
+            scale,
+        )
+    }
+
+    /// A learning step with the present gradient: own optimizer, the schedule's rate, and the schedule moves on.
+    pub fn apply(&mut self) -> Result<()> {
+        self.apply_without_advancing()?;
+        self.step += 1;
+        Ok(())
+    }
+
+    /// An update with the present gradient, own optimizer and the schedule's next rate; the schedule stays.
+    pub fn apply_without_advancing(&mut self) -> Result<()> {
+        let rate = self.schedule.rate(self.step);
+        self.optimizer.step(&mut self.params, &self.grad, rate);
+        self.updated()
+    }
+
+    /// An update with the present gradient by another optimizer at the rate `lr`.
+    pub fn apply_with(&mut self, optimizer: &mut AdamW, lr: f64) -> Result<()> {
+        optimizer.step(&mut self.params, &self.grad, lr);
+        self.updated()
+    }
+
+    /// The trainable parameters, `[P]`.
+    pub fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    /// The clipped gradient of the last pass, `[P]`.
+    pub fn grad(&self) -> &[f32] {
+        &self.grad
+    }
+
+    /// Replaces the parameters; moments and schedule stay.
+    pub fn set_params(&mut self, params: &[f32]) -> Result<()> {
+        self.params.copy_from_slice(params);
+        Ok(self.model.set_params(&self.params)?)
+    }
+
+    /// Returns to the parameters that the learner started with.
+    pub fn reset_params(&mut self) -> Result<()> {
+        self.params.copy_from_slice(&self.initial);
+        Ok(self.model.set_params(&self.params)?)
+    }
+
+    /// Names and places of the parameters.
+    pub fn layout(&self) -> &ParamLayout {
+        self.model.layout()
+    }
+
+    /// The model, for evaluation.
+    pub fn model(&self) -> &dyn LanguageModel {
+        self.model.as_ref()
+    }
+
+    /// How it learns.
+    pub fn config(&self) -> &LearnerConfig {
+        &self.config
+    }
+
+    /// Learning steps taken in this task; memory steps are not among them.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// The rate of the next learning step.
+    pub fn next_rate(&self) -> f64 {
+        self.schedule.rate(self.step)
+    }
+
+    /// What training has cost so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Writes parameters, moments and counters under `learner.`.
+    pub fn save_state(&self, state: &mut State) {
+        let (m, v, t) = self.optimizer.moments();
+        state.put("learner.params", &self.params);
+        state.put("learner.m", m);
+        state.put("learner.v", v);
+        state.put_counter("learner.t", t);
+        state.put_counter("learner.step", self.step);
+        state.put_counter("learner.pass", self.pass);
+        state.put_counter("learner.updates", self.counters.updates);
+        state.put_counter("learner.tokens", self.counters.tokens);
+        state.put_counter("learner.memory_rows", self.counters.memory_rows);
+    }
+
+    /// Reads what [`save_state`](Self::save_state) wrote, into a learner that has begun the same task.
+    pub fn load_state(&mut self, state: &State) -> Result<()> {
+        let n = self.params.len();
+        let params = state.tensor("learner.params", n)?;
+        self.optimizer.restore(
+            state.tensor("learner.m", n)?,
+            state.tensor("learner.v", n)?,
+            state.counter("learner.t")?,
+        );
+        self.step = state.counter("learner.step")?;
+        self.pass = state.counter("learner.pass")?;
+        self.counters = Counters {
+            updates: state.counter("learner.updates")?,
+            tokens: state.counter("learner.tokens")?,
+            memory_rows: state.counter("learner.memory_rows")?,
+        };
+        self.set_params(params)
+    }
+
+    fn updated(&mut self) -> Result<()> {
+        self.counters.updates += 1;
+        Ok(self.model.set_params(&self.params)?)
+    }
+
+    /// Adds up the gradients of `parts`, stops at anything non-finite, and clips.
+    fn gradient_over(&mut self, parts: &[Batch], weighing: Weighing, scale: f32) -> Result<f64> {
+        let all_tokens: usize = parts.iter().map(|part| part.targets.n_tokens()).sum();
+        self.grad.fill(0.0);
+        let mut loss = 0.0;
+        for part in parts {
+            let share = match weighing {
+                Weighing::Tokens => 1.0 / all_tokens as f64,
+                Weighing::Means => 1.0 / (parts.len() * part.targets.n_tokens()) as f64,
+            };
+            let weight = (f64::from(scale) * share) as f32;
+            let dropout = self.next_dropout();
+            loss += share
+                * self
+                    .model
+                    .loss_and_grad(part, weight, dropout, &mut self.grad)?
+                    .nll;
+            self.counters.tokens += (part.inputs.n_tokens() + part.targets.n_tokens()) as u64;
+        }
+        let norm = norm(&self.grad);
+        if !loss.is_finite() {
+            return Err(self.non_finite(Quantity::Loss, loss).into());
+        }
+        if !norm.is_finite() {
+            return Err(self.non_finite(Quantity::Gradient, norm).into());
+        }
+        clip(&mut self.grad, norm, self.config.optimizer.clip);
+        Ok(loss)
+    }
+
+    fn next_dropout(&mut self) -> Option<Dropout> {
+        let key = chance::key(self.config.seed, Purpose::Dropout, self.task_idx, self.pass);
+        self.pass += 1;
+        (self.config.dropout > 0.0).then_some(Dropout {
+            p: self.config.dropout,
+            key,
+        })
+    }
+
+    fn non_finite(&self, quantity: Quantity, value: f64) -> NonFinite {
+        let first = |values: &[f32]| values.iter().position(|x| !x.is_finite());
+        let at = first(&self.params).or_else(|| first(&self.grad));
+        NonFinite {
+            task: self.task.clone(),
+            step: self.step,
+            quantity,
+            value,
+            parameter: at.and_then(|i| self.layout().name_at(i)).map(str::to_owned),
+        }
+    }
+}
+
+/// How micro-batches share the loss.
+#[derive(Clone, Copy)]
+enum Weighing {
+    /// Every target token of the batch weighs the same.
+    Tokens,
+    /// Every micro-batch weighs the same.
+    Means,
+}
+
+/// Micro-batches of `n` rows; the last may be smaller.
+fn by_rows(batch: &Batch, n: usize) -> Vec<Batch> {
+    (0..batch.n_rows())
+        .step_by(n)
+        .map(|start| rows(batch, start, (start + n).min(batch.n_rows())))
+        .collect()
+}
+
+/// Micro-batches of consecutive rows with at most `limit` tokens, or one row.
+fn by_tokens(batch: &Batch, limit: usize) -> Vec<Batch> {
+    let mut parts = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for i in 0..batch.n_rows() {
+        let row = batch.inputs.row(i).len() + batch.targets.row(i).len();
+        if i > start && tokens + row > limit {
+            parts.push(rows(batch, start, i));
+            (start, tokens) = (i, 0);
+        }
+        tokens += row;
+    }
+    parts.push(rows(batch, start, batch.n_rows()));
+    parts
+}
+
+/// Rows `start..end` of a batch.
+fn rows(batch: &Batch, start: usize, end: usize) -> Batch {
+    let part = |ragged: &Ragged| Ragged::from_rows((start..end).map(|i| ragged.row(i)));
+    Batch {
+        inputs: part(&batch.inputs),
+        targets: part(&batch.targets),
+    }
+}
+
+/// The Euclidean norm, summed in f64 in an order that does not depend on the number of threads.
+fn norm(values: &[f32]) -> f64 {
+    let squares = |chunk: &[f32]| {
+        chunk
+            .iter()
+            .map(|&x| f64::from(x) * f64::from(x))
+            .sum::<f64>()
+    };
+    let sums: Vec<f64> = values.par_chunks(1 << 14).map(squares).collect();
+    sums.iter().sum::<f64>().sqrt()
+}
+
+/// Multiplies by `limit / (norm + 1e-6)` where that is below 1 (`torch.nn.utils.clip_grad_norm_`).
+fn clip(grad: &mut [f32], norm: f64, limit: f32) {
+    let factor = (f64::from(limit) / (norm + 1e-6)) as f32;
+    if factor < 1.0 {
+        grad.par_iter_mut().for_each(|g| *g *= factor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kif_data::Encoded;
+
+    fn batch(lengths: &[usize]) -> Batch {
+        let rows: Vec<Encoded> = (lengths.iter())
+            .map(|&n| Encoded {
+                input_ids: vec![1; n],
+                target_ids: vec![2],
+                cut: false,
+            })
+            .collect();
+        Batch::from_rows(&rows)
+    }
+
+    #[test]
+    fn micro_batches_keep_rows_and_limits() {
+        let sizes = |parts: Vec<Batch>| parts.iter().map(Batch::n_rows).collect::<Vec<_>>();
+        assert_eq!(sizes(by_rows(&batch(&[1; 5]), 2)), [2, 2, 1]);
+        assert_eq!(sizes(by_tokens(&batch(&[1, 1, 9, 1]), 4)), [2, 1, 1]);
+        assert_eq!(sizes(by_tokens(&batch(&[9]), 4)), [1]);
+    }
+
+    #[test]
+    fn clipping_leaves_short_gradients_and_scales_long_ones() {
+        let mut short = [0.3, 0.4];
+        clip(&mut short, norm(&[0.3, 0.4]), 1.0);
+        assert_eq!(short, [0.3, 0.4]);
+        let mut long = [3.0, 4.0];
+        clip(&mut long, norm(&[3.0, 4.0]), 1.0);
+        let factor = (1.0 / (5.0 + 1e-6)) as f32;
+        assert_eq!(long, [3.0 * factor, 4.0 * factor]);
+    }
+}

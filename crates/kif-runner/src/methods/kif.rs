@@ -1,0 +1,311 @@
+//! Recurrent-KIF: Recurrent Knowledge Identification and Fusion (Feng et al., ACL 2025, arXiv 2502.17510).
+//!
+//! In every round the inner loop adapts to the task and the outer loop to the memory; both estimate on the way which
+//! parameters matter to them. Then each update is kept where it matters: per parameter, the two masks choose one of
+//! four pairs of weights. [`KifConfig::paper`] is what the paper states, [`KifConfig::released`] what the authors'
+//! T5 code does; the field docs say where they differ.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use kif_fusion::{FusionWeights, Update, delta, fuse_masked};
+use kif_importance::{Scope, Sensitivity, SensitivityConfig, mask_above_quantile};
+use kif_model::ParamLayout;
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use super::two_loop::{OuterOptimizer, Phase, Rule, Source, TwoLoop, TwoLoopConfig};
+use crate::error::{SettingError, check_setting};
+use crate::state::State;
+
+/// Every setting of Recurrent-KIF.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KifConfig {
+    /// Steps on the current task between two fusion rounds (paper's Q and released code: 8). At least 1.
+    pub inner_steps: usize,
+    /// Steps on the memory in every round (paper's M and released code: 4). At least 1.
+    pub outer_steps: usize,
+    /// Decay of the moving average of `|w g|`, inner and outer alike (paper's alpha1 = alpha2: 0.55; released code's
+    /// beta1: 0.85).
+    pub sensitivity_beta: f32,
+    /// Decay of the moving average of its variation (released code's beta2: 0.85). With it the score is sensitivity
+    /// times uncertainty, as in AdaLoRA; without (paper) it is the sensitivity.
+    pub uncertainty_beta: Option<f32>,
+    /// A parameter matters if its score is strictly above this quantile (both: 0.8, the top 20 %).
+    pub quantile: f64,
+    /// What the quantile is taken over (both: global).
+    pub scope: KifScope,
+    /// Weights of the inner and the outer update by what the masks say (paper: 1 where its mask is set, 0 elsewhere;
+    /// released code: 0.4/0.6 where both are, 0.5/0.5 where none is).
+    pub weights: FusionWeights,
+    /// What makes the memory steps (paper: its own AdamW at a constant 1e-3; released T5 code: the inner one, which
+    /// leaves its `outer_lr` unused).
+    pub outer_optimizer: OuterOptimizer,
+    /// The memory loss is multiplied by this before clipping (paper: 1; released code: 1/4, the divisor of its
+    /// accumulation, although memory steps accumulate nothing).
+    pub outer_loss_scale: f32,
+    /// The weights in `|w g|` (paper: those that the gradient belongs to; released code: those after the update).
+    pub importance_weights: ImportanceWeights,
+    /// The averages that start anew with every round (paper: both; released code: the inner one).
+    pub cleared: Cleared,
+}
+
+/// What the quantile is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KifScope {
+    /// All parameters together.
+    Global,
+    /// Every tensor for itself (in the released code, unused).
+    PerTensor,
+}
+
+/// The weights that the importance is computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceWeights {
+    /// Those before the step.
+    Before,
+    /// Those after it.
+    After,
+}
+
+/// Averages that start anew with every round; all start anew with every task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cleared {
+    /// Those of both loops.
+    InnerAndOuter,
+    /// Those of the inner loop; the outer ones run over the whole task.
+    InnerOnly,
+}
+
+impl KifConfig {
+    /// As the paper states it.
+    pub fn paper() -> Self {
+        let TwoLoopConfig {
+            inner_steps,
+            outer_steps,
+            outer_optimizer,
+            outer_loss_scale,
+        } = TwoLoopConfig::paper();
+        Self {
+            inner_steps,
+            outer_steps,
+            sensitivity_beta: 0.55,
+            uncertainty_beta: None,
+            quantile: 0.8,
+            scope: KifScope::Global,
+            weights: FusionWeights::PAPER,
+            outer_optimizer,
+            outer_loss_scale,
+            importance_weights: ImportanceWeights::Before,
+            cleared: Cleared::InnerAndOuter,
+        }
+    }
+
+    /// As the released T5 code does it.
+    pub fn released() -> Self {
+        let TwoLoopConfig {
+            inner_steps,
+            outer_steps,
+            outer_optimizer,
+            outer_loss_scale,
+        } = TwoLoopConfig::released();
+        Self {
+            inner_steps,
+            outer_steps,
+            sensitivity_beta: 0.85,
+            uncertainty_beta: Some(0.85),
+            quantile: 0.8,
+            scope: KifScope::Global,
+            weights: FusionWeights::RELEASED,
+            outer_optimizer,
+            outer_loss_scale,
+            importance_weights: ImportanceWeights::After,
+            cleared: Cleared::InnerOnly,
+        }
+    }
+
+    /// `kif-paper` and `kif-released`, also without the divisor of accumulation; otherwise `kif-custom`.
+    pub fn name(&self) -> &'static str {
+        let is = |preset: Self| {
+            *self == preset
+                || *self
+                    == Self {
+                        outer_loss_scale: 1.0,
+                        ..preset
+                    }
+        };
+        match () {
+            () if is(Self::paper()) => "kif-paper",
+            () if is(Self::released()) => "kif-released",
+            () => "kif-custom",
+        }
+    }
+
+    /// Whether every value is in its range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let decay = |beta: f32| (0.0..1.0).contains(&beta);
+        self.two_loop().check()?;
+        check_setting(
+            decay(self.sensitivity_beta),
+            "sensitivity_beta",
+            self.sensitivity_beta,
+            "a number in [0, 1)",
+        )?;
+        if let Some(beta) = self.uncertainty_beta {
+            check_setting(decay(beta), "uncertainty_beta", beta, "a number in [0, 1)")?;
+        }
+        check_setting(
+            (0.0..=1.0).contains(&self.quantile),
+            "quantile",
+            self.quantile,
+            "a number in [0, 1]",
+        )?;
+        let finite = self.weights.check().is_ok();
+        check_setting(
+            finite,
+            "weights",
+            format!("{:?}", self.weights),
+            "finite numbers",
+        )
+    }
+
+    fn two_loop(&self) -> TwoLoopConfig {
+        TwoLoopConfig {
+            inner_steps: self.inner_steps,
+            outer_steps: self.outer_steps,
+            outer_optimizer: self.outer_optimizer,
+            outer_loss_scale: self.outer_loss_scale,
+        }
+    }
+}
+
+/// The two loops, fused under their importance masks.
+pub(super) fn method(config: KifConfig, layout: &ParamLayout) -> impl Method + use<> {
+    TwoLoop::new(
+        config.two_loop(),
+        Source::Memory,
+        MaskedFusion::new(config, layout),
+    )
+}
+
+/// Importance of every parameter to both loops, and the fusion by it.
+struct MaskedFusion {
+    config: KifConfig,
+    inner: Sensitivity,
+    outer: Sensitivity,
+    scope: Scope,
+}
+
+impl MaskedFusion {
+    fn new(config: KifConfig, layout: &ParamLayout) -> Self {
+        let KifConfig {
+            sensitivity_beta,
+            uncertainty_beta,
+            ..
+        } = config;
+        let average = || {
+            Sensitivity::new(
+                SensitivityConfig {
+                    sensitivity_beta,
+                    uncertainty_beta,
+                },
+                layout.n_params(),
+            )
+        };
+        let ranges = || -> Vec<Range<usize>> {
+            layout
+                .specs()
+                .iter()
+                .map(|spec| spec.range.clone())
+                .collect()
+        };
+        let scope = match config.scope {
+            KifScope::Global => Scope::Global,
+            KifScope::PerTensor => Scope::PerTensor(ranges()),
+        };
+        Self {
+            config,
+            inner: average(),
+            outer: average(),
+            scope,
+        }
+    }
+
+    fn update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {
+        match phase {
+            Phase::Inner => self.inner.update(params, grads),
+            Phase::Outer => self.outer.update(params, grads),
+        }
+    }
+}
+
+impl Rule for MaskedFusion {
+    fn begin_task(&mut self) {
+        self.inner.reset();
+        self.outer.reset();
+    }
+
+    fn before_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {
+        if self.config.importance_weights == ImportanceWeights::Before {
+            self.update(phase, params, grads);
+        }
+    }
+
+    fn after_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {
+        if self.config.importance_weights == ImportanceWeights::After {
+            self.update(phase, params, grads);
+        }
+    }
+
+    fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()> {
+        let mut scores = Vec::new();
+        let mut mask = |average: &Sensitivity| {
+            average.scores_into(&mut scores);
+            mask_above_quantile(&scores, self.config.quantile, &self.scope)
+        };
+        let (inner_mask, outer_mask) = (mask(&self.inner)?, mask(&self.outer)?);
+        let mut deltas = [vec![0.0; theta.len()], vec![0.0; theta.len()]];
+        delta(inner_end, theta, &mut deltas[0]);
+        delta(outer_end, inner_end, &mut deltas[1]);
+        let inner = Update {
+            delta: &deltas[0],
+            mask: inner_mask.as_slice(),
+        };
+        let outer = Update {
+            delta: &deltas[1],
+            mask: outer_mask.as_slice(),
+        };
+        fuse_masked(theta, inner, outer, &self.config.weights);
+        self.inner.reset();
+        if self.config.cleared == Cleared::InnerAndOuter {
+            self.outer.reset();
+        }
+        Ok(())
+    }
+
+    fn save_state(&self, state: &mut State) {
+        for (name, average) in [("inner", &self.inner), ("outer", &self.outer)] {
+            state.put(format!("method.{name}_sensitivity"), average.sensitivity());
+            if let Some(uncertainty) = average.uncertainty() {
+                state.put(format!("method.{name}_uncertainty"), uncertainty);
+            }
+        }
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let n = self.inner.sensitivity().len();
+        for (name, average) in [("inner", &mut self.inner), ("outer", &mut self.outer)] {
+            let sensitivity = state.tensor(&format!("method.{name}_sensitivity"), n)?;
+            let uncertainty = match self.config.uncertainty_beta {
+                Some(_) => Some(state.tensor(&format!("method.{name}_uncertainty"), n)?),
+                None => None,
+            };
+            average.restore(sensitivity, uncertainty)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! Methods of continual learning: one file each, and the list of them.
+
+mod halve;
+mod joint;
+mod kif;
+mod per_task;
+mod replay;
+mod replay_matched;
+mod seq_lora;
+mod seq_lora_matched;
+mod two_loop;
+
+use anyhow::Result;
+use kif_data::{Batch, Encoded};
+use kif_model::ParamLayout;
+use serde::{Deserialize, Serialize};
+
+use crate::error::SettingError;
+use crate::learner::Learner;
+use crate::state::State;
+use crate::task_view::TaskView;
+
+pub use kif::{Cleared, ImportanceWeights, KifConfig, KifScope};
+pub use seq_lora_matched::SeqLoraMatchedConfig;
+pub use two_loop::{OuterOptimizer, TwoLoopConfig};
+
+/// A method of continual learning. It owns the learning step; the run owns the order of tasks, epochs and batches.
+///
+/// Per task: [`Learner::begin_task`], [`begin_task`](Self::begin_task), [`observe`](Self::observe) once per batch of
+/// [`training_rows`](Self::training_rows), [`end_task`](Self::end_task). Between any two calls of `observe` the state
+/// can be saved. To go on from it: both `begin_task` calls, then both `load_state` calls ([`resume`]).
+#[allow(unused_variables)]
+pub trait Method: Send {
+    /// Called once before the first batch of a task.
+    fn begin_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
+        Ok(())
+    }
+
+    /// Learns from one batch; returns its mean loss in nats per target token, before the update.
+    fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
+        learner.step(batch)
+    }
+
+    /// Called once after the last batch of a task.
+    fn end_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
+        Ok(())
+    }
+
+    /// The rows that make up an epoch, before shuffling.
+    fn training_rows(&self, task: &TaskView) -> Vec<Encoded> {
+        task.rows.to_vec()
+    }
+
+    /// How the run presents the stream.
+    fn regime(&self) -> Regime {
+        Regime::Stream
+    }
+
+    /// Writes what the method keeps between two batches, under `method.`.
+    fn save_state(&self, state: &mut State) {}
+
+    /// Reads what [`save_state`](Self::save_state) wrote, after `begin_task` of the same task.
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How a run presents the stream to a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Regime {
+    /// One task after the other, with one set of parameters.
+    Stream,
+    /// All tasks at once: one training, then the last row of the matrix.
+    Joint,
+    /// Every task from the initial parameters: the diagonal of the matrix.
+    PerTask,
+}
+
+/// State of a learner and a method, as of now.
+pub fn save(learner: &Learner, method: &dyn Method) -> State {
+    let mut state = State::default();
+    learner.save_state(&mut state);
+    method.save_state(&mut state);
+    state
+}
+
+/// Goes on from `state` with a learner and a method that have begun the same task. An entry of `learner.` or
+/// `method.` that is missing, has another length or belongs to neither is an error.
+pub fn resume(learner: &mut Learner, method: &mut dyn Method, state: &State) -> Result<()> {
+    learner.load_state(state)?;
+    method.load_state(state)?;
+    Ok(state.within(&save(learner, method))?)
+}
+
+/// The methods, with their settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodConfig {
+    /// Plain fine-tuning, task after task.
+    SeqLora,
+    /// Plain fine-tuning with as many steps as KIF takes.
+    SeqLoraMatched(SeqLoraMatchedConfig),
+    /// The memory shuffled into every task.
+    Replay,
+    /// KIF's inner and memory steps without masks or fusion.
+    ReplayMatched(TwoLoopConfig),
+    /// KIF's steps, then half of both updates everywhere.
+    Halve(TwoLoopConfig),
+    /// All tasks at once.
+    Joint,
+    /// Every task alone.
+    PerTask,
+    /// Recurrent-KIF.
+    Kif(KifConfig),
+}
+
+impl MethodConfig {
+    /// Every method with its published settings, controls before the method, references last.
+    pub fn all() -> Vec<Self> {
+        vec![
+            Self::SeqLora,
+            Self::SeqLoraMatched(SeqLoraMatchedConfig::default()),
+            Self::Replay,
+            Self::ReplayMatched(TwoLoopConfig::paper()),
+            Self::Halve(TwoLoopConfig::released()),
+            Self::Kif(KifConfig::paper()),
+            Self::Kif(KifConfig::released()),
+            Self::Joint,
+            Self::PerTask,
+        ]
+    }
+
+    /// The method that is called `name`; `kif` means `kif-paper`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let name = if name == "kif" { "kif-paper" } else { name };
+        Self::all().into_iter().find(|method| method.name() == name)
+    }
+
+    /// Its name in records, reports and on the command line. A KIF whose settings are neither preset, with or
+    /// without the divisor of accumulation, is `kif-custom`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::SeqLora => "seq_lora",
+            Self::SeqLoraMatched(_) => "seq_lora_matched",
+            Self::Replay => "replay",
+            Self::ReplayMatched(_) => "replay_matched",
+            Self::Halve(_) => "halve",
+            Self::Joint => "joint",
+            Self::PerTask => "per_task",
+            Self::Kif(config) => config.name(),
+        }
+    }
+
+    /// One line for tables and help.
+    pub fn summary(&self) -> &'static str {
+        match self {
+            Self::SeqLora => "plain fine-tuning, task after task",
+            Self::SeqLoraMatched(_) => "plain fine-tuning with as many steps as KIF takes",
+            Self::Replay => "the memory shuffled into every task",
+            Self::ReplayMatched(_) => "KIF's inner and memory steps without masks or fusion",
+            Self::Halve(_) => "KIF's steps, then half of both updates everywhere",
+            Self::Joint => "all tasks at once (upper bound)",
+            Self::PerTask => "every task alone (reference for FWT)",
+            Self::Kif(_) => "Recurrent-KIF: masked fusion of inner and memory updates",
+        }
+    }
+
+    /// Whether every setting is in its range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        match self {
+            Self::SeqLoraMatched(config) => config.check(),
+            Self::ReplayMatched(config) | Self::Halve(config) => config.check(),
+            Self::Kif(config) => config.check(),
+            Self::SeqLora | Self::Replay | Self::Joint | Self::PerTask => Ok(()),
+        }
+    }
+
+    /// The same method where nothing is accumulated: the memory loss is not divided by a number of micro-batches.
+    pub fn without_accumulation(self) -> Self {
+        let whole = |config: TwoLoopConfig| TwoLoopConfig {
+            outer_loss_scale: 1.0,
+            ..config
+        };
+        match self {
+            Self::ReplayMatched(config) => Self::ReplayMatched(whole(config)),
+            Self::Halve(config) => Self::Halve(whole(config)),
+            Self::Kif(config) => Self::Kif(KifConfig {
+                outer_loss_scale: 1.0,
+                ..config
+            }),
+            other => other,
+        }
+    }
+
+    /// The method, ready for the first task of a model with this layout. Settings must have passed
+    /// [`check`](Self::check).
+    pub fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        match self {
+            Self::SeqLora => Box::new(seq_lora::SeqLora),
+            Self::SeqLoraMatched(config) => Box::new(seq_lora_matched::method(*config)),
+            Self::Replay => Box::new(replay::Replay),
+            Self::ReplayMatched(config) => Box::new(replay_matched::method(*config)),
+            Self::Halve(config) => Box::new(halve::method(*config)),
+            Self::Joint => Box::new(joint::Joint),
+            Self::PerTask => Box::new(per_task::PerTask),
+            Self::Kif(config) => Box::new(kif::method(*config, layout)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_find_their_methods() {
+        for method in MethodConfig::all() {
+            assert_eq!(MethodConfig::by_name(method.name()), Some(method.clone()));
+            assert_eq!(method.clone().without_accumulation().name(), method.name());
+            method.check().unwrap();
+        }
+        assert_eq!(
+            MethodConfig::by_name("kif"),
+            Some(MethodConfig::Kif(KifConfig::paper()))
+        );
+        assert_eq!(MethodConfig::by_name("ewc"), None);
+    }
+
+    #[test]
+    fn configurations_survive_ron_and_refuse_unknown_fields() {
+        for method in MethodConfig::all() {
+            let text = ron::to_string(&method).unwrap();
+            assert_eq!(
+                ron::from_str::<MethodConfig>(&text).unwrap(),
+                method,
+                "{text}"
+            );
+        }
+        let wrong = "seq_lora_matched((inner_steps: 8, outer_step: 4))";
+        assert!(ron::from_str::<MethodConfig>(wrong).is_err());
+    }
+}

@@ -1,0 +1,277 @@
+//! The schedule that KIF and its controls share: inner steps on the task, then outer steps, then a rule that makes one
+//! set of parameters of both (Recurrent-KIF, ACL 2025, arXiv 2502.17510, section 3).
+//!
+//! A round is `inner_steps` steps on batches of the task, followed by `outer_steps` steps on batches of a second
+//! source. Without a memory, as on the first task, steps are plain. Steps behind the last full round of a task stay
+//! as they are. Everything starts anew with each task.
+
+use anyhow::Result;
+use kif_data::Batch;
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use crate::adamw::AdamW;
+use crate::error::{SettingError, check_setting};
+use crate::learner::Learner;
+use crate::state::State;
+use crate::task_view::{Sampler, TaskView};
+
+/// How many steps a round has and what makes the outer ones.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoLoopConfig {
+    /// Steps on the current task between two fusion rounds (published: 8). At least 1.
+    pub inner_steps: usize,
+    /// Steps on the memory in every round (published: 4). At least 1.
+    pub outer_steps: usize,
+    /// What makes the memory steps (paper: its own AdamW at 1e-3; released code: the inner one).
+    pub outer_optimizer: OuterOptimizer,
+    /// The memory loss is multiplied by this before clipping (paper: 1; released code: 1/4, its accumulation divisor).
+    pub outer_loss_scale: f32,
+}
+
+/// What makes the outer steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum OuterOptimizer {
+    /// An AdamW of their own, with the inner one's betas, epsilon and decay; its moments are kept over the rounds of
+    /// a task.
+    Own {
+        /// Its constant rate, whatever the inner rate (paper: 1e-3).
+        lr: f64,
+    },
+    /// The inner AdamW at the rate of the next inner step; the schedule does not move on.
+    Shared,
+}
+
+impl TwoLoopConfig {
+    /// As the paper states it.
+    pub fn paper() -> Self {
+        let outer_optimizer = OuterOptimizer::Own { lr: 1e-3 };
+        Self {
+            inner_steps: 8,
+            outer_steps: 4,
+            outer_optimizer,
+            outer_loss_scale: 1.0,
+        }
+    }
+
+    /// As the released T5 code does it: `optimizer.step()` in both loops, every loss divided by 4.
+    pub fn released() -> Self {
+        Self {
+            outer_optimizer: OuterOptimizer::Shared,
+            outer_loss_scale: 0.25,
+            ..Self::paper()
+        }
+    }
+
+    /// Whether every value is in its range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        check_steps(self.inner_steps, self.outer_steps)?;
+        if let OuterOptimizer::Own { lr } = self.outer_optimizer {
+            check_setting(
+                lr.is_finite() && lr > 0.0,
+                "outer_optimizer.lr",
+                lr,
+                "a finite number above 0",
+            )?;
+        }
+        let scale = self.outer_loss_scale;
+        check_setting(
+            scale.is_finite() && scale > 0.0,
+            "outer_loss_scale",
+            scale,
+            "a finite number above 0",
+        )
+    }
+}
+
+/// Whether a round has steps of both kinds.
+pub(super) fn check_steps(inner_steps: usize, outer_steps: usize) -> Result<(), SettingError> {
+    check_setting(inner_steps > 0, "inner_steps", inner_steps, "at least 1")?;
+    check_setting(outer_steps > 0, "outer_steps", outer_steps, "at least 1")
+}
+
+/// Which of the two loops a step belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Steps on the task.
+    Inner,
+    /// Steps on the second source.
+    Outer,
+}
+
+/// What a round makes of its two updates, and what it wants to see on the way. All slices are `[P]`.
+#[allow(unused_variables)]
+pub(super) trait Rule: Send {
+    /// Forgets the last task.
+    fn begin_task(&mut self) {}
+
+    /// Sees the clipped gradient with the parameters that it belongs to.
+    fn before_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {}
+
+    /// Sees the clipped gradient with the parameters after the update.
+    fn after_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {}
+
+    /// Replaces `theta`, the parameters at the start of the round, by those that the next round starts from.
+    fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()>;
+
+    /// Writes what it keeps between two batches.
+    fn save_state(&self, state: &mut State) {}
+
+    /// Reads what it wrote.
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The rule that does nothing: the outer steps go on where the inner ones ended, and so does the next round.
+pub(super) struct InSequence;
+
+impl Rule for InSequence {
+    fn combine(&mut self, theta: &mut [f32], _: &[f32], outer_end: &[f32]) -> Result<()> {
+        theta.copy_from_slice(outer_end);
+        Ok(())
+    }
+}
+
+/// Where the outer batches come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Rows kept of earlier tasks.
+    Memory,
+    /// Rows of the task itself.
+    Task,
+}
+
+/// The two loops, as a method.
+pub(super) struct TwoLoop<R> {
+    config: TwoLoopConfig,
+    source: Source,
+    rule: R,
+    rounds: Option<Rounds>,
+}
+
+/// What the rounds of one task keep.
+struct Rounds {
+    sampler: Sampler,
+    /// Parameters at the start of the round.
+    start: Vec<f32>,
+    /// The outer loop's own optimizer, unless it shares the inner one.
+    own: Option<(AdamW, f64)>,
+}
+
+impl<R: Rule> TwoLoop<R> {
+    pub(super) fn new(config: TwoLoopConfig, source: Source, rule: R) -> Self {
+        Self {
+            config,
+            source,
+            rule,
+            rounds: None,
+        }
+    }
+}
+
+impl<R: Rule> Method for TwoLoop<R> {
+    fn begin_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
+        self.rule.begin_task();
+        self.rounds = (!task.memory.is_empty()).then(|| Rounds {
+            sampler: match self.source {
+                Source::Memory => Sampler::of_memory(task),
+                Source::Task => Sampler::of_task(task),
+            },
+            start: learner.params().to_vec(),
+            own: match self.config.outer_optimizer {
+                OuterOptimizer::Own { lr } => Some((
+                    AdamW::new(&learner.config().optimizer, learner.params().len()),
+                    lr,
+                )),
+                OuterOptimizer::Shared => None,
+            },
+        });
+        Ok(())
+    }
+
+    fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
+        let Some(rounds) = &mut self.rounds else {
+            return learner.step(batch);
+        };
+        let loss = learner.gradient(batch)?;
+        self.rule
+            .before_update(Phase::Inner, learner.params(), learner.grad());
+        learner.apply()?;
+        self.rule
+            .after_update(Phase::Inner, learner.params(), learner.grad());
+        if learner
+            .steps()
+            .is_multiple_of(self.config.inner_steps as u64)
+        {
+            let inner_end = learner.params().to_vec();
+            for _ in 0..self.config.outer_steps {
+                outer_step(&self.config, self.source, rounds, &mut self.rule, learner)?;
+            }
+            self.rule
+                .combine(&mut rounds.start, &inner_end, learner.params())?;
+            learner.set_params(&rounds.start)?;
+        }
+        Ok(loss)
+    }
+
+    fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
+        self.rounds = None;
+        Ok(())
+    }
+
+    fn save_state(&self, state: &mut State) {
+        let Some(rounds) = &self.rounds else { return };
+        rounds.sampler.save_state(state);
+        state.put("method.start", &rounds.start);
+        if let Some((optimizer, _)) = &rounds.own {
+            let (m, v, t) = optimizer.moments();
+            state.put("method.outer_m", m);
+            state.put("method.outer_v", v);
+            state.put_counter("method.outer_t", t);
+        }
+        self.rule.save_state(state);
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let Some(rounds) = &mut self.rounds else {
+            return Ok(());
+        };
+        let n = rounds.start.len();
+        rounds.sampler.load_state(state)?;
+        rounds
+            .start
+            .copy_from_slice(state.tensor("method.start", n)?);
+        if let Some((optimizer, _)) = &mut rounds.own {
+            let (m, v) = (
+                state.tensor("method.outer_m", n)?,
+                state.tensor("method.outer_v", n)?,
+            );
+            optimizer.restore(m, v, state.counter("method.outer_t")?);
+        }
+        self.rule.load_state(state)
+    }
+}
+
+fn outer_step(
+    config: &TwoLoopConfig,
+    source: Source,
+    rounds: &mut Rounds,
+    rule: &mut impl Rule,
+    learner: &mut Learner,
+) -> Result<()> {
+    let batch = rounds.sampler.draw();
+    match source {
+        Source::Memory => learner.memory_gradient(&batch, config.outer_loss_scale)?,
+        Source::Task => learner.gradient(&batch)?,
+    };
+    rule.before_update(Phase::Outer, learner.params(), learner.grad());
+    match &mut rounds.own {
+        Some((optimizer, lr)) => learner.apply_with(optimizer, *lr)?,
+        None => learner.apply_without_advancing()?,
+    }
+    rule.after_update(Phase::Outer, learner.params(), learner.grad());
+    Ok(())
+}
