@@ -1,1 +1,35 @@
-//! placeholder
+//! CPU arithmetic on plain slices: prepacked weights, norms, activations, attention and losses.
+//!
+//! Tensors are row-major `f32` slices; nothing here knows of models, tapes or files. Two promises hold for everything
+//! except [`gemm`], which makes only the first:
+//!
+//! * the number of threads never changes a bit of a result;
+//! * neither does company: a row's result has the same bits whatever other rows stand in the call, so scoring one
+//!   sequence and scoring a batch of sequences agree exactly.
+//!
+//! Kernels exist for AVX-512 (with and without BF16), for AVX2 with FMA, and in portable Rust. The best one that the
+//! processor offers is chosen at run time ([`instruction_set`]); the bits differ between them, by rounding.
+//!
+//! Extents are the caller's to get right: a wrong length is a broken precondition and panics with its numbers.
+#![allow(unsafe_code)] // Intrinsics, and writes of disjoint parts from several threads; each block says why it is sound.
+
+mod activation;
+mod attention;
+mod cpu;
+mod dropout;
+mod exp;
+mod gemm;
+mod lanes;
+mod loss;
+mod norm;
+mod packed;
+mod parallel;
+
+pub use activation::{gated_gelu, gated_gelu_backward, relu, relu_backward};
+pub use attention::{AttentionShape, RelativeBias, Span, attention, attention_backward};
+pub use cpu::{InstructionSet, instruction_set, with_instruction_set};
+pub use dropout::{dropout, dropout_backward};
+pub use gemm::{MatMut, MatRef, gemm};
+pub use loss::{argmax, cross_entropy, linear_cross_entropy, log_softmax_at};
+pub use norm::{rms_norm, rms_norm_backward};
+pub use packed::{PackedWeight, Precision};

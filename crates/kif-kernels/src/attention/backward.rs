@@ -1,0 +1,221 @@
+//! The gradients of attention from its saved probabilities.
+
+use super::{AttentionShape, assert_disjoint};
+use crate::cpu::{InstructionSet, instruction_set, versions};
+use crate::lanes::dot;
+use crate::packed::{PANEL, multiply_panels, panels_of, panels_of_transposed};
+use crate::parallel::{SendPtr, for_each_task, with_scratch};
+
+/// The gradients of [`attention`](super::attention), given the probabilities that it saved.
+///
+/// Rows of `gq`, `gk` and `gv` that a span covers are overwritten, others left alone; key spans must not overlap.
+/// `gbias[n_heads, n_distances]` is added to, sequence after sequence.
+pub fn attention_backward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    probs: &[f32],
+    gy: &[f32],
+    gq: &mut [f32],
+    gk: &mut [f32],
+    gv: &mut [f32],
+    gbias: Option<&mut [f32]>,
+) {
+    shape.check(q.len(), k.len());
+    assert_disjoint(shape.keys, "key");
+    assert_eq!(
+        (gy.len(), gq.len()),
+        (q.len(), q.len()),
+        "gradients and queries"
+    );
+    assert_eq!(
+        (v.len(), gk.len(), gv.len()),
+        (k.len(), k.len(), k.len()),
+        "values, gradients and keys"
+    );
+    let offsets = shape.probs_offsets();
+    assert_eq!(probs.len(), offsets[shape.queries.len()], "probabilities");
+    let set = instruction_set();
+    let n_tasks = shape.queries.len() * shape.n_heads;
+    let n_distances = if gbias.is_some() {
+        shape.n_distances()
+    } else {
+        0
+    };
+    let mut gbias_parts = vec![0f32; n_tasks * n_distances];
+    let gradients = Gradients {
+        gq: SendPtr::new(gq),
+        gk: SendPtr::new(gk),
+        gv: SendPtr::new(gv),
+        gbias: SendPtr::new(&mut gbias_parts),
+        n_distances,
+    };
+    for_each_task(n_tasks, 2 * shape.work(), |task| {
+        let (s, head) = (task / shape.n_heads, task % shape.n_heads);
+        let size = shape.queries[s].len * shape.keys[s].len;
+        let probs = &probs[offsets[s] + head * size..][..size];
+        // SAFETY: the spans were checked; queries, keys and heads are disjoint, so this task alone writes its rows and
+        // columns, and it has a bias part of its own.
+        unsafe { one_head(set, q, k, v, &shape, probs, gy, s, head, &gradients) }
+    });
+    if let Some(gbias) = gbias {
+        assert_eq!(
+            gbias.len(),
+            shape.n_heads * n_distances,
+            "gradient of the bias"
+        );
+        for sequence in gbias_parts.chunks_exact(gbias.len().max(1)) {
+            for (g, part) in gbias.iter_mut().zip(sequence) {
+                *g += part;
+            }
+        }
+    }
+}
+
+/// Where the tasks write.
+struct Gradients {
+    gq: SendPtr<f32>,
+    gk: SendPtr<f32>,
+    gv: SendPtr<f32>,
+    /// `[sequence, n_heads, n_distances]`, zero; without distances none is wanted.
+    gbias: SendPtr<f32>,
+    n_distances: usize,
+}
+
+/// # Safety
+/// `shape` fits the tensors, and the rows of sequence `s` and columns of `head` in `to` are this call's alone.
+unsafe fn one_head(
+    set: InstructionSet,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: &AttentionShape,
+    probs: &[f32],
+    gy: &[f32],
+    s: usize,
+    head: usize,
+    to: &Gradients,
+) {
+    let (queries, keys, width, dim) = (
+        shape.queries[s],
+        shape.keys[s],
+        shape.width(),
+        shape.head_dim,
+    );
+    let (at_q, at_k) = (
+        queries.start * width + head * dim,
+        keys.start * width + head * dim,
+    );
+    let of_dim = |len: usize| dim.div_ceil(PANEL) * len * PANEL;
+    let n_panels = of_dim(queries.len)
+        .max(of_dim(keys.len))
+        .max(keys.len.div_ceil(PANEL) * dim * PANEL);
+    with_scratch(n_panels + queries.len * keys.len, |scratch| {
+        let (panels, gscores) = scratch.split_at_mut(n_panels);
+        let by_query = (probs.as_ptr(), 1, keys.len);
+        let (lq, lk) = (queries.len, keys.len);
+        // SAFETY: the extents of this sequence's tensors, as checked by the caller.
+        unsafe {
+            // gv = p^T gy
+            if lq > 0 {
+                panels_of(&gy[at_q..], lq, dim, width, &mut panels[..of_dim(lq)]);
+            }
+            multiply_panels(
+                set,
+                (lk, dim),
+                lq,
+                by_query,
+                panels,
+                lq,
+                (to.gv.get().wrapping_add(at_k), width),
+            );
+            if lq > 0 && lk > 0 {
+                // gp = gy v^T, then gs = p (gp - <gp, p>)
+                panels_of_transposed(
+                    &v[at_k..],
+                    lk,
+                    dim,
+                    width,
+                    &mut panels[..lk.div_ceil(PANEL) * dim * PANEL],
+                );
+                let a = (gy[at_q..].as_ptr(), width, 1);
+                multiply_panels(
+                    set,
+                    (lq, lk),
+                    dim,
+                    a,
+                    panels,
+                    dim,
+                    (gscores.as_mut_ptr(), lk),
+                );
+                through_softmax(set, probs, gscores, lk);
+                if to.n_distances > 0 {
+                    let part = to
+                        .gbias
+                        .get()
+                        .add((s * shape.n_heads + head) * to.n_distances);
+                    add_by_distance(
+                        shape,
+                        s,
+                        gscores,
+                        std::slice::from_raw_parts_mut(part, to.n_distances),
+                    );
+                }
+                if shape.scale != 1.0 {
+                    gscores.iter_mut().for_each(|g| *g *= shape.scale);
+                }
+            }
+            // gq = gs k
+            if lk > 0 {
+                panels_of(&k[at_k..], lk, dim, width, &mut panels[..of_dim(lk)]);
+            }
+            let a = (gscores.as_ptr(), lk, 1);
+            multiply_panels(
+                set,
+                (lq, dim),
+                lk,
+                a,
+                panels,
+                lk,
+                (to.gq.get().wrapping_add(at_q), width),
+            );
+            // gk = gs^T q
+            if lq > 0 {
+                panels_of(&q[at_q..], lq, dim, width, &mut panels[..of_dim(lq)]);
+            }
+            let a = (gscores.as_ptr(), 1, lk);
+            multiply_panels(
+                set,
+                (lk, dim),
+                lq,
+                a,
+                panels,
+                lq,
+                (to.gk.get().wrapping_add(at_k), width),
+            );
+        }
+    });
+}
+
+versions! {
+    /// Replaces the gradients of the probabilities by those of the scores, row by row.
+    fn through_softmax(probs: &[f32], gradients: &mut [f32], n_keys: usize) {
+        for (p, g) in probs.chunks_exact(n_keys).zip(gradients.chunks_exact_mut(n_keys)) {
+            let mean = dot::<FUSED>(p, g);
+            for (g, p) in g.iter_mut().zip(p) {
+                *g = p * (*g - mean);
+            }
+        }
+    }
+}
+
+/// Adds the score gradients of one sequence and head to the distances that they stand at.
+fn add_by_distance(shape: &AttentionShape, s: usize, gscores: &[f32], gbias: &mut [f32]) {
+    let Some(bias) = &shape.bias else { return };
+    for (i, row) in gscores.chunks_exact(shape.keys[s].len).enumerate() {
+        for (g, x) in gbias[shape.bias_columns(bias, s, i)].iter_mut().zip(row) {
+            *g += x;
+        }
+    }
+}

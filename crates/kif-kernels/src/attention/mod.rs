@@ -1,0 +1,146 @@
+//! Multi-head attention over ragged sequences, read where they lie in `[tokens, heads * head_dim]` tensors.
+
+mod backward;
+mod forward;
+
+pub use backward::attention_backward;
+pub use forward::attention;
+
+/// Rows of a tensor that belong to one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First row.
+    pub start: usize,
+    /// Number of rows.
+    pub len: usize,
+}
+
+/// A learned addition to the scores that depends on distance alone.
+#[derive(Clone, Copy, Debug)]
+pub struct RelativeBias<'a> {
+    /// `[n_heads, n_distances]`: the addition for each distance, key position minus query position.
+    pub by_distance: &'a [f32],
+    /// The distance of column 0. Query i has position `i + (len_k - len_q)`: the last query stands at the last key.
+    pub min_distance: isize,
+}
+
+/// What attends to what. Sequence `s` is the query rows `queries[s]` looking at the key rows `keys[s]`.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape<'a> {
+    /// Query spans; they do not overlap.
+    pub queries: &'a [Span],
+    /// Key spans, one for each query span. They may lie anywhere (a cache with room to grow), and several queries may
+    /// share one, except in the backward pass.
+    pub keys: &'a [Span],
+    /// Heads side by side in a row.
+    pub n_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Factor on the scores (T5: 1).
+    pub scale: f32,
+    /// Query i sees the keys up to `i + (len_k - len_q)` only.
+    pub causal: bool,
+    /// Added to the scaled scores.
+    pub bias: Option<RelativeBias<'a>>,
+}
+
+impl AttentionShape<'_> {
+    /// Columns of the tensors.
+    fn width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Distances that the bias knows.
+    fn n_distances(&self) -> usize {
+        self.bias
+            .map_or(0, |bias| bias.by_distance.len() / self.n_heads.max(1))
+    }
+
+    /// Where each sequence's probabilities start, `[n_heads, len_q, len_k]` each, and where the last ends.
+    fn probs_offsets(&self) -> Vec<usize> {
+        let mut end = 0;
+        let sizes = self
+            .queries
+            .iter()
+            .zip(self.keys)
+            .map(|(q, k)| self.n_heads * q.len * k.len);
+        std::iter::once(0)
+            .chain(sizes.map(|size| {
+                end += size;
+                end
+            }))
+            .collect()
+    }
+
+    /// Multiplications of the two products.
+    fn work(&self) -> usize {
+        self.probs_offsets().last().unwrap_or(&0) * self.head_dim * 4
+    }
+
+    /// Keys that query `i` of sequence `s` sees: a prefix of them.
+    fn n_visible(&self, s: usize, i: usize) -> usize {
+        let (n_queries, n_keys) = (self.queries[s].len, self.keys[s].len);
+        if self.causal {
+            (i + 1 + n_keys).saturating_sub(n_queries)
+        } else {
+            n_keys
+        }
+    }
+
+    /// The columns of the bias for the keys that query `i` of sequence `s` sees.
+    fn bias_columns(&self, bias: &RelativeBias, s: usize, i: usize) -> std::ops::Range<usize> {
+        let position = i as isize + self.keys[s].len as isize - self.queries[s].len as isize;
+        let (first, n_visible) = (-position - bias.min_distance, self.n_visible(s, i));
+        let n_distances = self.n_distances();
+        assert!(
+            first >= 0 && first as usize + n_visible <= n_distances,
+            "query at {position} and {n_visible} keys reach beyond the distances {} .. {}",
+            bias.min_distance,
+            bias.min_distance + n_distances as isize,
+        );
+        first as usize..first as usize + n_visible
+    }
+
+    fn check(&self, n_query_values: usize, n_key_values: usize) {
+        assert_eq!(self.queries.len(), self.keys.len(), "query and key spans");
+        assert!(
+            self.n_heads > 0 && self.head_dim > 0,
+            "{} heads of {}",
+            self.n_heads,
+            self.head_dim
+        );
+        if let Some(bias) = &self.bias {
+            assert!(
+                bias.by_distance.len().is_multiple_of(self.n_heads),
+                "a bias for {} heads",
+                self.n_heads
+            );
+        }
+        for (spans, n_values) in [(self.queries, n_query_values), (self.keys, n_key_values)] {
+            let end = spans
+                .iter()
+                .map(|span| span.start + span.len)
+                .max()
+                .unwrap_or(0);
+            assert!(
+                end * self.width() <= n_values,
+                "a span ends at row {end} of {n_values} / {}",
+                self.width()
+            );
+        }
+        assert_disjoint(self.queries, "query");
+    }
+}
+
+fn assert_disjoint(spans: &[Span], kind: &str) {
+    let mut sorted: Vec<Span> = spans.iter().copied().filter(|span| span.len > 0).collect();
+    sorted.sort_unstable_by_key(|span| span.start);
+    for pair in sorted.windows(2) {
+        assert!(
+            pair[0].start + pair[0].len <= pair[1].start,
+            "{kind} spans overlap: {:?} and {:?}",
+            pair[0],
+            pair[1]
+        );
+    }
+}

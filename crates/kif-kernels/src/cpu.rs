@@ -1,0 +1,152 @@
+//! Which instructions the kernels use: found at run time, and only ever lowered by request.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// A level of instructions; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InstructionSet {
+    /// Plain Rust, as the compiler vectorises it for the build's target.
+    Portable,
+    /// AVX2 and FMA (x86-64-v3).
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL (x86-64-v4).
+    Avx512,
+    /// AVX-512 with products of BF16 pairs.
+    Avx512Bf16,
+}
+
+impl InstructionSet {
+    /// Every level, lowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// The level that `KIF_CPU` names: `portable`, `avx2` or `avx512` (which leaves BF16 products out).
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "portable" => Some(Self::Portable),
+            "avx2" => Some(Self::Avx2),
+            "avx512" => Some(Self::Avx512),
+            _ => None,
+        }
+    }
+}
+
+thread_local! {
+    static LOWERED: Cell<InstructionSet> = const { Cell::new(InstructionSet::Avx512Bf16) };
+}
+
+/// The level that calls from this thread use: what the processor offers, lowered by the environment variable `KIF_CPU`
+/// and by [`with_instruction_set`].
+pub fn instruction_set() -> InstructionSet {
+    static AVAILABLE: OnceLock<InstructionSet> = OnceLock::new();
+    let available = *AVAILABLE.get_or_init(|| {
+        let Ok(wish) = std::env::var("KIF_CPU") else {
+            return detected();
+        };
+        match InstructionSet::named(&wish) {
+            Some(level) => level.min(detected()),
+            None => {
+                eprintln!("KIF_CPU={wish} is none of portable, avx2, avx512 and is ignored");
+                detected()
+            }
+        }
+    });
+    available.min(LOWERED.get())
+}
+
+/// Runs `f` with the kernels that this thread calls lowered to `level`; it never raises what the processor offers.
+///
+/// A kernel asks once, on the thread that calls it, so its own worker threads follow.
+pub fn with_instruction_set<R>(level: InstructionSet, f: impl FnOnce() -> R) -> R {
+    struct Restore(InstructionSet);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LOWERED.set(self.0);
+        }
+    }
+    let _restore = Restore(LOWERED.replace(level));
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detected() -> InstructionSet {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512) {
+        (_, true) if is_x86_feature_detected!("avx512bf16") => InstructionSet::Avx512Bf16,
+        (_, true) => InstructionSet::Avx512,
+        (true, _) => InstructionSet::Avx2,
+        _ => InstructionSet::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detected() -> InstructionSet {
+    InstructionSet::Portable
+}
+
+/// Compiles a function once per instruction set and chooses among the copies by its first argument.
+///
+/// Inside the body, the constant `FUSED` says whether [`madd`](crate::lanes::madd) may fuse.
+macro_rules! versions {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name(set: $crate::cpu::InstructionSet, $($arg: $ty),*) $(-> $ret)? {
+            #[allow(unused)]
+            #[inline(always)]
+            fn body<const FUSED: bool>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                body::<true>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                body::<true>($($arg),*)
+            }
+
+            match set {
+                $crate::cpu::InstructionSet::Portable => body::<false>($($arg),*),
+                // SAFETY: a level is only ever chosen where the processor offers its instructions (`cpu::detected`).
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::InstructionSet::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                _ => unsafe { avx512($($arg),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => body::<false>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use versions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lowering_is_bounded_by_the_processor_and_ends_with_its_scope() {
+        let before = instruction_set();
+        with_instruction_set(InstructionSet::Portable, || {
+            assert_eq!(instruction_set(), InstructionSet::Portable);
+        });
+        with_instruction_set(InstructionSet::Avx512Bf16, || {
+            assert_eq!(instruction_set(), before)
+        });
+        assert_eq!(instruction_set(), before);
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        assert_eq!(InstructionSet::named("avx2"), Some(InstructionSet::Avx2));
+        assert_eq!(InstructionSet::named("sse"), None);
+    }
+}

@@ -1,0 +1,283 @@
+//! A whole product, cut into blocks of rows and groups of panels that any thread may take.
+
+use super::bf16::{PairLine, widen};
+use super::pack::{Pack, Panels};
+use super::strip::{DEPTH_BLOCK, PANEL, Strip, multiply_strip};
+#[cfg(target_arch = "x86_64")]
+use super::{avx512::pairs, bf16::PairStrip};
+use crate::cpu::InstructionSet;
+use crate::parallel::{Line, SendPtr, for_each_task, with_scratch};
+use std::ops::Range;
+
+/// Rows of a block: eight tiles of the widest kernel, whose depth block of A stays in the second-level cache.
+const ROW_BLOCK: usize = 112;
+/// Fewest rows of a block when there are too few panels to share out.
+const MIN_ROW_BLOCK: usize = 28;
+/// Tasks for each thread, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 8;
+/// Floats between rows of a copied block of A: no multiple of a page, whose rows would compete for the same cache sets.
+const COPY_STRIDE: usize = DEPTH_BLOCK + 16;
+
+/// The cut of a product into tasks. It decides who computes an element, never how.
+struct Cut {
+    n_rows: usize,
+    rows_per_block: usize,
+    n_panels: usize,
+    panels_per_group: usize,
+    n_groups: usize,
+}
+
+impl Cut {
+    fn new(n_rows: usize, n_panels: usize) -> Self {
+        let n_threads = rayon::current_num_threads();
+        let wanted = if n_threads == 1 {
+            1
+        } else {
+            n_threads * TASKS_PER_THREAD
+        };
+        let blocks = n_rows.div_ceil(ROW_BLOCK);
+        let panels_per_group = n_panels.div_ceil(wanted.div_ceil(blocks).min(n_panels));
+        let n_groups = n_panels.div_ceil(panels_per_group);
+        let blocks = wanted
+            .div_ceil(n_groups)
+            .min(n_rows.div_ceil(MIN_ROW_BLOCK))
+            .max(blocks);
+        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(14);
+        Self {
+            n_rows,
+            rows_per_block,
+            n_panels,
+            panels_per_group,
+            n_groups,
+        }
+    }
+
+    fn n_tasks(&self) -> usize {
+        self.n_rows.div_ceil(self.rows_per_block) * self.n_groups
+    }
+
+    /// The rows and panels of a task.
+    fn task(&self, t: usize) -> (Range<usize>, Range<usize>) {
+        let (row, panel) = (
+            t / self.n_groups * self.rows_per_block,
+            t % self.n_groups * self.panels_per_group,
+        );
+        (
+            row..(row + self.rows_per_block).min(self.n_rows),
+            panel..(panel + self.panels_per_group).min(self.n_panels),
+        )
+    }
+}
+
+impl Pack {
+    /// `c[n_rows, width] (+)= a[n_rows, depth] B`.
+    pub(super) fn multiply(
+        &self,
+        set: InstructionSet,
+        n_rows: usize,
+        a: &[f32],
+        c: &mut [f32],
+        accumulate: bool,
+    ) {
+        let (depth, width) = (self.depth, self.width);
+        assert_eq!(a.len(), n_rows * depth, "left side of {n_rows} x {depth}");
+        assert_eq!(c.len(), n_rows * width, "product of {n_rows} x {width}");
+        if c.is_empty() {
+            return;
+        }
+        if depth == 0 {
+            if !accumulate {
+                c.fill(0.0);
+            }
+            return;
+        }
+        let cut = Cut::new(n_rows, width.div_ceil(PANEL));
+        let work = 2 * n_rows * depth * width;
+        let c = SendPtr::new(c);
+        match &self.panels {
+            Panels::F32(lines) => for_each_task(cut.n_tasks(), work, |t| {
+                let (rows, panels) = cut.task(t);
+                // SAFETY: the extents were checked above, and no other task has these rows and panels of C.
+                unsafe { self.f32_task(set, lines, a, c.get(), rows, panels, accumulate) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Panels::Bf16(lines) if set == InstructionSet::Avx512Bf16 => {
+                let a = RoundedRows::of(a, n_rows, depth);
+                for_each_task(cut.n_tasks(), work, |t| {
+                    let (rows, panels) = cut.task(t);
+                    // SAFETY: as above, and the processor has the pairwise products.
+                    unsafe { self.pair_task(lines, &a, c.get(), rows, panels, accumulate) }
+                });
+            }
+            Panels::Bf16(lines) => for_each_task(cut.n_tasks(), work, |t| {
+                let (rows, panels) = cut.task(t);
+                // SAFETY: as above.
+                unsafe { self.widened_task(set, lines, a, c.get(), rows, panels, accumulate) }
+            }),
+        }
+    }
+
+    /// Columns of C in a panel.
+    fn panel_width(&self, panel: usize) -> usize {
+        (self.width - panel * PANEL).min(PANEL)
+    }
+
+    /// # Safety
+    /// `c` is `[.., width]`, with `rows` and the columns of `panels` this call's alone.
+    unsafe fn f32_task(
+        &self,
+        set: InstructionSet,
+        lines: &[Line],
+        a: &[f32],
+        c: *mut f32,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        accumulate: bool,
+    ) {
+        let depth = self.depth;
+        // Rows a multiple of a page apart compete for the same cache sets.
+        let copied = (depth * size_of::<f32>()).is_multiple_of(4096) && rows.len() > 1;
+        with_scratch(
+            if copied { rows.len() * COPY_STRIDE } else { 0 },
+            |scratch| {
+                for from in (0..depth).step_by(DEPTH_BLOCK) {
+                    let block = (depth - from).min(DEPTH_BLOCK);
+                    let (a, a_row) = if copied {
+                        for (out, i) in scratch.chunks_exact_mut(COPY_STRIDE).zip(rows.clone()) {
+                            out[..block].copy_from_slice(&a[i * depth + from..][..block]);
+                        }
+                        (scratch.as_ptr(), COPY_STRIDE)
+                    } else {
+                        (a[rows.start * depth + from..].as_ptr(), depth)
+                    };
+                    for panel in panels.clone() {
+                        // SAFETY: A, the panel and the columns of C are in range by the extents that `multiply` checked.
+                        unsafe {
+                            let c = c.add(rows.start * self.width + panel * PANEL);
+                            let b = Pack::f32_panel(lines, depth, panel, from);
+                            let width = self.panel_width(panel);
+                            let accumulate = accumulate || from > 0;
+                            let strip = Strip {
+                                depth: block,
+                                a,
+                                a_row,
+                                a_col: 1,
+                                b,
+                                c,
+                                c_row: self.width,
+                                width,
+                                accumulate,
+                            };
+                            multiply_strip(set, rows.len(), strip);
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    /// BF16 weights without the instructions for them: each panel is widened, then multiplied in f32.
+    ///
+    /// # Safety
+    /// As [`Self::f32_task`].
+    unsafe fn widened_task(
+        &self,
+        set: InstructionSet,
+        lines: &[PairLine],
+        a: &[f32],
+        c: *mut f32,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        accumulate: bool,
+    ) {
+        let (depth, n_pairs) = (self.depth, self.depth.div_ceil(2));
+        with_scratch(DEPTH_BLOCK * PANEL, |scratch| {
+            for from in (0..depth).step_by(DEPTH_BLOCK) {
+                let block = (depth - from).min(DEPTH_BLOCK);
+                for panel in panels.clone() {
+                    widen(&lines[panel * n_pairs + from / 2..], block, scratch);
+                    let strip = Strip {
+                        depth: block,
+                        a: a[rows.start * depth + from..].as_ptr(),
+                        a_row: depth,
+                        a_col: 1,
+                        b: scratch.as_ptr(),
+                        // SAFETY: the task's first element of C.
+                        c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
+                        c_row: self.width,
+                        width: self.panel_width(panel),
+                        accumulate: accumulate || from > 0,
+                    };
+                    // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                    unsafe { multiply_strip(set, rows.len(), strip) }
+                }
+            }
+        });
+    }
+
+    /// # Safety
+    /// As [`Self::f32_task`], on a processor with AVX-512 BF16.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn pair_task(
+        &self,
+        lines: &[PairLine],
+        a: &RoundedRows,
+        c: *mut f32,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        accumulate: bool,
+    ) {
+        const BLOCK: usize = DEPTH_BLOCK / 2;
+        let n_pairs = self.depth.div_ceil(2);
+        for from in (0..n_pairs).step_by(BLOCK) {
+            for panel in panels.clone() {
+                let strip = PairStrip {
+                    n_pairs: (n_pairs - from).min(BLOCK),
+                    a: a.pairs[rows.start * a.stride + from..].as_ptr(),
+                    a_row: a.stride,
+                    b: lines[panel * n_pairs + from..].as_ptr().cast(),
+                    // SAFETY: the task's first element of C.
+                    c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
+                    c_row: self.width,
+                    width: self.panel_width(panel),
+                    accumulate: accumulate || from > 0,
+                };
+                // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                unsafe { pairs::strip(rows.len(), strip) }
+            }
+        }
+    }
+}
+
+/// Activations rounded to BF16 pairs once per product, an odd last value paired with zero.
+#[cfg(target_arch = "x86_64")]
+struct RoundedRows {
+    pairs: Vec<u32>,
+    stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl RoundedRows {
+    /// Rounds `a[n_rows, depth]`; needs AVX-512 BF16.
+    fn of(a: &[f32], n_rows: usize, depth: usize) -> Self {
+        // Padded, so that rows are never a multiple of a page apart.
+        let stride = depth.div_ceil(2) + 16;
+        let mut pairs = vec![0u32; n_rows * stride];
+        let out = SendPtr::new(&mut pairs);
+        let rows_per_task = 64;
+        for_each_task(n_rows.div_ceil(rows_per_task), 8 * a.len(), |t| {
+            for i in t * rows_per_task..((t + 1) * rows_per_task).min(n_rows) {
+                // SAFETY: row i has room for `depth` halves and is written by this task alone; `multiply` checked the
+                // processor.
+                unsafe {
+                    let row = std::slice::from_raw_parts_mut(
+                        out.get().add(i * stride).cast::<u16>(),
+                        depth,
+                    );
+                    pairs::round_row(&a[i * depth..(i + 1) * depth], row);
+                }
+            }
+        });
+        Self { pairs, stride }
+    }
+}
