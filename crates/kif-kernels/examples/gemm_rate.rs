@@ -1,0 +1,73 @@
+//! Rates of the packed products beside the `gemm` crate's, for the extents of a small T5.
+//!
+//! `cargo run --release -p kif-kernels --example gemm_rate`, with `RAYON_NUM_THREADS` and `KIF_CPU` as wanted. Prints
+//! billions of operations (two per multiplication) per second, the best of many calls.
+
+use kif_kernels::{MatMut, MatRef, PackedWeight, Precision, gemm, instruction_set};
+use std::time::Instant;
+
+/// Rows, inner extent, columns.
+const PRODUCTS: [(usize, usize, usize); 8] = [
+    (1024, 512, 512),
+    (1024, 2048, 512),
+    (1024, 512, 2048),
+    (64, 512, 32128),
+    (64, 32128, 512),
+    (8, 512, 512),
+    (1024, 512, 8),
+    (1024, 8, 512),
+];
+
+fn main() {
+    println!(
+        "{:?}, {} threads, GFLOP/s",
+        instruction_set(),
+        rayon::current_num_threads()
+    );
+    println!(
+        "{:>20} {:>8} {:>8} {:>8}",
+        "rows x inner x cols", "f32", "bf16", "gemm"
+    );
+    for (n_rows, n_in, n_out) in PRODUCTS {
+        let x: Vec<f32> = (0..n_rows * n_in).map(|i| (i % 17) as f32 - 8.0).collect();
+        let w: Vec<f32> = (0..n_out * n_in).map(|i| (i % 13) as f32 - 6.0).collect();
+        let mut y = vec![0.0; n_rows * n_out];
+        let operations = 2.0 * (n_rows * n_in * n_out) as f64;
+        let packed = [Precision::F32, Precision::Bf16].map(|precision| {
+            let weight = PackedWeight::pack_forward(&w, n_out, n_in, precision);
+            operations / best_s(|| weight.forward(n_rows, &x, &mut y, false)) / 1e9
+        });
+        let plain = best_s(|| {
+            let (x, w) = (
+                MatRef::row_major(&x, n_rows, n_in),
+                MatRef::row_major(&w, n_out, n_in),
+            );
+            gemm(
+                1.0,
+                x,
+                w.transposed(),
+                0.0,
+                MatMut::row_major(&mut y, n_rows, n_out),
+                true,
+            );
+        });
+        let extents = format!("{n_rows} x {n_in} x {n_out}");
+        println!(
+            "{extents:>20} {:8.1} {:8.1} {:8.1}",
+            packed[0],
+            packed[1],
+            operations / plain / 1e9
+        );
+    }
+}
+
+/// The shortest call within about a second.
+fn best_s(mut f: impl FnMut()) -> f64 {
+    let (start, mut best) = (Instant::now(), f64::INFINITY);
+    while start.elapsed().as_secs_f64() < 1.0 {
+        let call = Instant::now();
+        f();
+        best = best.min(call.elapsed().as_secs_f64());
+    }
+    best
+}

@@ -1,0 +1,451 @@
+//! What holds of every kernel on every instruction set that this processor has.
+
+mod twin;
+
+use kif_kernels::*;
+use proptest::prelude::*;
+use twin::{bits, differences, inner, noise, wide};
+
+/// Runs `f` on each instruction set at hand.
+fn on_each_set(f: impl Fn(InstructionSet)) {
+    for set in InstructionSet::ALL
+        .into_iter()
+        .filter(|&set| set <= instruction_set())
+    {
+        with_instruction_set(set, || f(set));
+    }
+}
+
+/// Runs `f` in a pool of `n_threads`.
+fn in_pool<R: Send>(n_threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(n_threads)
+        .build()
+        .unwrap()
+        .install(f)
+}
+
+fn assert_close(got: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(got.len(), wanted.len(), "{what}");
+    for (i, (&got, &wanted)) in got.iter().zip(wanted).enumerate() {
+        let error = (f64::from(got) - wanted).abs();
+        assert!(
+            error <= tolerance * wanted.abs().max(1.0),
+            "{what}[{i}] is {got}, not {wanted}"
+        );
+    }
+}
+
+/// Extents around every edge of the kernels: tiles of 6 and 14 rows, panels of 16 and 32 columns, depth blocks of 512.
+fn extents() -> impl Strategy<Value = (usize, usize, usize)> {
+    let near = |edge: usize| (edge.saturating_sub(2).max(1)..edge + 3).boxed();
+    let depth = prop_oneof![1usize..20, near(32), near(512), near(1024), Just(1024)];
+    (
+        prop_oneof![1usize..40, near(112), near(226)],
+        prop_oneof![1usize..70, near(128)],
+        depth,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(96)))]
+
+    #[test]
+    fn packed_products_match_the_plain_sum(
+        (n_rows, n_out, n_in) in extents(), seed: u64, accumulate: bool, halved: bool,
+    ) {
+        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
+        let (x, w, gy) = (noise(seed, n_rows * n_in), noise(seed ^ 1, n_out * n_in), noise(seed ^ 2, n_rows * n_out));
+        let forward = twin::product(n_rows, n_in, n_out, |i, k| x[i * n_in + k], |k, j| w[j * n_in + k]);
+        let backward = twin::product(n_rows, n_out, n_in, |i, k| gy[i * n_out + k], |k, j| w[k * n_in + j]);
+        on_each_set(|set| {
+            let packed = PackedWeight::pack(&w, n_out, n_in, precision);
+            let check = |got: &[f32], before: &[f32], wanted: &[(f64, f64)], depth: usize| {
+                // Rounding to 8 bits moves each factor by 2^-8 of itself at most; summing adds a little of f32's own.
+                let share = if halved { 2f64.powi(-7) + 2f64.powi(-16) } else { 0.0 } + (depth as f64 + 2.0) * 2f64.powi(-23);
+                for ((got, before), (sum, size)) in got.iter().zip(before).zip(wanted) {
+                    let wanted = sum + if accumulate { f64::from(*before) } else { 0.0 };
+                    let error = (f64::from(*got) - wanted).abs();
+                    assert!(error <= share * size + 1e-6, "{got}, not {wanted}, on {set:?}");
+                }
+            };
+            let (before, mut y) = (noise(seed ^ 3, n_rows * n_out), noise(seed ^ 3, n_rows * n_out));
+            packed.forward(n_rows, &x, &mut y, accumulate);
+            check(&y, &before, &forward, n_in);
+            let (before, mut gx) = (noise(seed ^ 4, n_rows * n_in), noise(seed ^ 4, n_rows * n_in));
+            packed.backward(n_rows, &gy, &mut gx, accumulate);
+            check(&gx, &before, &backward, n_out);
+        });
+    }
+
+    #[test]
+    fn a_row_of_a_product_has_the_same_bits_in_any_company_and_on_any_threads(
+        (n_rows, n_out, n_in) in extents(), seed: u64, halved: bool,
+    ) {
+        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
+        let (x, w) = (noise(seed, n_rows * n_in), noise(seed ^ 1, n_out * n_in));
+        for set in InstructionSet::ALL {
+            let product = |rows: std::ops::Range<usize>| with_instruction_set(set, || {
+                let mut y = vec![0.0; rows.len() * n_out];
+                let packed = PackedWeight::pack_forward(&w, n_out, n_in, precision);
+                packed.forward(rows.len(), &x[rows.start * n_in..rows.end * n_in], &mut y, false);
+                bits(&y)
+            });
+            let whole = in_pool(1, || product(0..n_rows));
+            for n_threads in [2, 3, 7] {
+                prop_assert_eq!(&whole, &in_pool(n_threads, || product(0..n_rows)));
+            }
+            for rows in [0..1, n_rows / 2..n_rows, n_rows - 1..n_rows, n_rows / 3..n_rows.min(n_rows / 3 + 15)] {
+                prop_assert_eq!(&whole[rows.start * n_out..rows.end * n_out], &product(rows)[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn repacking_is_packing_anew((n_rows, n_out, n_in) in extents(), seed: u64, halved: bool) {
+        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
+        let (x, gy, w) = (noise(seed, n_rows * n_in), noise(seed ^ 2, n_rows * n_out), noise(seed ^ 1, n_out * n_in));
+        let mut repacked = PackedWeight::pack(&noise(seed ^ 9, n_out * n_in), n_out, n_in, precision);
+        repacked.repack(&w);
+        let products = |weight: &PackedWeight| {
+            let (mut y, mut gx) = (vec![0.0; n_rows * n_out], vec![0.0; n_rows * n_in]);
+            weight.forward(n_rows, &x, &mut y, false);
+            weight.backward(n_rows, &gy, &mut gx, false);
+            (bits(&y), bits(&gx))
+        };
+        prop_assert_eq!(products(&repacked), products(&PackedWeight::pack(&w, n_out, n_in, precision)));
+    }
+
+    #[test]
+    fn general_products_match_the_plain_sum_on_any_threads(
+        (m, n, k) in extents(), seed: u64, turned in any::<(bool, bool, bool)>(), add: bool,
+    ) {
+        let (a, b, before) = (noise(seed, m * k), noise(seed ^ 1, k * n), noise(seed ^ 2, m * n));
+        let oriented = |data, rows, cols, turned| {
+            if turned { MatRef::row_major(data, cols, rows).transposed() } else { MatRef::row_major(data, rows, cols) }
+        };
+        let (a, b) = (oriented(&a, m, k, turned.0), oriented(&b, k, n, turned.1));
+        let product = |n_threads| in_pool(n_threads, || {
+            let mut c = before.clone();
+            let view = if turned.2 { MatMut::row_major(&mut c, n, m).transposed() } else { MatMut::row_major(&mut c, m, n) };
+            gemm(0.5, a, b, if add { 1.0 } else { 0.0 }, view, true);
+            c
+        });
+        let c = product(1);
+        let at = |m: &MatRef, i: usize, j: usize| m.data[i * m.row_stride + j * m.col_stride];
+        for (place, (sum, size)) in twin::product(m, k, n, |i, l| at(&a, i, l), |l, j| at(&b, l, j)).into_iter().enumerate() {
+            let place = if turned.2 { place % n * m + place / n } else { place };
+            let wanted = 0.5 * sum + if add { f64::from(before[place]) } else { 0.0 };
+            prop_assert!((f64::from(c[place]) - wanted).abs() <= (k as f64 + 2.0) * 2f64.powi(-23) * size + 1e-6);
+        }
+        for n_threads in [2, 5] {
+            prop_assert_eq!(bits(&c), bits(&product(n_threads)));
+        }
+    }
+
+    #[test]
+    fn normalised_rows_and_their_gradients_match_the_formula(
+        n_rows in 1usize..150, width in 1usize..70, seed: u64,
+    ) {
+        let (x, gain, gy) = (noise(seed, n_rows * width), noise(seed ^ 1, width), noise(seed ^ 2, n_rows * width));
+        let eps = 1e-2;
+        let (gain64, gy64) = (wide(&gain), wide(&gy));
+        // One row's finite differences stand for all: rows do not interact.
+        let row = (seed as usize % n_rows) * width..(seed as usize % n_rows + 1) * width;
+        let gx64 = differences(&wide(&x[row.clone()]), |x| inner(&twin::rms_norm(x, &gain64, 1e-2), &gy64[row.clone()]));
+        let ggain64 = differences(&gain64, |gain| inner(&twin::rms_norm(&wide(&x), gain, 1e-2), &gy64));
+        on_each_set(|_| {
+            let (mut y, mut inv_rms) = (vec![0.0; x.len()], vec![0.0; n_rows]);
+            rms_norm(&x, &gain, eps, &mut y, &mut inv_rms);
+            assert_close(&y, &twin::rms_norm(&wide(&x), &gain64, f64::from(eps)), 1e-5, "y");
+            let (mut gx, mut ggain) = (vec![1.0; x.len()], vec![2.0; width]);
+            rms_norm_backward(&x, &gain, &inv_rms, &gy, &mut gx, Some(&mut ggain));
+            let (gx, ggain): (Vec<f32>, Vec<f32>) =
+                (gx[row.clone()].iter().map(|g| g - 1.0).collect(), ggain.iter().map(|g| g - 2.0).collect());
+            assert_close(&gx, &gx64, 2e-5, "gx");
+            assert_close(&ggain, &ggain64, 1e-4, "ggain");
+        });
+    }
+
+    #[test]
+    fn gated_gelu_and_its_gradients_match_the_formula(n in 1usize..200, seed: u64) {
+        let gate: Vec<f32> = noise(seed, n).iter().map(|x| 6.0 * x).collect();
+        let (up, gy) = (noise(seed ^ 1, n), noise(seed ^ 2, n));
+        let (gate64, up64, gy64) = (wide(&gate), wide(&up), wide(&gy));
+        on_each_set(|_| {
+            let mut y = vec![0.0; n];
+            gated_gelu(&gate, &up, &mut y);
+            assert_close(&y, &twin::gated_gelu(&gate64, &up64), 2e-6, "y");
+            let (mut ggate, mut gup) = (vec![9.0; n], vec![9.0; n]);
+            gated_gelu_backward(&gate, &up, &gy, &mut ggate, &mut gup);
+            let by_gate = differences(&gate64, |gate| inner(&twin::gated_gelu(gate, &up64), &gy64));
+            let by_up = differences(&up64, |up| inner(&twin::gated_gelu(&gate64, up), &gy64));
+            assert_close(&ggate, &by_gate, 2e-6, "ggate");
+            assert_close(&gup, &by_up, 2e-6, "gup");
+        });
+    }
+
+    #[test]
+    fn cross_entropy_and_its_gradient_match_the_formula(n in 1usize..8, vocab in 1usize..60, seed: u64) {
+        let logits: Vec<f32> = noise(seed, n * vocab).iter().map(|x| 10.0 * x).collect();
+        let targets: Vec<u32> = (0..n).map(|i| ((seed >> 8) as usize + 7 * i) as u32 % vocab as u32).collect();
+        let logits64 = wide(&logits);
+        on_each_set(|_| {
+            let mut gradient = logits.clone();
+            let nll = cross_entropy(&mut gradient, &targets, vocab);
+            assert_close(&nll, &twin::nll(&logits64, &targets), 1e-6, "nll");
+            let wanted = differences(&logits64, |logits| twin::nll(logits, &targets).iter().sum());
+            assert_close(&gradient, &wanted, 1e-6, "gradient");
+            for (row, (&target, nll)) in logits.chunks(vocab).zip(targets.iter().zip(&nll)) {
+                assert!((log_softmax_at(row, target as usize) + nll).abs() <= 4e-6 * nll.max(1.0));
+                assert!(row.iter().all(|&x| x <= row[argmax(row)]));
+            }
+        });
+    }
+
+    #[test]
+    fn the_fused_output_loss_is_the_composed_one(n in 1usize..200, width in 1usize..40, vocab in 1usize..90, seed: u64) {
+        let (x, w) = (noise(seed, n * width), noise(seed ^ 1, vocab * width));
+        let targets: Vec<u32> = (0..n).map(|i| (seed.wrapping_add(i as u64 * 31) % vocab as u64) as u32).collect();
+        let head = PackedWeight::pack(&w, vocab, width, Precision::F32);
+        let fused = |n_threads| in_pool(n_threads, || {
+            let mut gx = vec![9.0; n * width];
+            let nll = linear_cross_entropy(&x, &head, &targets, Some(&mut gx));
+            (bits(&nll), bits(&gx))
+        });
+        let mut logits = vec![0.0; n * vocab];
+        head.forward(n, &x, &mut logits, false);
+        let nll = cross_entropy(&mut logits, &targets, vocab);
+        let mut gx = vec![0.0; n * width];
+        head.backward(n, &logits, &mut gx, false);
+        prop_assert_eq!(&fused(1), &(bits(&nll), bits(&gx)));
+        prop_assert_eq!(fused(1), fused(3));
+        let forward_only = PackedWeight::pack_forward(&w, vocab, width, Precision::F32);
+        prop_assert_eq!(bits(&linear_cross_entropy(&x, &forward_only, &targets, None)), bits(&nll));
+    }
+
+    #[test]
+    fn a_dropout_mask_depends_on_key_stream_and_place_alone(
+        n in 1usize..40_000, cut in 1usize..40_000, seed: u8, stream: u64,
+    ) {
+        let masked = |n: usize, stream: u64| {
+            let mut y = vec![9.0; n];
+            dropout(&vec![1.0; n], 1, 0.25, [seed; 32], stream, &mut y);
+            bits(&y)
+        };
+        let whole = in_pool(3, || masked(n, stream));
+        prop_assert_eq!(&whole[..cut.min(n)], &in_pool(1, || masked(cut.min(n), stream))[..]);
+        prop_assert!(n < 100 || whole != masked(n, stream ^ 1));
+    }
+}
+
+/// A batch of ragged sequences with gaps between their rows, as a cache has them.
+#[derive(Debug)]
+struct Case {
+    queries: Vec<Span>,
+    keys: Vec<Span>,
+    n_query_rows: usize,
+    n_key_rows: usize,
+    n_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    causal: bool,
+    bias: Option<(Vec<f32>, isize)>,
+    seed: u64,
+}
+
+impl Case {
+    fn shape(&self) -> AttentionShape<'_> {
+        AttentionShape {
+            queries: &self.queries,
+            keys: &self.keys,
+            n_heads: self.n_heads,
+            head_dim: self.head_dim,
+            scale: self.scale,
+            causal: self.causal,
+            bias: self
+                .bias
+                .as_ref()
+                .map(|(by_distance, min_distance)| RelativeBias {
+                    by_distance,
+                    min_distance: *min_distance,
+                }),
+        }
+    }
+
+    /// q, k, v and the gradient of the outputs.
+    fn tensors(&self) -> [Vec<f32>; 4] {
+        let width = self.n_heads * self.head_dim;
+        let (q, k) = (self.n_query_rows * width, self.n_key_rows * width);
+        [
+            noise(self.seed, q),
+            noise(self.seed ^ 1, k),
+            noise(self.seed ^ 2, k),
+            noise(self.seed ^ 3, q),
+        ]
+    }
+}
+
+fn laid_out(lengths: &[usize], gap: usize) -> (Vec<Span>, usize) {
+    let mut end = gap;
+    let spans = lengths.iter().map(|&len| {
+        let span = Span { start: end, len };
+        end += len + gap;
+        span
+    });
+    (spans.collect(), end)
+}
+
+/// Cases of up to three sequences whose lengths stay below the bounds.
+fn cases(max_queries: usize, max_keys: usize) -> impl Strategy<Value = Case> {
+    let lengths = prop::collection::vec((0..max_queries, 0..max_keys), 1..4);
+    (
+        lengths,
+        0usize..3,
+        1usize..4,
+        prop_oneof![1usize..7, Just(8), Just(33)],
+        any::<(bool, bool, bool, u64)>(),
+    )
+        .prop_map(
+            move |(lengths, gap, n_heads, head_dim, (scaled, causal, biased, seed))| {
+                let (queries, n_query_rows) =
+                    laid_out(&lengths.iter().map(|l| l.0).collect::<Vec<_>>(), gap);
+                let (keys, n_key_rows) =
+                    laid_out(&lengths.iter().map(|l| l.1).collect::<Vec<_>>(), gap);
+                let reach = max_queries + max_keys;
+                let bias = biased.then(|| {
+                    (
+                        noise(seed ^ 5, n_heads * (2 * reach + 1)),
+                        -(reach as isize),
+                    )
+                });
+                let scale = if scaled { 0.5 } else { 1.0 };
+                Case {
+                    queries,
+                    keys,
+                    n_query_rows,
+                    n_key_rows,
+                    n_heads,
+                    head_dim,
+                    scale,
+                    causal,
+                    bias,
+                    seed,
+                }
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(64)))]
+
+    #[test]
+    fn attention_matches_the_formula_and_leaves_other_rows_alone(case in cases(70, 70)) {
+        let ([q, k, v, _], shape) = (case.tensors(), case.shape());
+        let bias = case.bias.as_ref().map_or(vec![], |(bias, _)| wide(bias));
+        let mut wanted = twin::Attention { q: wide(&q), k: wide(&k), v: wide(&v), bias }.outputs(&shape);
+        let width = case.n_heads * case.head_dim;
+        for row in 0..case.n_query_rows {
+            if !case.queries.iter().any(|span| (span.start..span.start + span.len).contains(&row)) {
+                wanted[row * width..(row + 1) * width].fill(7.0);
+            }
+        }
+        on_each_set(|_| {
+            let (mut y, mut probs) = (vec![7.0; q.len()], vec![3.0; 5]);
+            attention(&q, &k, &v, shape, &mut y, Some(&mut probs));
+            assert_close(&y, &wanted, 1e-5, "y");
+            let mut without = vec![7.0; q.len()];
+            attention(&q, &k, &v, shape, &mut without, None);
+            assert_eq!(bits(&y), bits(&without));
+        });
+    }
+
+    #[test]
+    fn attention_gradients_match_finite_differences(case in cases(6, 6)) {
+        let ([q, k, v, gy], shape) = (case.tensors(), case.shape());
+        let bias = case.bias.as_ref().map_or(vec![], |(bias, _)| wide(bias));
+        let at = twin::Attention { q: wide(&q), k: wide(&k), v: wide(&v), bias };
+        let gy64 = wide(&gy);
+        let loss = |inputs: twin::Attention| inner(&inputs.outputs(&shape), &gy64);
+        let by_q = differences(&at.q, |x| loss(twin::Attention { q: x.to_vec(), ..at.clone() }));
+        let by_k = differences(&at.k, |x| loss(twin::Attention { k: x.to_vec(), ..at.clone() }));
+        let by_v = differences(&at.v, |x| loss(twin::Attention { v: x.to_vec(), ..at.clone() }));
+        let by_bias = differences(&at.bias, |x| loss(twin::Attention { bias: x.to_vec(), ..at.clone() }));
+        on_each_set(|_| {
+            let (mut y, mut probs) = (vec![0.0; q.len()], Vec::new());
+            attention(&q, &k, &v, shape, &mut y, Some(&mut probs));
+            let (mut gq, mut gk, mut gv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
+            let mut gbias = vec![1.0; by_bias.len()];
+            let wanted = case.bias.is_some().then_some(&mut gbias[..]);
+            attention_backward(&q, &k, &v, shape, &probs, &gy, &mut gq, &mut gk, &mut gv, wanted);
+            assert_close(&gq, &by_q, 1e-5, "gq");
+            assert_close(&gk, &by_k, 1e-5, "gk");
+            assert_close(&gv, &by_v, 1e-5, "gv");
+            gbias.iter_mut().for_each(|g| *g -= 1.0);
+            assert_close(&gbias, &by_bias, 1e-5, "gbias");
+        });
+    }
+
+    #[test]
+    fn attention_has_the_same_bits_on_any_threads(case in cases(130, 130)) {
+        let ([q, k, v, gy], shape) = (case.tensors(), case.shape());
+        let run = |n_threads| in_pool(n_threads, || {
+            let (mut y, mut probs) = (vec![0.0; q.len()], Vec::new());
+            attention(&q, &k, &v, shape, &mut y, Some(&mut probs));
+            let (mut gq, mut gk, mut gv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
+            let mut gbias = vec![0.0; case.bias.as_ref().map_or(0, |(bias, _)| bias.len())];
+            let wanted = case.bias.is_some().then_some(&mut gbias[..]);
+            attention_backward(&q, &k, &v, shape, &probs, &gy, &mut gq, &mut gk, &mut gv, wanted);
+            [y, gq, gk, gv, gbias].map(|x| bits(&x))
+        });
+        prop_assert_eq!(run(1), run(4));
+    }
+
+    #[test]
+    fn decoding_step_by_step_has_the_bits_of_the_whole_sequence(
+        len in 1usize..80, head_dim in 1usize..70, n_heads in 1usize..3, biased: bool, seed: u64,
+    ) {
+        let width = n_heads * head_dim;
+        let (q, k, v) = (noise(seed, len * width), noise(seed ^ 1, len * width), noise(seed ^ 2, len * width));
+        let by_distance = noise(seed ^ 3, n_heads * 80);
+        let bias = biased.then_some(RelativeBias { by_distance: &by_distance, min_distance: -79 });
+        on_each_set(|_| {
+            let spans = [Span { start: 0, len }];
+            let shape =
+                AttentionShape { queries: &spans, keys: &spans, n_heads, head_dim, scale: 1.0, causal: true, bias };
+            let mut whole = vec![0.0; len * width];
+            attention(&q, &k, &v, shape, &mut whole, None);
+            for step in [0, len / 2, len - 1] {
+                let (query, keys) = ([Span { start: 0, len: 1 }], [Span { start: 0, len: step + 1 }]);
+                let row = step * width..(step + 1) * width;
+                let mut y = vec![0.0; width];
+                let shape = AttentionShape { queries: &query, keys: &keys, ..shape };
+                attention(&q[row.clone()], &k, &v, shape, &mut y, None);
+                assert_eq!(bits(&y), bits(&whole[row]));
+            }
+        });
+    }
+}
+
+#[test]
+#[should_panic(expected = "key spans overlap")]
+fn gradients_of_shared_keys_are_refused() {
+    let (queries, keys) = (
+        [Span { start: 0, len: 1 }, Span { start: 1, len: 1 }],
+        [Span { start: 0, len: 1 }; 2],
+    );
+    let shape = AttentionShape {
+        queries: &queries,
+        keys: &keys,
+        n_heads: 1,
+        head_dim: 1,
+        scale: 1.0,
+        causal: false,
+        bias: None,
+    };
+    let (q, k) = ([1.0; 2], [1.0; 1]);
+    let (mut gq, mut gk, mut gv) = ([0.0; 2], [0.0; 1], [0.0; 1]);
+    attention_backward(
+        &q, &k, &k, shape, &[1.0; 2], &q, &mut gq, &mut gk, &mut gv, None,
+    );
+}
