@@ -109,6 +109,7 @@ pub struct Learner {
     step: u64,
     pass: u64,
     counters: Counters,
+    memory_losses: Vec<f64>,
 }
 
 impl Learner {
@@ -131,6 +132,7 @@ impl Learner {
             step: 0,
             pass: 0,
             counters: Counters::default(),
+            memory_losses: Vec::new(),
         }
     }
 
@@ -168,7 +170,9 @@ impl Learner {
     /// is returned unscaled.
     pub fn memory_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
         self.counters.memory_rows += batch.n_rows() as u64;
-        self.mean_gradient(batch, scale)
+        let loss = self.mean_gradient(batch, scale)?;
+        self.memory_losses.push(loss);
+        Ok(loss)
     }
 
     /// The clipped gradient of `scale` times the mean over all target tokens; the loss is returned unscaled.
@@ -245,6 +249,11 @@ impl Learner {
     /// The rate of the next learning step.
     pub fn next_rate(&self) -> f64 {
         self.schedule.rate(self.step)
+    }
+
+    /// The unscaled losses of all memory steps since they were last taken.
+    pub fn take_memory_losses(&mut self) -> Vec<f64> {
+        std::mem::take(&mut self.memory_losses)
     }
 
     /// What training has cost so far.

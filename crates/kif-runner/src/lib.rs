@@ -1,5 +1,8 @@
 //! Where everything meets: the learner, the methods, and the runs that compare them.
 //!
+//! [`run`](run::run) carries out a [`Protocol`](protocol::Protocol) cell by cell and leaves a [`Record`](record::Record)
+//! of each; [`report`] makes tables of them. [`learn`](learn::learn) adds one task to an adapter.
+//!
 //! A [`Learner`] owns a model, its optimizer and its schedule. A [`Method`](methods::Method) owns the learning step:
 //! it reads a [`TaskView`] and batches, and decides what becomes of the learner's parameters.
 
@@ -10,6 +13,22 @@ pub mod methods;
 pub mod schedule;
 pub mod state;
 pub mod task_view;
+
+pub mod atomic;
+pub mod checkpoint;
+pub mod codec;
+pub mod embedded;
+pub mod evaluate;
+pub mod failure;
+pub mod learn;
+pub mod lock;
+pub mod pretrain;
+pub mod progress;
+pub mod protocol;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod signal;
 
 pub use adamw::{AdamW, OptimizerConfig};
 pub use error::{NonFinite, Quantity, SettingError};

@@ -1,0 +1,100 @@
+//! `kif bench`: methods x orders x seeds on a stream of tasks.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use kif_runner::methods::MethodConfig;
+use kif_runner::protocol::Protocol;
+use kif_runner::signal::StopFlag;
+use kif_runner::{report, run as runs};
+
+use super::common::{ComputeArguments, check_out_folder, print};
+
+/// Arguments of `kif bench`. What is not given stays as the protocol has it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// quick, standard, long, superni, or a RON file
+    #[arg(default_value = "quick")]
+    protocol: String,
+    /// Base model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Folder of the task files
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Methods, or `all`
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    methods: Option<Vec<String>>,
+    /// Orders of the stream, from 1
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    orders: Option<Vec<usize>>,
+    /// Seeds
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    seeds: Option<Vec<u64>>,
+    /// Passes over a task's rows
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Peak learning rate
+    #[arg(long, value_name = "X")]
+    lr: Option<f64>,
+    /// Training rows of a task: a fixed, class-balanced choice
+    #[arg(long, value_name = "N")]
+    limit_train: Option<usize>,
+    /// Test rows of a task: a fixed, class-balanced choice
+    #[arg(long, value_name = "N")]
+    limit_test: Option<usize>,
+    /// Longest prompt in tokens, end token included
+    #[arg(long, value_name = "N")]
+    max_input: Option<usize>,
+    /// Run directory; running again goes on where it stopped [default: runs/<protocol>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    compute: ComputeArguments,
+}
+
+/// Runs what is missing, then prints the table.
+pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
+    let mut protocol = Protocol::load(&arguments.protocol)?;
+    arguments.change(&mut protocol)?;
+    let protocol = protocol.canonical();
+    protocol.check()?;
+    let out = arguments.out.unwrap_or_else(|| Path::new("runs").join(&protocol.name));
+    check_out_folder(&out)?;
+    runs::run(&protocol, &out, stop)?;
+    print(&report::terminal(&out)?)
+}
+
+impl Arguments {
+    /// Puts the flags that were given into the protocol.
+    fn change(&self, protocol: &mut Protocol) -> Result<()> {
+        fn put<T: Clone>(place: &mut T, given: &Option<T>) {
+            if let Some(value) = given {
+                place.clone_from(value);
+            }
+        }
+        fn put_some<T: Clone>(place: &mut Option<T>, given: &Option<T>) {
+            if given.is_some() {
+                place.clone_from(given);
+            }
+        }
+        put_some(&mut protocol.model, &self.model);
+        put_some(&mut protocol.data, &self.data);
+        put(&mut protocol.orders, &self.orders);
+        put(&mut protocol.seeds, &self.seeds);
+        put(&mut protocol.training.epochs, &self.epochs);
+        put(&mut protocol.training.lr, &self.lr);
+        put_some(&mut protocol.limits.train_rows, &self.limit_train);
+        put_some(&mut protocol.limits.test_rows, &self.limit_test);
+        put(&mut protocol.limits.max_input, &self.max_input);
+        match self.methods.as_deref() {
+            Some([all]) if all == "all" => {
+                protocol.methods = MethodConfig::all().iter().map(|m| m.name().to_owned()).collect();
+            }
+            Some(names) => protocol.methods = names.to_vec(),
+            None => {}
+        }
+        protocol.compute = self.compute.apply(protocol.compute)?;
+        Ok(())
+    }
+}

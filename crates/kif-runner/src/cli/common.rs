@@ -1,0 +1,98 @@
+//! What several commands share: where to compute, which model, and how to print.
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use kif_model::{Adapter, LanguageModel, LoraConfig, Trainable};
+use kif_runner::failure::{BadInput, OrBadInput};
+use kif_runner::protocol::{Compute, Device, Precision};
+use kif_runner::run::model_options;
+
+/// What to compute on.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Computing")]
+pub(crate) struct ComputeArguments {
+    /// Where to compute [default: cpu]
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+    /// Number format of the frozen base: f32, bf16 on the CPU, f16 on CUDA [default: f32]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+    /// Threads; results do not depend on it [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    threads: Option<u64>,
+}
+
+impl ComputeArguments {
+    /// `settings` with what was given on the command line, and as many threads as they say.
+    pub(crate) fn apply(&self, settings: Compute) -> Result<Compute> {
+        let compute = Compute {
+            device: self.device.unwrap_or(settings.device),
+            precision: self.precision.unwrap_or(settings.precision),
+            threads: self.threads.map(|n| n as usize).or(settings.threads),
+        };
+        if let Some(threads) = compute.threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build_global().context("starting threads")?;
+        }
+        Ok(compute)
+    }
+}
+
+/// A base with an adapter on it.
+pub(crate) struct Loaded {
+    /// The model; its trainable parameters are the adapter.
+    pub(crate) model: Box<dyn LanguageModel>,
+    /// The adapter's settings.
+    pub(crate) lora: LoraConfig,
+}
+
+/// Loads a base with the adapter of a directory, or with a fresh one of `fresh`, drawn from `seed`.
+pub(crate) fn load(
+    base: &Path,
+    adapter: Option<&Path>,
+    fresh: LoraConfig,
+    compute: &Compute,
+    seed: u64,
+) -> Result<Loaded> {
+    let stored = adapter
+        .map(|dir| Adapter::read(dir).or_bad_input(|| format!("reading adapter {}", dir.display())))
+        .transpose()?;
+    let lora = stored.as_ref().map_or(fresh, |adapter| adapter.config.clone());
+    let options = model_options(compute, Trainable::Adapter(lora.clone()), seed);
+    let mut model = kif_model::load(base, &options).or_bad_input(|| format!("loading model {}", base.display()))?;
+    if let (Some(stored), Some(dir)) = (stored, adapter) {
+        let params = stored.into_params(model.layout());
+        let params = params.or_bad_input(|| format!("fitting adapter {} to model {}", dir.display(), base.display()))?;
+        model.set_params(&params).or_bad_input(|| format!("loading adapter {}", dir.display()))?;
+    }
+    Ok(Loaded { model, lora })
+}
+
+/// Prints results to stdout. A reader that has gone away (a pipe into `head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to stdout"),
+    }
+}
+
+/// Fails early where a folder to write into cannot be one.
+pub(crate) fn check_out_folder(out: &Path) -> Result<()> {
+    if out.exists() && !out.is_dir() {
+        return Err(BadInput(format!("--out {}: there is a file of that name", out.display())).into());
+    }
+    Ok(())
+}
+
+/// Parses a count that must not be 0.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n >= 1 => Ok(n),
+        Ok(_) => Err("expected at least 1".into()),
+        Err(error) => Err(format!("{error}")),
+    }
+}

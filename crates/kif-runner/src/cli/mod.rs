@@ -1,0 +1,54 @@
+//! The commands of `kif`: one file each, arguments first, then what they do.
+
+mod bench;
+mod common;
+mod inspect;
+mod learn;
+mod merge;
+mod pretrain;
+mod report;
+mod score;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use kif_runner::signal::StopFlag;
+
+/// Continual learning of language models with Recurrent-KIF: learn task after task with one adapter, forget little.
+#[derive(Debug, Parser)]
+#[command(name = "kif", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run methods x orders x seeds on a stream of tasks, and report
+    Bench(bench::Arguments),
+    /// Learn one task, on top of an adapter if one is given
+    Learn(learn::Arguments),
+    /// Answer the rows of a file and score the answers
+    Score(score::Arguments),
+    /// Write losses and gradients of a file, for comparison with other tools
+    Inspect(inspect::Arguments),
+    /// Train a small base on text and on pairs of input and output
+    Pretrain(pretrain::Arguments),
+    /// Fold an adapter into its base
+    Merge(merge::Arguments),
+    /// Rebuild the report of a run from its records
+    Report(report::Arguments),
+}
+
+/// Carries out a command.
+pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
+    match arguments.command {
+        Command::Bench(arguments) => bench::run(arguments, stop),
+        Command::Learn(arguments) => learn::run(arguments, stop),
+        Command::Score(arguments) => score::run(arguments, stop),
+        Command::Inspect(arguments) => inspect::run(arguments, stop),
+        Command::Pretrain(arguments) => pretrain::run(arguments, stop),
+        Command::Merge(arguments) => merge::run(arguments, stop),
+        Command::Report(arguments) => report::run(arguments),
+    }
+}

@@ -1,0 +1,125 @@
+//! `kif score`: answers for the rows of a file, and how good they are.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use kif_data::{Limits, Row, read_rows};
+use kif_model::LoraConfig;
+use kif_runner::codec::Codec;
+use kif_runner::evaluate::{Evaluation, EvaluationOptions, TestSet, evaluate};
+use kif_runner::failure::BadInput;
+use kif_runner::progress::Progress;
+use kif_runner::protocol::{Compute, ScoreKind};
+use kif_runner::signal::StopFlag;
+use kif_runner::atomic;
+use serde::Serialize;
+
+use super::common::{ComputeArguments, at_least_one, load, print};
+
+/// Arguments of `kif score`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Base model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Adapter in PEFT layout; without one, the base alone
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Rows: JSON Lines or a JSON array; nothing is cut
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Where answers go, a JSON line a row
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
+    max_new_tokens: usize,
+    /// exact: what the model writes; labels: the likeliest label
+    #[arg(long, value_enum, default_value_t = Score::Exact)]
+    score: Score,
+    /// Labels to choose among [default: all first references of the file]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    labels: Option<Vec<String>>,
+    /// Rows that go through the model at once; results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_one)]
+    batch_size: usize,
+    #[command(flatten)]
+    compute: ComputeArguments,
+}
+
+/// How answers are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Score {
+    /// What the model writes.
+    Exact,
+    /// The likeliest label.
+    Labels,
+}
+
+/// A line of the output file.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    prediction: &'a str,
+    references: &'a [String],
+    exact: bool,
+    rouge_l: f64,
+}
+
+/// Answers all rows, writes them, prints the totals.
+pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
+    let compute = arguments.compute.apply(Compute::default())?;
+    let rows = read_rows(&arguments.data)?;
+    let codec = Codec::of_model(&arguments.model)?;
+    let score = match arguments.score {
+        Score::Exact => ScoreKind::Exact,
+        Score::Labels => ScoreKind::Labels,
+    };
+    if arguments.labels.is_some() && score != ScoreKind::Labels {
+        return Err(BadInput("--labels needs --score labels".into()).into());
+    }
+    let limits = Limits { max_input: usize::MAX, max_target: usize::MAX };
+    let test = TestSet::new(&rows, &codec, limits, score, arguments.labels)?;
+    let model = load(&arguments.model, arguments.adapter.as_deref(), LoraConfig::default(), &compute, 1)?.model;
+    let options = EvaluationOptions {
+        score,
+        max_new_tokens: arguments.max_new_tokens,
+        batch_tokens: usize::MAX,
+        batch_rows: arguments.batch_size,
+    };
+    let mut progress = Progress::new(rows.len() as u64);
+    progress.label(format!("scoring {}", arguments.data.display()));
+    let evaluation =
+        evaluate(model.as_ref(), &codec, &test, &options, stop, |n| progress.advance(n as u64))?;
+    progress.finish();
+    if let Some(out) = &arguments.out {
+        atomic::write(out, lines(&rows, &test, &evaluation)?.as_bytes())?;
+    }
+    print(&totals(&evaluation))
+}
+
+fn lines(rows: &[Row], test: &TestSet, evaluation: &Evaluation) -> Result<String> {
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        let line = Line {
+            id: &row.id,
+            prediction: &evaluation.predictions[i],
+            references: &test.references[i],
+            exact: evaluation.correct[i],
+            rouge_l: evaluation.rouge_l[i],
+        };
+        writeln!(text, "{}", serde_json::to_string(&line)?)?;
+    }
+    Ok(text)
+}
+
+fn totals(evaluation: &Evaluation) -> String {
+    let right = evaluation.correct.iter().filter(|&&c| c).count();
+    format!(
+        "rows     {}\nexact    {:.4} ({right} right)\nrouge_l  {:.4}\n",
+        evaluation.correct.len(),
+        evaluation.accuracy(),
+        evaluation.mean_rouge_l(),
+    )
+}

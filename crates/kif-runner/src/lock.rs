@@ -1,0 +1,303 @@
+//! What a run was made of, so that it is never continued with something else, and one writer at a time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use fd_lock::{RwLock, RwLockWriteGuard};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::BadInput;
+use crate::protocol::{Compute, Device, Precision, Protocol};
+
+/// The content of `lock.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// The program.
+    pub program: Program,
+    /// What it computes on.
+    pub compute: Compute,
+    /// blake3 of every data file, by its path inside the data folder.
+    pub data: BTreeMap<String, String>,
+    /// blake3 of every file of the base, tokenizer included, by its path inside the model folder.
+    pub model: BTreeMap<String, String>,
+    /// Every setting that results depend on, as RON; methods, orders and seeds are not among them, since a run may
+    /// grow.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A program by its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// Version of the package.
+    pub version: String,
+    /// Commit that it was built from, or `unknown`.
+    pub git_commit: String,
+}
+
+impl Program {
+    /// This program.
+    pub fn this() -> Self {
+        let commit = std::env::var("KIF_GIT_COMMIT").ok().or_else(|| option_env!("KIF_GIT_COMMIT").map(str::to_owned));
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            git_commit: commit.filter(|c| !c.is_empty()).unwrap_or_else(|| "unknown".to_owned()),
+        }
+    }
+}
+
+/// A run that was made of something else.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct LockChanged {
+    /// The run's directory.
+    pub run: PathBuf,
+    /// What differs.
+    pub differences: Vec<Difference>,
+}
+
+/// One thing that differs between a run and what it would be continued with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is.
+    pub what: String,
+    /// As the run has it.
+    pub was: Option<String>,
+    /// As it would be now.
+    pub now: Option<String>,
+}
+
+impl fmt::Display for LockChanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {} was made of something else; use another --out, or remove it:", self.run.display())?;
+        for Difference { what, was, now } in &self.differences {
+            let text = |side: &Option<String>| side.clone().unwrap_or_else(|| "not there".to_owned());
+            write!(f, "\n  {what}: was {}, is {}", text(was), text(now))?;
+        }
+        Ok(())
+    }
+}
+
+impl Lock {
+    /// Reads all files and notes what they are.
+    pub fn new(protocol: &Protocol, data: &Inventory, model: &Inventory) -> Result<Self> {
+        Ok(Self {
+            program: Program::this(),
+            compute: protocol.compute,
+            data: data.hashes()?,
+            model: model.hashes()?,
+            settings: settings(protocol),
+        })
+    }
+
+    /// The lock of a run, if it has one.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let lock = serde_json::from_str(&text).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
+        Ok(Some(lock))
+    }
+
+    /// What differs from `now` in a way that results depend on. Threads and the commit are only noted.
+    pub fn differences(&self, now: &Self) -> Vec<Difference> {
+        let mut all = Vec::new();
+        let mut compare = |what: String, was: Option<String>, now: Option<String>| {
+            if was != now {
+                all.push(Difference { what, was, now });
+            }
+        };
+        let one = |lock: &Lock| {
+            let Compute { device, precision, .. } = lock.compute;
+            (device_name(device), precision_name(precision), lock.program.version.clone())
+        };
+        let ((device, precision, version), (device_now, precision_now, version_now)) = (one(self), one(now));
+        compare("program version".into(), Some(version), Some(version_now));
+        compare("device".into(), Some(device.into()), Some(device_now.into()));
+        compare("precision".into(), Some(precision.into()), Some(precision_now.into()));
+        let parts = [("data file", &self.data, &now.data), ("model file", &self.model, &now.model)];
+        // A run that grows by an order may read more files: only those that both know are compared.
+        for (part, was, now) in parts {
+            for (name, hash) in was {
+                if let Some(hash_now) = now.get(name) {
+                    compare(format!("{part} {name}"), Some(hash.clone()), Some(hash_now.clone()));
+                }
+            }
+        }
+        for name in self.settings.keys().chain(now.settings.keys().filter(|k| !self.settings.contains_key(*k))) {
+            let (was, is) = (self.settings.get(name), now.settings.get(name));
+            // Methods may be added; those that both know must agree.
+            if name.starts_with("method ") && (was.is_none() || is.is_none()) {
+                continue;
+            }
+            compare(name.clone(), was.cloned(), is.cloned());
+        }
+        all
+    }
+
+    /// This lock with what only `earlier` knows: files of other orders and settings of other methods.
+    pub fn merged_with(mut self, earlier: Self) -> Self {
+        let keep = |mine: &mut BTreeMap<String, String>, theirs: BTreeMap<String, String>| {
+            for (name, value) in theirs {
+                mine.entry(name).or_insert(value);
+            }
+        };
+        keep(&mut self.data, earlier.data);
+        keep(&mut self.model, earlier.model);
+        keep(&mut self.settings, earlier.settings);
+        self
+    }
+}
+
+/// Files that belong together, by their path inside a root.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    root: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+impl Inventory {
+    /// `files` lie under `root`.
+    pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
+        Self { root: root.to_owned(), files }
+    }
+
+    fn hashes(&self) -> Result<BTreeMap<String, String>> {
+        let mut hashes = BTreeMap::new();
+        for path in &self.files {
+            let name = path.strip_prefix(&self.root).unwrap_or(path);
+            hashes.insert(name.to_string_lossy().replace('\\', "/"), hash_of(path)?);
+        }
+        Ok(hashes)
+    }
+}
+
+/// blake3 of a file, in hexadecimal digits.
+pub fn hash_of(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).with_context(|| format!("reading {}", path.display()))? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            n => hasher.update(&buffer[..n]),
+        };
+    }
+}
+
+/// Settings that results depend on, by name.
+fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
+    fn text(value: &impl Serialize) -> String {
+        ron::to_string(value).expect("settings have nothing that RON lacks")
+    }
+    let p = protocol;
+    let mut all = BTreeMap::from([
+        ("stream".to_owned(), text(&p.stream)),
+        ("training".to_owned(), text(&p.training)),
+        ("adapter".to_owned(), text(&p.adapter)),
+        ("memory".to_owned(), text(&p.memory)),
+        ("limits".to_owned(), text(&p.limits)),
+    ]);
+    // Batches of an evaluation change nothing but its speed.
+    let evaluation = crate::protocol::EvaluationSettings { batch_tokens: 0, ..p.evaluation.clone() };
+    all.insert("evaluation".to_owned(), text(&evaluation));
+    for name in &p.methods {
+        if let Some(config) = p.method(name) {
+            all.insert(format!("method {name}"), text(&config));
+        }
+    }
+    all
+}
+
+fn device_name(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda => "cuda",
+    }
+}
+
+fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+        Precision::F16 => "f16",
+    }
+}
+
+/// Keeps other processes from writing into the same folder.
+pub struct Writer {
+    file: RwLock<File>,
+    folder: PathBuf,
+}
+
+impl Writer {
+    /// Opens the lock file of a folder, making both where needed.
+    pub fn of_folder(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+        let path = folder.join(".writer");
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { file: RwLock::new(file), folder: folder.to_owned() })
+    }
+
+    /// Becomes the only writer until the guard is dropped, or says who is.
+    pub fn hold(&mut self) -> Result<RwLockWriteGuard<'_, File>> {
+        let mut pid = String::new();
+        // The number is for people: reading it may fail without harm.
+        if let Ok(path) = File::open(self.folder.join(".writer")) {
+            let _ = path.take(20).read_to_string(&mut pid);
+        }
+        match self.file.try_write() {
+            Ok(mut guard) => {
+                guard.set_len(0)?;
+                guard.rewind()?;
+                write!(guard, "{}", std::process::id())?;
+                Ok(guard)
+            }
+            Err(_) => bail!("{} is being written by process {}", self.folder.display(), pid.trim()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_writer_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut one, mut two) = (Writer::of_folder(folder.path()).unwrap(), Writer::of_folder(folder.path()).unwrap());
+        let guard = one.hold().unwrap();
+        let message = two.hold().map(drop).unwrap_err().to_string();
+        assert!(message.contains(&std::process::id().to_string()), "{message}");
+        drop(guard);
+        two.hold().map(drop).unwrap();
+    }
+
+    #[test]
+    fn results_that_cannot_change_are_not_compared() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.json");
+        std::fs::write(&file, "[]").unwrap();
+        let inventory = Inventory::new(folder.path(), vec![file.clone()]);
+        let mut protocol = Protocol::load("quick").unwrap();
+        let lock = |p: &Protocol| Lock::new(p, &inventory, &Inventory::default()).unwrap();
+        let was = lock(&protocol);
+        protocol.compute.threads = Some(7);
+        protocol.seeds.push(99);
+        protocol.methods.pop();
+        protocol.methods.push("halve".into());
+        assert_eq!(was.differences(&lock(&protocol)), []);
+        protocol.training.lr = 0.5;
+        protocol.compute.precision = Precision::Bf16;
+        std::fs::write(&file, "[1]").unwrap();
+        let changed: Vec<String> = was.differences(&lock(&protocol)).into_iter().map(|d| d.what).collect();
+        assert_eq!(changed, ["precision", "data file a.json", "training"]);
+    }
+}

@@ -1,0 +1,543 @@
+//! What a benchmark runs: stream, base, methods, orders, seeds and every setting, as a RON file.
+//!
+//! A protocol is checked once, when it is loaded; what a run writes into its directory has every default in it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kif_data::{Layout, MemoryPolicy, Stream};
+use kif_model::LoraConfig;
+use ron::extensions::Extensions;
+use serde::{Deserialize, Serialize};
+
+use crate::adamw::OptimizerConfig;
+use crate::learner::{Accumulate, LearnerConfig};
+use crate::methods::MethodConfig;
+
+/// Protocols that the program brings along, by name.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("quick", include_str!("../protocols/quick.ron")),
+    ("standard", include_str!("../protocols/standard.ron")),
+    ("long", include_str!("../protocols/long.ron")),
+    ("superni", include_str!("../protocols/superni.ron")),
+];
+
+/// A benchmark: methods x orders x seeds on one stream, from one base.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Protocol {
+    /// Its name, and that of its run directory unless another is given.
+    pub name: String,
+    /// The tasks and their orders.
+    pub stream: StreamSource,
+    /// Folder of the task files; not needed by `embedded`.
+    #[serde(default)]
+    pub data: Option<PathBuf>,
+    /// Folder of the base in Hugging Face layout; without one, the base that the program brings along.
+    #[serde(default)]
+    pub model: Option<PathBuf>,
+    /// Names of the methods, built-in or from `own_methods`.
+    pub methods: Vec<String>,
+    /// Settings of methods by the names used in `methods`; they go before built-in ones.
+    #[serde(default)]
+    pub own_methods: BTreeMap<String, MethodConfig>,
+    /// Orders of the stream, counted from 1.
+    #[serde(default = "first_order")]
+    pub orders: Vec<usize>,
+    /// Seeds of adapter, shuffling, memory and dropout.
+    pub seeds: Vec<u64>,
+    /// How a task is learned.
+    #[serde(default)]
+    pub training: Training,
+    /// The adapter.
+    #[serde(default)]
+    pub adapter: AdapterSettings,
+    /// What is kept of earlier tasks.
+    #[serde(default)]
+    pub memory: Memory,
+    /// How predictions are made and scored.
+    #[serde(default)]
+    pub evaluation: EvaluationSettings,
+    /// Where rows and tasks are cut.
+    #[serde(default)]
+    pub limits: LimitSettings,
+    /// What it runs on.
+    #[serde(default)]
+    pub compute: Compute,
+    /// Minutes between two saves inside a task; every task ends with one in any case.
+    #[serde(default = "ten_minutes")]
+    pub save_minutes: f64,
+}
+
+/// Where tasks and orders come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum StreamSource {
+    /// The small stream that the program brings along.
+    Embedded,
+    /// A published benchmark: `standard`, `long` or `superni`.
+    Builtin(String),
+    /// Tasks of your own.
+    Own {
+        /// How the files under `data` are laid out.
+        layout: Layout,
+        /// Task names, an order a line.
+        orders: Vec<Vec<String>>,
+    },
+}
+
+/// How a task is learned; the defaults are the published settings, except that losses are means over tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// Passes over a task's rows (published: 10).
+    pub epochs: u64,
+    /// Rows of an optimizer step (published: 8).
+    pub batch_size: usize,
+    /// Whether the loss is one mean over the batch's target tokens or a mean of micro-batch means (published).
+    pub accumulate: Accumulate,
+    /// Rows of a micro-batch under `accumulate: batches` (published: 2).
+    pub micro_rows: usize,
+    /// Most tokens that go through the model at once under `accumulate: tokens`.
+    pub micro_tokens: usize,
+    /// Peak learning rate (published: 3e-4).
+    pub lr: f64,
+    /// Steps of linear warm-up (published: 50).
+    pub warmup_steps: u64,
+    /// Largest norm of the gradient (published: 1).
+    pub clip: f32,
+}
+
+/// The adapter; the defaults are the published settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdapterSettings {
+    /// Rank R (published: 8).
+    pub rank: usize,
+    /// Numerator of the scale alpha / rank (published: 32).
+    pub alpha: f32,
+    /// Share of the inputs of A that is dropped in training (published: 0.05).
+    pub dropout: f32,
+    /// Modules that get an adapter, by PEFT name (published: q and v).
+    pub targets: Vec<String>,
+}
+
+/// What is kept of every task for those after it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Share of a task's training rows (published: 0.02).
+    pub fraction: f64,
+    /// Which rows (published: class_balanced).
+    pub policy: MemoryPolicy,
+}
+
+/// How predictions are made and scored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSettings {
+    /// The score of a task.
+    pub score: ScoreKind,
+    /// Other scores for some tasks, by task name.
+    pub score_of: BTreeMap<String, ScoreKind>,
+    /// Longest prediction in tokens (published: 128).
+    pub max_new_tokens: usize,
+    /// Prompt tokens that go through the model at once; results do not depend on it.
+    pub batch_tokens: usize,
+}
+
+/// What counts as a good answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreKind {
+    /// The greedy continuation equals a reference, trimmed and in lower case (published).
+    #[default]
+    Exact,
+    /// The likeliest of the task's labels equals the reference: knowledge without format.
+    Labels,
+    /// ROUGE-L F1 of the greedy continuation against the best reference.
+    RougeL,
+}
+
+/// Where rows and tasks are cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Longest prompt in tokens, end token included (published: 1024).
+    pub max_input: usize,
+    /// Longest training target in tokens, end token included (published: 128).
+    pub max_target: usize,
+    /// Training rows of a task: a fixed, class-balanced choice.
+    pub train_rows: Option<usize>,
+    /// Test rows of a task: a fixed, class-balanced choice.
+    pub test_rows: Option<usize>,
+}
+
+/// What a run computes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// Number format of the frozen base: f32, bf16 (CPU) or f16 (CUDA).
+    pub precision: Precision,
+    /// Threads; all cores without a number. Results do not depend on it.
+    pub threads: Option<usize>,
+}
+
+/// A device by its name on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first NVIDIA accelerator.
+    Cuda,
+}
+
+/// A number format by its name on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits everywhere.
+    #[default]
+    F32,
+    /// bfloat16 for products with the frozen base, on the CPU.
+    Bf16,
+    /// float16 for products with the frozen base, on CUDA.
+    F16,
+}
+
+/// Why a protocol cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolError {
+    /// Neither a built-in name nor a file.
+    #[error("protocol {name}: no such file and no built-in protocol ({})", known.join(", "))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The built-in names.
+        known: Vec<&'static str>,
+    },
+    /// The file cannot be read.
+    #[error("protocol {path}: {error}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The file is not a protocol.
+    #[error("protocol {path}, line {line}, column {column}: {message}")]
+    Syntax {
+        /// The file, or the name of a built-in one.
+        path: String,
+        /// Line of the problem, from 1.
+        line: usize,
+        /// Column of the problem, from 1.
+        column: usize,
+        /// The problem.
+        message: String,
+    },
+    /// A value outside its range.
+    #[error("protocol {protocol}: {field} is {value}, expected {expected}")]
+    Value {
+        /// Name of the protocol.
+        protocol: String,
+        /// Path of the field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        let LearnerConfig { optimizer, accumulate, micro_rows, micro_tokens, .. } = LearnerConfig::default();
+        let OptimizerConfig { lr, warmup_steps, clip, .. } = optimizer;
+        Self { epochs: 10, batch_size: 8, accumulate, micro_rows, micro_tokens, lr, warmup_steps, clip }
+    }
+}
+
+impl Default for AdapterSettings {
+    fn default() -> Self {
+        let LoraConfig { rank, alpha, dropout, targets } = LoraConfig::default();
+        Self { rank, alpha, dropout, targets }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { fraction: 0.02, policy: MemoryPolicy::ClassBalanced }
+    }
+}
+
+impl Default for EvaluationSettings {
+    fn default() -> Self {
+        Self { score: ScoreKind::Exact, score_of: BTreeMap::new(), max_new_tokens: 128, batch_tokens: 4096 }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { max_input: 1024, max_target: 128, train_rows: None, test_rows: None }
+    }
+}
+
+impl Protocol {
+    /// A built-in protocol by its name, or the file of that path. Not yet checked: flags may still change it.
+    pub fn load(name_or_path: &str) -> Result<Self, ProtocolError> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            return Self::parse(name, text);
+        }
+        let path = Path::new(name_or_path);
+        if !path.exists() {
+            let known = BUILT_IN.map(|(name, _)| name).to_vec();
+            return Err(ProtocolError::Unknown { name: name_or_path.to_owned(), known });
+        }
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ProtocolError::Unreadable { path: name_or_path.to_owned(), error })?;
+        Self::parse(name_or_path, &text)
+    }
+
+    /// Reads a protocol from RON; `path` is for messages.
+    pub fn parse(path: &str, text: &str) -> Result<Self, ProtocolError> {
+        ron_options().from_str(text).map_err(|error| ProtocolError::Syntax {
+            path: path.to_owned(),
+            line: error.span.start.line,
+            column: error.span.start.col,
+            message: error.code.to_string(),
+        })
+    }
+
+    /// The protocol as RON, every default written out, the settings of every method included.
+    pub fn to_ron(&self) -> String {
+        let mut resolved = self.clone();
+        resolved.own_methods = self.methods.iter().filter_map(|m| Some((m.clone(), self.method(m)?))).collect();
+        let pretty = ron::ser::PrettyConfig::new().struct_names(false);
+        let text = ron_options().to_string_pretty(&resolved, pretty).expect("a protocol has nothing that RON lacks");
+        format!("{text}\n")
+    }
+
+    /// The settings of a method by its name here.
+    pub fn method(&self, name: &str) -> Option<MethodConfig> {
+        self.own_methods.get(name).cloned().or_else(|| MethodConfig::by_name(name))
+    }
+
+    /// Replaces other names of built-in methods by the ones that records use (`kif` by `kif-paper`).
+    pub fn canonical(mut self) -> Self {
+        for name in &mut self.methods {
+            if let (false, Some(config)) = (self.own_methods.contains_key(name), MethodConfig::by_name(name)) {
+                *name = config.name().to_owned();
+            }
+        }
+        self
+    }
+
+    /// This protocol with the methods, orders and seeds that `earlier` has beside its own: what a run holds after it.
+    pub fn grown_from(&self, earlier: &Self) -> Self {
+        fn join<T: Clone + PartialEq>(earlier: &[T], now: &[T]) -> Vec<T> {
+            earlier.iter().chain(now.iter().filter(|x| !earlier.contains(x))).cloned().collect()
+        }
+        let mut grown = self.clone();
+        grown.methods = join(&earlier.methods, &self.methods);
+        grown.orders = join(&earlier.orders, &self.orders);
+        grown.seeds = join(&earlier.seeds, &self.seeds);
+        for (name, config) in &earlier.own_methods {
+            if !self.methods.contains(name) {
+                grown.own_methods.insert(name.clone(), config.clone());
+            }
+        }
+        grown
+    }
+
+    /// All orders of the stream; none for an unknown built-in one. The embedded stream brings its own.
+    pub fn stream(&self) -> Option<Stream> {
+        match &self.stream {
+            StreamSource::Embedded => None,
+            StreamSource::Builtin(name) => Stream::builtin(name),
+            StreamSource::Own { layout, orders } => {
+                let (name, layout, orders) = (self.name.clone(), *layout, orders.clone());
+                Some(Stream { name, layout, published_ids: Vec::new(), orders })
+            }
+        }
+    }
+
+    /// The score of a task.
+    pub fn score_kind(&self, task: &str) -> ScoreKind {
+        self.evaluation.score_of.get(task).copied().unwrap_or(self.evaluation.score)
+    }
+
+    /// The learner's part of the settings, for one seed.
+    pub fn learner_config(&self, seed: u64) -> LearnerConfig {
+        let Training { accumulate, micro_rows, micro_tokens, lr, warmup_steps, clip, .. } = self.training;
+        LearnerConfig {
+            optimizer: OptimizerConfig { lr, warmup_steps, clip, ..OptimizerConfig::default() },
+            accumulate,
+            micro_rows,
+            micro_tokens,
+            dropout: self.adapter.dropout,
+            seed,
+        }
+    }
+
+    /// The adapter's settings as the model wants them.
+    pub fn lora_config(&self) -> LoraConfig {
+        let AdapterSettings { rank, alpha, dropout, targets } = self.adapter.clone();
+        LoraConfig { rank, alpha, dropout, targets }
+    }
+
+    /// Whether all values are in their ranges and all names exist.
+    pub fn check(&self) -> Result<(), ProtocolError> {
+        self.check_names()?;
+        let Training { epochs, batch_size, .. } = self.training;
+        self.expect(epochs >= 1, "training.epochs", epochs, "at least 1")?;
+        self.expect(batch_size >= 1, "training.batch_size", batch_size, "at least 1")?;
+        (self.learner_config(0).check()).map_err(|e| self.value(e.field, &e.value, e.expected))?;
+        self.lora_config().validate().map_err(|e| self.value("adapter", &format!("{:?}", self.adapter), e))?;
+        let fraction = self.memory.fraction;
+        self.expect((0.0..=1.0).contains(&fraction), "memory.fraction", fraction, "a number from 0 to 1")?;
+        let EvaluationSettings { max_new_tokens, batch_tokens, .. } = self.evaluation;
+        self.expect(max_new_tokens >= 1, "evaluation.max_new_tokens", max_new_tokens, "at least 1")?;
+        self.expect(batch_tokens >= 1, "evaluation.batch_tokens", batch_tokens, "at least 1")?;
+        let LimitSettings { max_input, max_target, train_rows, test_rows } = self.limits;
+        self.expect(max_input >= 1, "limits.max_input", max_input, "at least 1")?;
+        self.expect(max_target >= 1, "limits.max_target", max_target, "at least 1")?;
+        self.expect(train_rows != Some(0), "limits.train_rows", 0, "at least 1, or None")?;
+        self.expect(test_rows != Some(0), "limits.test_rows", 0, "at least 1, or None")?;
+        let positive = self.save_minutes > 0.0;
+        self.expect(positive, "save_minutes", self.save_minutes, "a number above 0")
+    }
+
+    fn check_names(&self) -> Result<(), ProtocolError> {
+        let plain = |name: &str| {
+            let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            !name.is_empty() && !name.starts_with('.') && name.chars().all(ok)
+        };
+        let letters = "letters, digits, '.', '_' and '-'";
+        self.expect(plain(&self.name), "name", &self.name, letters)?;
+        self.expect(!self.methods.is_empty(), "methods", "empty", "at least one")?;
+        self.expect(!self.seeds.is_empty(), "seeds", "empty", "at least one")?;
+        self.expect(!self.orders.is_empty(), "orders", "empty", "at least one")?;
+        for (i, name) in self.methods.iter().enumerate() {
+            self.expect(plain(name), "methods", name, letters)?;
+            self.expect(!self.methods[..i].contains(name), "methods", name, "every method once")?;
+            let config = self.method(name);
+            let config = config.ok_or_else(|| self.value("methods", name, known_methods()))?;
+            config.check().map_err(|e| self.value(&format!("{name}: {}", e.field), &e.value, e.expected))?;
+        }
+        for (i, seed) in self.seeds.iter().enumerate() {
+            self.expect(!self.seeds[..i].contains(seed), "seeds", seed, "every seed once")?;
+        }
+        if let StreamSource::Builtin(name) = &self.stream {
+            let known = Stream::builtin(name).is_some();
+            self.expect(known, "stream", name, "builtin(standard), builtin(long) or builtin(superni)")?;
+            let has_data = self.data.is_some();
+            self.expect(has_data, "data", "not given", "the folder of the task files (--data DIR)")?;
+        }
+        if let StreamSource::Own { orders, .. } = &self.stream {
+            self.expect(self.data.is_some(), "data", "not given", "the folder of the task files (--data DIR)")?;
+            for order in orders {
+                self.expect(!order.is_empty(), "stream.orders", "an empty order", "at least one task")?;
+                for (i, task) in order.iter().enumerate() {
+                    self.expect(!order[..i].contains(task), "stream.orders", task, "every task once in an order")?;
+                }
+            }
+        }
+        if self.stream != StreamSource::Embedded {
+            let has_model = self.model.is_some();
+            self.expect(has_model, "model", "not given", "the folder of a base model (--model DIR)")?;
+        }
+        self.stream().map_or(Ok(()), |stream| self.check_orders(stream.orders.len()))
+    }
+
+    /// Whether all orders exist in a stream that has `n_orders`.
+    pub fn check_orders(&self, n_orders: usize) -> Result<(), ProtocolError> {
+        for (i, &order) in self.orders.iter().enumerate() {
+            let expected = format!("1 to {n_orders}, every order once");
+            let fine = (1..=n_orders).contains(&order) && !self.orders[..i].contains(&order);
+            self.expect(fine, "orders", order, expected)?;
+        }
+        Ok(())
+    }
+
+    fn expect(
+        &self,
+        holds: bool,
+        field: &str,
+        value: impl ToString,
+        expected: impl ToString,
+    ) -> Result<(), ProtocolError> {
+        if holds { Ok(()) } else { Err(self.value(field, &value.to_string(), expected)) }
+    }
+
+    fn value(&self, field: &str, value: &str, expected: impl ToString) -> ProtocolError {
+        let (protocol, field, value) = (self.name.clone(), field.to_owned(), value.to_owned());
+        ProtocolError::Value { protocol, field, value, expected: expected.to_string() }
+    }
+}
+
+/// The names of all built-in methods, for messages.
+pub fn known_methods() -> String {
+    let names: Vec<&str> = MethodConfig::all().iter().map(MethodConfig::name).collect();
+    format!("one of {} or a name in own_methods", names.join(", "))
+}
+
+/// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of `kif((...))`.
+fn ron_options() -> ron::Options {
+    ron::Options::default()
+        .with_default_extension(Extensions::IMPLICIT_SOME)
+        .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
+}
+
+fn first_order() -> Vec<usize> {
+    vec![1]
+}
+
+fn ten_minutes() -> f64 {
+    10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_protocols_are_valid_and_survive_being_written() {
+        for (name, _) in BUILT_IN {
+            let mut protocol = Protocol::load(name).unwrap();
+            if protocol.stream != StreamSource::Embedded {
+                protocol.data = Some("data".into());
+                protocol.model = Some("model".into());
+            }
+            protocol.check().unwrap();
+            let read = Protocol::parse(name, &protocol.to_ron()).unwrap();
+            assert_eq!(read.to_ron(), protocol.to_ron(), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_with_their_line() {
+        let text = "(\n name: \"x\",\n stream: embedded,\n methods: [\"seq_lora\"],\n seeds: [1],\n training: (epoch: 3),\n)";
+        let message = Protocol::parse("x.ron", text).unwrap_err().to_string();
+        assert!(message.contains("x.ron, line 6") && message.contains("epoch"), "{message}");
+    }
+
+    #[test]
+    fn values_outside_their_range_are_refused_by_name() {
+        let quick = Protocol::load("quick").unwrap();
+        let problem = |change: fn(&mut Protocol)| {
+            let mut protocol = quick.clone();
+            change(&mut protocol);
+            protocol.check().unwrap_err().to_string()
+        };
+        assert!(problem(|p| p.training.epochs = 0).contains("training.epochs is 0, expected at least 1"));
+        assert!(problem(|p| p.methods = vec!["sgd".into()]).contains("methods is sgd, expected one of"));
+        assert!(problem(|p| p.memory.fraction = 1.5).contains("memory.fraction is 1.5"));
+        assert!(problem(|p| p.training.lr = f64::NAN).contains("lr is NaN"));
+        assert!(problem(|p| p.name = "../x".into()).contains("name is ../x"));
+    }
+}

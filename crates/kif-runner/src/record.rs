@@ -1,0 +1,237 @@
+//! What one cell of a run leaves behind: `record.json`.
+//!
+//! Everything but `timing` is a function of configuration, data and model: two runs of the same cell have the same
+//! bytes there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use kif_eval::ScoreMatrix;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic;
+use crate::failure::{BadInput, OrBadInput};
+use crate::learner::Counters;
+use crate::methods::MethodConfig;
+use crate::protocol::{
+    AdapterSettings, Compute, EvaluationSettings, LimitSettings, Memory, Protocol, ScoreKind, Training,
+};
+
+/// Steps that one number of a loss curve is the mean of.
+pub const LOSS_EVERY: usize = 10;
+
+/// The version of this format.
+const FORMAT: u32 = 1;
+
+/// A finished cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Version of the format: 1.
+    pub format: u32,
+    /// Name of the protocol.
+    pub protocol: String,
+    /// Name of the method in the protocol.
+    pub method: String,
+    /// Order of the stream, from 1.
+    pub order: usize,
+    /// Seed.
+    pub seed: u64,
+    /// Task names in the order they were learned.
+    pub tasks: Vec<String>,
+    /// All settings.
+    pub settings: Settings,
+    /// Scores in 0..=1: row 0 is the base before any task, row t the adapter after task t.
+    pub scores: ScoreMatrix,
+    /// Metrics that follow from the scores alone, by name, in 0..=1 or -1..=1.
+    pub metrics: BTreeMap<String, f64>,
+    /// What is known about each task, in order.
+    pub task_notes: Vec<TaskNote>,
+    /// Correctness of every test row in every evaluated cell of the matrix.
+    pub correctness: Vec<Correctness>,
+    /// Answers of the last row, by task.
+    pub predictions: BTreeMap<String, Vec<String>>,
+    /// Training losses, one curve a training.
+    pub losses: Vec<LossCurve>,
+    /// What training has cost in updates and tokens.
+    pub cost: Counters,
+    /// Length of the trainable vector, P.
+    pub n_params: usize,
+    /// What differs between two runs of the same cell.
+    pub timing: Timing,
+}
+
+/// All settings of a cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The method's own.
+    pub method: MethodConfig,
+    /// How a task is learned.
+    pub training: Training,
+    /// The adapter.
+    pub adapter: AdapterSettings,
+    /// What is kept of earlier tasks.
+    pub memory: Memory,
+    /// How answers are made and scored.
+    pub evaluation: EvaluationSettings,
+    /// Where rows and tasks are cut.
+    pub limits: LimitSettings,
+    /// Device and precision; the number of threads is left out, since results do not depend on it.
+    pub compute: Compute,
+}
+
+impl Settings {
+    /// The settings of a method in a protocol.
+    pub fn new(protocol: &Protocol, method: MethodConfig) -> Self {
+        Self {
+            method,
+            training: protocol.training.clone(),
+            adapter: protocol.adapter.clone(),
+            memory: protocol.memory.clone(),
+            evaluation: protocol.evaluation.clone(),
+            limits: protocol.limits.clone(),
+            compute: Compute { threads: None, ..protocol.compute },
+        }
+    }
+}
+
+/// What is known about a task before it is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskNote {
+    /// Its name.
+    pub name: String,
+    /// What its score is.
+    pub score: ScoreKind,
+    /// Training rows.
+    pub train_rows: usize,
+    /// Test rows.
+    pub test_rows: usize,
+    /// Training rows that it leaves in the memory.
+    pub memory_rows: usize,
+    /// Training prompts that lost tokens at `max_input`.
+    pub train_cut: usize,
+    /// Test prompts that lost tokens at `max_input`.
+    pub test_cut: usize,
+    /// Distinct first references of the training rows.
+    pub n_labels: usize,
+    /// Score on the test rows of always answering the most frequent first reference of the training rows.
+    pub majority: f64,
+}
+
+/// Which rows were right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Correctness {
+    /// Tasks learned before: the row of the matrix.
+    pub after: usize,
+    /// Position of the task in the order: the column of the matrix.
+    pub task: usize,
+    /// One character a test row, in file order: `1` right, `0` wrong.
+    pub correct: String,
+    /// ROUGE-L of every test row where that is the score.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rouge_l: Vec<f64>,
+}
+
+/// The training loss of one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossCurve {
+    /// Name of the task, or `all tasks` of joint training.
+    pub task: String,
+    /// Optimizer steps over an epoch's batches, memory steps not counted.
+    pub steps: usize,
+    /// Steps that one number is the mean of; the last may have fewer.
+    pub every: usize,
+    /// Means of the loss, in nats per target token.
+    pub mean: Vec<f64>,
+}
+
+impl LossCurve {
+    /// Means over groups of [`LOSS_EVERY`] steps.
+    pub fn new(task: &str, losses: &[f64]) -> Self {
+        let mean = losses.chunks(LOSS_EVERY).map(|group| group.iter().sum::<f64>() / group.len() as f64).collect();
+        Self { task: task.to_owned(), steps: losses.len(), every: LOSS_EVERY, mean }
+    }
+}
+
+/// What differs between two runs of the same cell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    /// Training and evaluation, a line per training.
+    pub tasks: Vec<TaskTiming>,
+    /// Threads.
+    pub threads: usize,
+    /// How often the cell was resumed from a checkpoint.
+    pub resumed: usize,
+}
+
+/// Times of one task.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskTiming {
+    /// Seconds of training.
+    pub train_s: f64,
+    /// Seconds of evaluation after it.
+    pub evaluate_s: f64,
+    /// Largest resident memory of the process so far, in MiB; none where the system does not say.
+    pub peak_rss_mib: Option<u64>,
+}
+
+impl Record {
+    /// The version that this program writes.
+    pub fn format() -> u32 {
+        FORMAT
+    }
+
+    /// Reads a record.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).or_bad_input(|| format!("reading {}", path.display()))?;
+        let record: Self =
+            serde_json::from_str(&text).map_err(|e| BadInput(format!("{}: not a record: {e}", path.display())))?;
+        if record.format != FORMAT {
+            let problem = format!("{}: format {}, expected {FORMAT}", path.display(), record.format);
+            return Err(BadInput(problem).into());
+        }
+        Ok(record)
+    }
+
+    /// Writes it, completely or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        atomic::write_json(path, self)
+    }
+}
+
+/// Correctness as text: `1` right, `0` wrong.
+pub fn bits(correct: &[bool]) -> String {
+    correct.iter().map(|&c| if c { '1' } else { '0' }).collect()
+}
+
+/// Largest resident memory of this process so far, in MiB.
+pub fn peak_rss_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_curve_averages_groups_of_steps() {
+        let losses: Vec<f64> = (0..LOSS_EVERY + 2).map(|i| i as f64).collect();
+        let curve = LossCurve::new("a", &losses);
+        assert_eq!((curve.steps, curve.mean), (12, vec![4.5, 10.5]));
+    }
+
+    #[test]
+    fn bits_are_in_row_order() {
+        assert_eq!(bits(&[true, false, true]), "101");
+    }
+}

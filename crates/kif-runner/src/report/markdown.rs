@@ -1,0 +1,77 @@
+//! `report.md`: the tables, the formulas, and what the run was made of.
+
+use std::fmt::Write;
+
+use kif_eval::Metric;
+
+use super::summary::READING;
+use super::table::{self, escape};
+use super::{MatrixMean, Summary};
+use crate::progress::span;
+
+/// The report as Markdown.
+pub(super) fn render(summary: &Summary) -> String {
+    let mut text = format!("# {}\n\n", escape(&summary.name));
+    section(&mut text, "Methods", &format!("{}\n{READING}", table::methods(summary).to_markdown()));
+    section(&mut text, "Tasks", &format!("{}\nScores after the last task, in percent; `majority` always answers the most frequent \
+        training label, `base` is the model before any task, `cut` counts prompts that lost tokens.\n", table::tasks(summary).to_markdown()));
+    section(&mut text, "Metrics", &metrics(summary));
+    section(&mut text, "Matrices", &matrices(summary));
+    section(&mut text, "Run", &run(summary));
+    text
+}
+
+fn section(text: &mut String, title: &str, body: &str) {
+    let _ = write!(text, "## {title}\n\n{body}\n");
+}
+
+fn metrics(summary: &Summary) -> String {
+    let mut text = table::intervals(summary).to_markdown();
+    text.push_str("\nIn percent, with 95 % intervals of the mean (Student's t) where there are two or more cells.\n\n");
+    for metric in Metric::ALL.iter().filter(|metric| summary.has(**metric)) {
+        let _ = writeln!(text, "- `{}` = `{}`", metric.name(), metric.formula());
+    }
+    text
+}
+
+fn matrices(summary: &Summary) -> String {
+    let mut text = "Scores in percent after each task (rows), means over seeds. Row `base` is the model before any task; joint \
+                    training has only the last row. Tasks trained alone are learned from the base each: their last row \
+                    repeats the diagonal.\n\n"
+        .to_owned();
+    for method in &summary.methods {
+        for matrix in &method.matrices {
+            let _ = write!(text, "### {}, order {}\n\n{}\n", escape(&method.name), matrix.order, table_of(matrix).to_markdown());
+        }
+    }
+    text
+}
+
+fn table_of(matrix: &MatrixMean) -> table::Table {
+    let mut head = vec!["after".to_owned()];
+    head.extend(matrix.tasks.iter().cloned());
+    let rows = (matrix.rows.iter().enumerate())
+        .map(|(after, row)| {
+            let name = if after == 0 { "base".to_owned() } else { matrix.tasks[after - 1].clone() };
+            let cells = row.iter().map(|cell| cell.map_or(String::new(), |score| format!("{:.1}", 100.0 * score)));
+            std::iter::once(name).chain(cells).collect()
+        })
+        .collect();
+    table::Table { head, rows }
+}
+
+fn run(summary: &Summary) -> String {
+    let mut text = String::new();
+    if let Some(lock) = &summary.lock {
+        let program = &lock.program;
+        let _ = writeln!(text, "- kif {}, commit {}", program.version, escape(&program.git_commit));
+        let _ = writeln!(text, "- {:?}, {:?}", lock.compute.device, lock.compute.precision);
+        let _ = writeln!(text, "- {} data files, {} model files (hashes in `lock.json`)", lock.data.len(), lock.model.len());
+    }
+    for method in &summary.methods {
+        let time = span(std::time::Duration::from_secs_f64(method.seconds));
+        let _ = writeln!(text, "- {}: {} cells in {time}", escape(&method.name), method.n_cells);
+    }
+    let _ = write!(text, "\n```ron\n{}```\n", summary.protocol);
+    text
+}

@@ -1,0 +1,249 @@
+//! What the records of a run say together: means and standard deviations over orders and seeds.
+
+use std::collections::BTreeMap;
+
+use kif_eval::statistics::{mean, sample_std, t_interval};
+use kif_eval::{Metric, References};
+
+use crate::lock::Lock;
+use crate::methods::MethodConfig;
+use crate::protocol::{Protocol, ScoreKind};
+use crate::record::Record;
+
+/// How to read the tables.
+pub(super) const READING: &str = "mean ± standard deviation over orders and seeds, in percent; a[i,j] is the score on task j after \
+                           task i of K\n";
+
+/// Everything that a report prints.
+pub struct Summary {
+    /// Name of the protocol.
+    pub name: String,
+    /// The run's configuration as RON.
+    pub protocol: String,
+    /// What the run was made of, if it says.
+    pub lock: Option<Lock>,
+    /// Methods in the protocol's order.
+    pub methods: Vec<MethodSummary>,
+    /// OP of always answering each task's most frequent training label.
+    pub majority: Option<Spread>,
+    /// Tasks in the order of the first record.
+    pub tasks: Vec<TaskSummary>,
+}
+
+/// What is known about a method.
+pub struct MethodSummary {
+    /// Its name.
+    pub name: String,
+    /// Finished cells.
+    pub n_cells: usize,
+    /// Every metric that some cell has.
+    pub metrics: BTreeMap<Metric, Spread>,
+    /// Score on each task at the end, by task name.
+    pub last: BTreeMap<String, Spread>,
+    /// Mean matrices, an order each.
+    pub matrices: Vec<MatrixMean>,
+    /// Seconds of training and evaluation of all cells together.
+    pub seconds: f64,
+}
+
+/// The mean over seeds of the score matrices of one order.
+pub struct MatrixMean {
+    /// Order, from 1.
+    pub order: usize,
+    /// Tasks, a column each.
+    pub tasks: Vec<String>,
+    /// `[K + 1][K]`; row 0 is the base.
+    pub rows: Vec<Vec<Option<f64>>>,
+}
+
+/// What is known about a task.
+pub struct TaskSummary {
+    /// Its name.
+    pub name: String,
+    /// What its score is.
+    pub score: ScoreKind,
+    /// Training rows.
+    pub train_rows: usize,
+    /// Test rows.
+    pub test_rows: usize,
+    /// Training and test prompts that lost tokens.
+    pub cut: usize,
+    /// Score of the majority class.
+    pub majority: f64,
+    /// Score of the base.
+    pub base: Option<f64>,
+}
+
+/// Values over orders and seeds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spread {
+    /// Their mean.
+    pub mean: f64,
+    /// Their sample standard deviation; none of one value.
+    pub std: Option<f64>,
+    /// Half the width of the 95 % interval of the mean (Student's t); none of one value.
+    pub half_width: Option<f64>,
+    /// How many there are.
+    pub n: usize,
+}
+
+impl Spread {
+    /// Of at least one value.
+    fn of(values: &[f64]) -> Option<Self> {
+        let half_width = t_interval(values, 0.95).ok().map(|interval| interval.half_width);
+        Some(Self { mean: mean(values)?, std: sample_std(values), half_width, n: values.len() })
+    }
+
+    /// `71.3 ± 0.8`, in percent.
+    pub fn percent(&self) -> String {
+        match self.std {
+            Some(std) => format!("{:.1} ± {:.1}", 100.0 * self.mean, 100.0 * std),
+            None => format!("{:.1}", 100.0 * self.mean),
+        }
+    }
+
+    /// `[70.1, 72.5]`, the 95 % interval in percent.
+    pub fn interval(&self) -> Option<String> {
+        let half = self.half_width?;
+        Some(format!("[{:.1}, {:.1}]", 100.0 * (self.mean - half), 100.0 * (self.mean + half)))
+    }
+}
+
+impl Summary {
+    /// Puts records together; those of methods that the protocol does not name come last.
+    pub(super) fn new(protocol: &Protocol, lock: Option<Lock>, records: Vec<Record>) -> Self {
+        let mut names = protocol.methods.clone();
+        for record in &records {
+            if !names.contains(&record.method) {
+                names.push(record.method.clone());
+            }
+        }
+        let methods = (names.iter())
+            .filter_map(|name| {
+                let own: Vec<&Record> = records.iter().filter(|record| &record.method == name).collect();
+                (!own.is_empty()).then(|| method(name, &own, &records))
+            })
+            .collect();
+        let majority: Vec<f64> = records.iter().map(majority_op).collect();
+        Self {
+            name: protocol.name.clone(),
+            protocol: protocol.to_ron(),
+            lock,
+            methods,
+            // Records of one order have the same value: only the distinct orders count.
+            majority: Spread::of(&one_per_order(&records, &majority)),
+            tasks: tasks(&records),
+        }
+    }
+
+    /// Whether some method has that metric.
+    pub fn has(&self, metric: Metric) -> bool {
+        self.methods.iter().any(|method| method.metrics.contains_key(&metric))
+    }
+}
+
+fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
+    let mut values: BTreeMap<Metric, Vec<f64>> = BTreeMap::new();
+    let mut last: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for record in own {
+        let per_task = reference(record, all, &MethodConfig::PerTask);
+        let joint = reference(record, all, &MethodConfig::Joint);
+        let references = References { per_task: per_task.as_deref(), joint: joint.as_deref() };
+        for &metric in Metric::ALL {
+            if let Some(value) = metric.compute(&record.scores, &references) {
+                values.entry(metric).or_default().push(value);
+            }
+        }
+        for (i, task) in record.tasks.iter().enumerate() {
+            if let Some(score) = record.scores.last(i) {
+                last.entry(task.clone()).or_default().push(score);
+            }
+        }
+    }
+    let seconds = own.iter().flat_map(|r| &r.timing.tasks).map(|t| t.train_s + t.evaluate_s).sum();
+    MethodSummary {
+        name: name.to_owned(),
+        n_cells: own.len(),
+        metrics: spreads(values),
+        last: spreads(last),
+        matrices: matrices(own),
+        seconds,
+    }
+}
+
+fn spreads<K: Ord>(values: BTreeMap<K, Vec<f64>>) -> BTreeMap<K, Spread> {
+    values.into_iter().filter_map(|(key, values)| Some((key, Spread::of(&values)?))).collect()
+}
+
+/// Last scores of the cell of `method` with the same order and seed: what some metrics compare with.
+fn reference(record: &Record, all: &[Record], method: &MethodConfig) -> Option<Vec<f64>> {
+    let found = all.iter().find(|other| {
+        &other.settings.method == method && (other.order, other.seed) == (record.order, record.seed)
+    })?;
+    (0..found.tasks.len()).map(|task| found.scores.last(task)).collect()
+}
+
+/// Means over the seeds of an order, where all of them have the cell.
+fn matrices(own: &[&Record]) -> Vec<MatrixMean> {
+    let mut orders: Vec<usize> = own.iter().map(|record| record.order).collect();
+    orders.sort_unstable();
+    orders.dedup();
+    let one = |order: usize| {
+        let same: Vec<&&Record> = own.iter().filter(|record| record.order == order).collect();
+        let tasks = same[0].tasks.clone();
+        let cell = |after: usize, task: usize| {
+            let values: Option<Vec<f64>> = same.iter().map(|record| record.scores.get(after, task)).collect();
+            mean(&values?)
+        };
+        let rows = (0..=tasks.len()).map(|after| (0..tasks.len()).map(|task| cell(after, task)).collect()).collect();
+        MatrixMean { order, tasks, rows }
+    };
+    orders.into_iter().map(one).collect()
+}
+
+fn majority_op(record: &Record) -> f64 {
+    record.task_notes.iter().map(|task| task.majority).sum::<f64>() / record.task_notes.len() as f64
+}
+
+fn one_per_order(records: &[Record], values: &[f64]) -> Vec<f64> {
+    let mut seen = BTreeMap::new();
+    for (record, &value) in records.iter().zip(values) {
+        seen.entry(record.order).or_insert(value);
+    }
+    seen.into_values().collect()
+}
+
+fn tasks(records: &[Record]) -> Vec<TaskSummary> {
+    let mut tasks: Vec<TaskSummary> = Vec::new();
+    for record in records {
+        for (i, note) in record.task_notes.iter().enumerate() {
+            if tasks.iter().any(|task| task.name == note.name) {
+                continue;
+            }
+            tasks.push(TaskSummary {
+                name: note.name.clone(),
+                score: note.score,
+                train_rows: note.train_rows,
+                test_rows: note.test_rows,
+                cut: note.train_cut + note.test_cut,
+                majority: note.majority,
+                base: record.scores.get(0, i),
+            });
+        }
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_prints_percent() {
+        let spread = Spread::of(&[0.7, 0.72]).unwrap();
+        assert_eq!(spread.percent(), "71.0 ± 1.4");
+        assert_eq!(spread.interval().unwrap(), "[58.3, 83.7]");
+        assert_eq!(Spread::of(&[0.5]).unwrap().percent(), "50.0");
+        assert_eq!(Spread::of(&[]), None);
+    }
+}

@@ -1,0 +1,324 @@
+//! One cell: a method learns a stream in one order with one seed, and is examined after every task.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kif_data::{Batch, epoch_order};
+use kif_model::Adapter;
+
+use super::base_scores::BaseScores;
+use super::partial::Partial;
+use super::phases::{self, Phase};
+use super::{Cell, Inputs, load_base};
+use crate::atomic;
+use crate::checkpoint::{self, Checkpoint};
+use crate::evaluate::{Evaluation, EvaluationOptions, evaluate};
+use crate::failure::OrBadInput;
+use crate::learner::Learner;
+use crate::methods::{self, Method, Regime};
+use crate::progress::Progress;
+use crate::protocol::Protocol;
+use crate::record::{LossCurve, Record, Settings, TaskTiming, peak_rss_mib};
+use crate::schedule::Schedule;
+use crate::signal::{StopFlag, Stopped};
+use crate::state::State;
+use crate::task_view::TaskView;
+
+/// Most rows that are answered at once.
+const BATCH_ROWS: usize = 64;
+
+/// What a cell works with.
+pub(super) struct Place<'a> {
+    pub(super) protocol: &'a Protocol,
+    pub(super) inputs: &'a Inputs,
+    pub(super) folder: PathBuf,
+    pub(super) stop: &'a StopFlag,
+}
+
+/// Learns all tasks, or goes on from the newest checkpoint, and writes adapter and record.
+pub(super) fn run(
+    place: &Place<'_>,
+    cell: &Cell,
+    title: &str,
+    base: &mut BaseScores,
+    progress: &mut Progress,
+) -> Result<()> {
+    let model = load_base(place.protocol, &place.inputs.model, cell.seed)?;
+    let learner = Learner::new(model, place.protocol.learner_config(cell.seed));
+    let method = cell.config.build(learner.layout());
+    let order = place.inputs.order(cell.order);
+    let mut session = Session {
+        place,
+        cell,
+        title,
+        order,
+        regime: method.regime(),
+        learner,
+        method,
+        partial: Partial::new(order.len()),
+        last_save: Instant::now(),
+        progress,
+    };
+    session.examine_base(base)?;
+    session.learn_all()?;
+    session.finish()
+}
+
+/// A cell at work.
+struct Session<'a> {
+    place: &'a Place<'a>,
+    cell: &'a Cell,
+    title: &'a str,
+    order: &'a [String],
+    regime: Regime,
+    learner: Learner,
+    method: Box<dyn Method>,
+    partial: Partial,
+    last_save: Instant,
+    progress: &'a mut Progress,
+}
+
+impl Session<'_> {
+    /// Enters row 0, making the answers that no cell has made yet.
+    fn examine_base(&mut self, base: &mut BaseScores) -> Result<()> {
+        for (i, name) in self.order.iter().enumerate() {
+            if base.get(name).is_none() {
+                self.progress.label(format!("{}: base on {name}", self.title));
+                let evaluation = self.answer(i)?;
+                base.keep(name, evaluation)?;
+            }
+            if let Some(evaluation) = base.get(name) {
+                self.partial.enter(0, i, self.place.inputs.task(name).score, evaluation);
+            }
+        }
+        Ok(())
+    }
+
+    /// All phases that are not done yet.
+    fn learn_all(&mut self) -> Result<()> {
+        let phases = phases::phases(self.regime, self.order.len());
+        let mut saved = Checkpoint::<Partial>::newest(&self.checkpoints())?;
+        let first = saved.as_ref().map_or(0, |checkpoint| checkpoint.position.phase);
+        for phase in &phases[..first.min(phases.len())] {
+            let evaluation = phases::evaluation_units(self.place.inputs, self.cell, phase);
+            self.progress.skip(self.training_units(phase) + evaluation);
+        }
+        for (i, phase) in phases.iter().enumerate().skip(first) {
+            let view = phases::view(self.place.protocol, self.place.inputs, self.cell, self.regime, phase);
+            self.begin(i, &view, saved.take())?;
+            self.train(phase, &view)?;
+            // A method may drop its state at the end of a task, so a resumed run repeats `end_task` from here.
+            let trained = methods::save(&self.learner, self.method.as_ref());
+            self.save(&trained)?;
+            self.method.end_task(&mut self.learner, &view)?;
+            self.examine(phase, &trained)?;
+            self.save(&trained)?;
+            let losses = std::mem::take(&mut self.partial.current_losses);
+            self.partial.losses.push(LossCurve::new(&view.name, &losses));
+        }
+        Ok(())
+    }
+
+    /// Prepares learner and method for a phase, and goes to where `saved` was.
+    fn begin(&mut self, phase_idx: usize, view: &TaskView, saved: Option<Checkpoint<Partial>>) -> Result<()> {
+        let training = &self.place.protocol.training;
+        let n_rows = self.method.training_rows(view).len() as u64;
+        let total_steps = training.epochs * n_rows.div_ceil(training.batch_size as u64);
+        let schedule = Schedule::Linear { peak: training.lr, warmup_steps: training.warmup_steps, total_steps };
+        self.learner.begin_task(view.index, &view.name, schedule);
+        self.method.begin_task(&mut self.learner, view)?;
+        if let Some(Checkpoint { position, state }) = saved {
+            methods::resume(&mut self.learner, self.method.as_mut(), &state)
+                .or_bad_input(|| format!("resuming from {}", self.checkpoints().display()))?;
+            self.partial = position;
+            self.partial.timing.resumed += 1;
+        } else {
+            self.partial.timing.tasks.push(TaskTiming::default());
+            (self.partial.phase, self.partial.epoch, self.partial.batch) = (phase_idx, 0, 0);
+        }
+        Ok(())
+    }
+
+    /// Epochs of shuffled batches, from the one that comes next on.
+    fn train(&mut self, phase: &Phase, view: &TaskView) -> Result<()> {
+        let rows = self.method.training_rows(view);
+        let training = &self.place.protocol.training;
+        let n_batches = rows.len().div_ceil(training.batch_size) as u64;
+        let mut shares = Shares::new(self.training_units(phase), training.epochs * n_batches);
+        self.progress.skip(shares.upto(self.partial.epoch * n_batches + self.partial.batch as u64));
+        let (number, n_tasks) = (phase.task_idx + 1, self.order.len());
+        self.progress.label(format!("{}: learning {} ({number}/{n_tasks})", self.title, view.name));
+        let mut clock = Instant::now();
+        while self.partial.epoch < training.epochs {
+            let order = epoch_order(rows.len(), view.seed, view.index as u64, self.partial.epoch);
+            for chosen in order.chunks(training.batch_size).skip(self.partial.batch) {
+                let stopped = self.place.stop.is_raised();
+                if stopped || self.save_is_due() {
+                    self.timing().train_s += clock.elapsed().as_secs_f64();
+                    self.save(&methods::save(&self.learner, self.method.as_ref()))?;
+                    clock = Instant::now();
+                }
+                if stopped {
+                    return Err(Stopped.into());
+                }
+                let batch = Batch::from_rows(chosen.iter().map(|&i| &rows[i]));
+                let loss = self.method.observe(&mut self.learner, &batch)?;
+                self.partial.current_losses.push(loss);
+                self.partial.batch += 1;
+                self.progress.advance(shares.next());
+            }
+            (self.partial.epoch, self.partial.batch) = (self.partial.epoch + 1, 0);
+        }
+        let timing = self.timing();
+        timing.train_s += clock.elapsed().as_secs_f64();
+        timing.peak_rss_mib = peak_rss_mib();
+        Ok(())
+    }
+
+    /// The evaluations of a phase that are not done yet; `trained` is what to save if they are stopped.
+    fn examine(&mut self, phase: &Phase, trained: &State) -> Result<()> {
+        for &task in &phase.evaluated {
+            let name = &self.order[task];
+            let prepared = self.place.inputs.task(name);
+            if self.partial.has(phase.after, task) {
+                self.progress.skip(prepared.test.n_rows() as u64);
+                continue;
+            }
+            let clock = Instant::now();
+            self.progress.label(format!("{}: examined on {name} after task {}", self.title, phase.after));
+            let evaluation = match self.answer(task) {
+                Err(error) if error.is::<Stopped>() => {
+                    self.save(trained)?;
+                    return Err(error);
+                }
+                other => other?,
+            };
+            self.partial.enter(phase.after, task, prepared.score, &evaluation);
+            if phase.after == self.order.len() || self.regime == Regime::PerTask {
+                self.partial.predictions.insert(name.clone(), evaluation.predictions);
+            }
+            let timing = self.timing();
+            timing.evaluate_s += clock.elapsed().as_secs_f64();
+            timing.peak_rss_mib = peak_rss_mib();
+        }
+        Ok(())
+    }
+
+    /// What the model answers on a task now.
+    fn answer(&mut self, task: usize) -> Result<Evaluation> {
+        let inputs = self.place.inputs;
+        let task = inputs.task(&self.order[task]);
+        let settings = &self.place.protocol.evaluation;
+        let options = EvaluationOptions {
+            score: task.score,
+            max_new_tokens: settings.max_new_tokens,
+            batch_tokens: settings.batch_tokens,
+            batch_rows: BATCH_ROWS,
+        };
+        let progress = &mut *self.progress;
+        let model = self.learner.model();
+        evaluate(model, &inputs.codec, &task.test, &options, self.place.stop, |n| progress.advance(n as u64))
+    }
+
+    /// Writes adapter and record, then drops the checkpoint.
+    fn finish(mut self) -> Result<()> {
+        let n_tasks = self.order.len();
+        if self.regime == Regime::PerTask {
+            // Nothing is learned after a task's own training: what it scored then is what it scores in the end.
+            for task in 0..n_tasks {
+                if let Some(score) = self.partial.scores.get(task + 1, task) {
+                    self.partial.scores.set(n_tasks, task, score);
+                }
+            }
+        }
+        let adapter = self.place.folder.join("adapter");
+        let base_name = self.place.protocol.model.as_deref().unwrap_or(Path::new("embedded")).display().to_string();
+        atomic::write_folder(&adapter, |at| {
+            let config = self.place.protocol.lora_config();
+            Adapter::write(at, &config, self.learner.layout(), self.learner.params(), &base_name)
+                .with_context(|| format!("writing adapter {}", adapter.display()))
+        })?;
+        let (path, checkpoints) = (self.place.folder.join("record.json"), self.checkpoints());
+        self.record().write(&path)?;
+        atomic::remove_folder(&checkpoints)
+    }
+
+    fn record(self) -> Record {
+        let protocol = self.place.protocol;
+        let mut timing = self.partial.timing;
+        timing.threads = rayon::current_num_threads();
+        let task_notes = (self.order.iter().enumerate())
+            .map(|(i, name)| {
+                let task = self.place.inputs.task(name);
+                task.note(task.memory(protocol, self.cell.seed, i).len())
+            })
+            .collect();
+        Record {
+            format: Record::format(),
+            protocol: protocol.name.clone(),
+            method: self.cell.method.clone(),
+            order: self.cell.order,
+            seed: self.cell.seed,
+            tasks: self.order.to_vec(),
+            settings: Settings::new(protocol, self.cell.config.clone()),
+            metrics: crate::report::metrics_of(&self.partial.scores),
+            scores: self.partial.scores,
+            task_notes,
+            correctness: self.partial.correctness,
+            predictions: self.partial.predictions,
+            losses: self.partial.losses,
+            cost: self.learner.counters(),
+            n_params: self.learner.layout().n_params(),
+            timing,
+        }
+    }
+
+    fn save(&mut self, state: &State) -> Result<()> {
+        checkpoint::save(&self.checkpoints(), &self.partial, state)?;
+        self.last_save = Instant::now();
+        Ok(())
+    }
+
+    /// Times of the phase that is being worked on.
+    fn timing(&mut self) -> &mut TaskTiming {
+        self.partial.timing.tasks.last_mut().expect("a phase has begun")
+    }
+
+    fn save_is_due(&self) -> bool {
+        self.last_save.elapsed() >= Duration::from_secs_f64(self.place.protocol.save_minutes * 60.0)
+    }
+
+    fn training_units(&self, phase: &Phase) -> u64 {
+        phases::training_units(self.place.protocol, self.place.inputs, self.cell, phase, self.regime)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.place.folder.join("checkpoint")
+    }
+}
+
+/// Splits a number of units over a number of steps without losing any to rounding.
+struct Shares {
+    units: u64,
+    steps: u64,
+    done: u64,
+}
+
+impl Shares {
+    fn new(units: u64, steps: u64) -> Self {
+        Self { units, steps: steps.max(1), done: 0 }
+    }
+
+    /// Units of the steps before `step`; the next share is that of `step`.
+    fn upto(&mut self, step: u64) -> u64 {
+        self.done = step;
+        self.units * step / self.steps
+    }
+
+    fn next(&mut self) -> u64 {
+        let before = self.units * self.done / self.steps;
+        self.done += 1;
+        self.units * self.done / self.steps - before
+    }
+}

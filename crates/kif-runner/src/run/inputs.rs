@@ -1,0 +1,185 @@
+//! Everything that a run reads before it starts: tasks, tokenizer, base.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use kif_data::{Encoded, Layout, Limits, Row, Stream, class_balanced_subset, draw_memory, labels, load_task, task_files};
+use kif_eval::{exact_match, best_rouge_l};
+
+use crate::codec::Codec;
+use crate::embedded;
+use crate::evaluate::TestSet;
+use crate::failure::{BadInput, OrBadInput};
+use crate::lock::Inventory;
+use crate::protocol::{Protocol, ScoreKind};
+use crate::record::TaskNote;
+
+/// Seed of `--limit-train` and `--limit-test`: the same rows in every cell and every run.
+const SUBSET_SEED: u64 = 1;
+
+/// Everything that a run reads before it starts.
+pub struct Inputs {
+    /// Folder of the base.
+    pub model: PathBuf,
+    /// Its tokenizer.
+    pub codec: Codec,
+    /// Tasks of all orders that the protocol names.
+    pub tasks: BTreeMap<String, PreparedTask>,
+    /// All orders of the stream.
+    orders: Vec<Vec<String>>,
+    /// Data files, for the lock.
+    pub data_files: Inventory,
+    /// Files of the base, for the lock.
+    pub model_files: Inventory,
+}
+
+/// A task, cut to its limits and encoded.
+pub struct PreparedTask {
+    /// Training rows, for the draw of the memory.
+    train_rows: Vec<Row>,
+    /// Training rows.
+    pub train: Arc<Vec<Encoded>>,
+    /// Test rows.
+    pub test: TestSet,
+    /// What its score is.
+    pub score: ScoreKind,
+    /// What is known about it; the memory is the draw's to say.
+    note: TaskNote,
+}
+
+impl Inputs {
+    /// Reads and encodes all tasks that the protocol's orders name; `out` takes the files that the program brings along.
+    pub fn load(protocol: &Protocol, out: &Path) -> Result<Self> {
+        let unpacked = out.join("embedded");
+        let model = match &protocol.model {
+            Some(model) => model.clone(),
+            None => embedded::unpack_base(&unpacked)?,
+        };
+        let (stream, root) = match (protocol.stream(), &protocol.data) {
+            (Some(stream), Some(data)) => (stream, data.clone()),
+            (Some(_), None) => bail!(BadInput("no folder of task files is given (--data DIR)".into())),
+            (None, Some(_)) => bail!(BadInput("the embedded stream brings its own data; leave out --data".into())),
+            (None, None) => embedded::unpack_stream(&unpacked)?,
+        };
+        protocol.check_orders(stream.orders.len())?;
+        let codec = Codec::of_model(&model)?;
+        let limits = Limits { max_input: protocol.limits.max_input, max_target: protocol.limits.max_target };
+        let mut tasks = BTreeMap::new();
+        let mut files = Vec::new();
+        for name in task_names(protocol, &stream) {
+            let task = PreparedTask::load(protocol, stream.layout, &root, name, &codec, limits)
+                .or_bad_input(|| format!("reading task {name}"))?;
+            tasks.insert(name.clone(), task);
+            files.extend(task_files(stream.layout, &root, name)?);
+        }
+        files.sort();
+        files.dedup();
+        let model_files = kif_model::model_files(&model).or_bad_input(|| format!("reading model {}", model.display()))?;
+        let mut model_files: Vec<PathBuf> = model_files.into_iter().chain(codec.path().map(Path::to_owned)).collect();
+        model_files.sort();
+        model_files.dedup();
+        Ok(Self {
+            codec,
+            tasks,
+            orders: stream.orders,
+            data_files: Inventory::new(&root, files),
+            model_files: Inventory::new(&model, model_files),
+            model,
+        })
+    }
+
+    /// Task names of an order, counted from 1.
+    pub fn order(&self, order: usize) -> &[String] {
+        &self.orders[order - 1]
+    }
+
+    /// A task that is known to be there.
+    pub fn task(&self, name: &str) -> &PreparedTask {
+        &self.tasks[name]
+    }
+}
+
+impl PreparedTask {
+    fn load(
+        protocol: &Protocol,
+        layout: Layout,
+        root: &Path,
+        name: &str,
+        codec: &Codec,
+        limits: Limits,
+    ) -> Result<Self> {
+        let task = load_task(layout, root, name)?;
+        let all_labels = labels(&task.train);
+        let train_rows = subset(task.train, protocol.limits.train_rows);
+        let test_rows = subset(task.test, protocol.limits.test_rows);
+        let score = protocol.score_kind(name);
+        let n_labels = all_labels.len();
+        let train = codec.encode_rows(&train_rows, limits)?;
+        let test = TestSet::new(&test_rows, codec, limits, score, Some(all_labels))?;
+        let n_cut = |rows: &[Encoded]| rows.iter().filter(|row| row.cut).count();
+        let note = TaskNote {
+            name: name.to_owned(),
+            score,
+            train_rows: train.len(),
+            test_rows: test.n_rows(),
+            memory_rows: 0,
+            train_cut: n_cut(&train),
+            test_cut: n_cut(&test.encoded),
+            n_labels,
+            majority: majority(&train_rows, &test, score, codec)?,
+        };
+        Ok(Self { train_rows, train: Arc::new(train), test, score, note })
+    }
+
+    /// The rows that it leaves in the memory as task number `task_idx` (from 0).
+    pub fn memory(&self, protocol: &Protocol, seed: u64, task_idx: usize) -> Vec<Encoded> {
+        let memory = &protocol.memory;
+        let drawn = draw_memory(&self.train_rows, memory.fraction, memory.policy, seed, task_idx as u64);
+        drawn.into_iter().map(|i| self.train[i].clone()).collect()
+    }
+
+    /// What is known about it, with the rows that it leaves in the memory.
+    pub fn note(&self, memory_rows: usize) -> TaskNote {
+        TaskNote { memory_rows, ..self.note.clone() }
+    }
+}
+
+/// Names of the tasks in all orders that are run, each once.
+fn task_names<'a>(protocol: &Protocol, stream: &'a Stream) -> Vec<&'a String> {
+    let mut names: Vec<&String> = protocol.orders.iter().flat_map(|&order| &stream.orders[order - 1]).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn subset(rows: Vec<Row>, limit: Option<usize>) -> Vec<Row> {
+    match limit {
+        Some(limit) if limit < rows.len() => {
+            class_balanced_subset(&rows, limit, SUBSET_SEED).into_iter().map(|i| rows[i].clone()).collect()
+        }
+        _ => rows,
+    }
+}
+
+/// The score of always answering the most frequent first reference of the training rows; the first seen of equals.
+fn majority(train: &[Row], test: &TestSet, score: ScoreKind, codec: &Codec) -> Result<f64> {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    let mut slots: BTreeMap<String, usize> = BTreeMap::new();
+    for row in train {
+        let Some(first) = codec.references(row)?.into_iter().next() else { continue };
+        let slot = *slots.entry(first.clone()).or_insert(counts.len());
+        if slot == counts.len() {
+            counts.push((first, 0));
+        }
+        counts[slot].1 += 1;
+    }
+    let best = counts.iter().rev().max_by_key(|(_, n)| n).map_or("", |(answer, _)| answer.as_str());
+    let value = |references: &Vec<String>| match score {
+        ScoreKind::Exact | ScoreKind::Labels => f64::from(u8::from(exact_match(best, references))),
+        ScoreKind::RougeL => best_rouge_l(best, references),
+    };
+    Ok(test.references.iter().map(value).sum::<f64>() / test.n_rows().max(1) as f64)
+}
+

@@ -1,0 +1,166 @@
+//! A run: every cell of methods x orders x seeds, on disk in one directory, stopped and continued at any time.
+//!
+//! ```text
+//! <out>/protocol.ron lock.json report.md report.html
+//!       base.json                      answers of the base, shared by all cells: row 0 of every matrix
+//!       cells/<method>-o<order>-s<seed>/record.json adapter/ checkpoint/
+//! ```
+
+mod base_scores;
+mod cell;
+mod inputs;
+mod partial;
+mod phases;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kif_model::{LanguageModel, ModelOptions, ParamLayout, Trainable};
+
+use base_scores::BaseScores;
+
+use crate::atomic;
+use crate::failure::OrBadInput;
+use crate::lock::{Lock, LockChanged, Writer};
+use crate::methods::{MethodConfig, Regime};
+use crate::progress::Progress;
+use crate::protocol::{Compute, Device, Precision, Protocol};
+use crate::report;
+use crate::signal::StopFlag;
+
+pub use inputs::{Inputs, PreparedTask};
+
+/// One method on one order with one seed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// Name of the method in the protocol.
+    pub method: String,
+    /// Its settings.
+    pub config: MethodConfig,
+    /// Order of the stream, from 1.
+    pub order: usize,
+    /// Seed.
+    pub seed: u64,
+}
+
+impl Cell {
+    /// The name of its folder.
+    pub fn name(&self) -> String {
+        format!("{}-o{}-s{}", self.method, self.order, self.seed)
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Cells that this call finished.
+    pub finished: usize,
+    /// Cells that were finished before.
+    pub found: usize,
+}
+
+/// Runs all cells of `protocol` that `out` does not have yet, and writes the report.
+///
+/// A raised `stop` saves everything and ends with [`Stopped`](crate::signal::Stopped); the same call goes on from there
+/// with the same bits.
+pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> {
+    let mut writer = Writer::of_folder(out)?;
+    let _guard = writer.hold()?;
+    let inputs = Inputs::load(protocol, out)?;
+    let protocol = settle(protocol, &inputs, out)?;
+    let cells = cells(&protocol);
+    let folder = |cell: &Cell| out.join("cells").join(cell.name());
+    let (found, open): (Vec<_>, Vec<_>) = cells.into_iter().partition(|cell| folder(cell).join("record.json").exists());
+    let mut base = BaseScores::open(&out.join("base.json"))?;
+    let mut progress = Progress::new(total_units(&protocol, &inputs, &base, &open));
+    progress.line(&format!("{}: {} cells to run, {} finished before", out.display(), open.len(), found.len()));
+    let n_open = open.len();
+    for (i, cell) in open.iter().enumerate() {
+        let title = format!("cell {}/{n_open} {}", i + 1, cell.name());
+        let place = cell::Place { protocol: &protocol, inputs: &inputs, folder: folder(cell), stop };
+        cell::run(&place, cell, &title, &mut base, &mut progress).with_context(|| format!("running {}", cell.name()))?;
+    }
+    progress.finish();
+    report::write(out)?;
+    Ok(Outcome { finished: n_open, found: found.len() })
+}
+
+/// All cells, so that every method has been seen once before the next order, and every order before the next seed.
+fn cells(protocol: &Protocol) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for &seed in &protocol.seeds {
+        for &order in &protocol.orders {
+            for method in &protocol.methods {
+                let config = protocol.method(method).expect("a checked protocol knows its methods");
+                cells.push(Cell { method: method.clone(), config, order, seed });
+            }
+        }
+    }
+    cells
+}
+
+/// Compares the run with what is on disk, and writes down what it is made of. Returns the protocol to run.
+fn settle(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> {
+    let path = out.join("lock.json");
+    let mut lock = Lock::new(protocol, &inputs.data_files, &inputs.model_files)?;
+    let mut written = protocol.clone();
+    if let Some(earlier) = Lock::read(&path)? {
+        let differences = earlier.differences(&lock);
+        if !differences.is_empty() {
+            return Err(LockChanged { run: out.to_owned(), differences }.into());
+        }
+        lock = lock.merged_with(earlier);
+        if let Ok(text) = std::fs::read_to_string(out.join("protocol.ron")) {
+            written = protocol.grown_from(&Protocol::parse("protocol.ron", &text)?);
+        }
+    }
+    atomic::write(&out.join("protocol.ron"), written.to_ron().as_bytes())?;
+    atomic::write_json(&path, &lock)?;
+    Ok(protocol.clone())
+}
+
+/// The work of all cells, for the time left.
+fn total_units(protocol: &Protocol, inputs: &Inputs, base: &BaseScores, cells: &[Cell]) -> u64 {
+    let mut total = 0;
+    let mut examined = BTreeSet::new();
+    for cell in cells {
+        let order = inputs.order(cell.order);
+        for name in order.iter().filter(|name| base.get(name).is_none()) {
+            if examined.insert(name) {
+                total += inputs.task(name).test.n_rows() as u64;
+            }
+        }
+        let regime = regime_of(&cell.config);
+        for phase in phases::phases(regime, order.len()) {
+            total += phases::training_units(protocol, inputs, cell, &phase, regime);
+            total += phases::evaluation_units(inputs, cell, &phase);
+        }
+    }
+    total
+}
+
+/// How a method wants the stream; no method's answer depends on the model.
+fn regime_of(config: &MethodConfig) -> Regime {
+    config.build(&ParamLayout::default()).regime()
+}
+
+/// The base with a fresh adapter.
+pub fn load_base(protocol: &Protocol, model: &Path, seed: u64) -> Result<Box<dyn LanguageModel>> {
+    let options = model_options(&protocol.compute, Trainable::Adapter(protocol.lora_config()), seed);
+    kif_model::load(model, &options).or_bad_input(|| format!("loading model {}", model.display()))
+}
+
+/// The model's own words for what it runs on.
+pub fn model_options(compute: &Compute, trainable: Trainable, seed: u64) -> ModelOptions {
+    let device = match compute.device {
+        Device::Cpu => kif_model::DeviceKind::Cpu,
+        Device::Cuda => kif_model::DeviceKind::Cuda,
+    };
+    let precision = match compute.precision {
+        Precision::F32 => kif_model::Precision::F32,
+        Precision::Bf16 => kif_model::Precision::Bf16,
+        Precision::F16 => kif_model::Precision::F16,
+    };
+    ModelOptions { device, engine: kif_model::EngineKind::Fused, precision, trainable, seed }
+}

@@ -1,0 +1,57 @@
+//! What a cell knows before it is finished: where it stands, and what becomes the record.
+
+use std::collections::BTreeMap;
+
+use kif_eval::ScoreMatrix;
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::Evaluation;
+use crate::protocol::ScoreKind;
+use crate::record::{Correctness, LossCurve, Timing, bits};
+
+/// The growing part of a record, and the batch that comes next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Partial {
+    /// The phase that is being worked on, from 0.
+    pub(super) phase: usize,
+    /// The epoch that is being worked on, from 0; the number of epochs once all are done.
+    pub(super) epoch: u64,
+    /// The batch that comes next, from 0.
+    pub(super) batch: usize,
+    pub(super) scores: ScoreMatrix,
+    pub(super) correctness: Vec<Correctness>,
+    pub(super) predictions: BTreeMap<String, Vec<String>>,
+    pub(super) losses: Vec<LossCurve>,
+    /// Losses of the training that is going on, a step each.
+    pub(super) current_losses: Vec<f64>,
+    pub(super) timing: Timing,
+}
+
+impl Partial {
+    pub(super) fn new(n_tasks: usize) -> Self {
+        Self {
+            phase: 0,
+            epoch: 0,
+            batch: 0,
+            scores: ScoreMatrix::new(n_tasks),
+            correctness: Vec::new(),
+            predictions: BTreeMap::new(),
+            losses: Vec::new(),
+            current_losses: Vec::new(),
+            timing: Timing::default(),
+        }
+    }
+
+    /// Enters what an evaluation found: cell (`after`, `task`) of the matrix.
+    pub(super) fn enter(&mut self, after: usize, task: usize, kind: ScoreKind, evaluation: &Evaluation) {
+        self.scores.set(after, task, evaluation.score(kind));
+        let rouge_l = if kind == ScoreKind::RougeL { evaluation.rouge_l.clone() } else { Vec::new() };
+        self.correctness.push(Correctness { after, task, correct: bits(&evaluation.correct), rouge_l });
+    }
+
+    /// Whether that cell of the matrix is known.
+    pub(super) fn has(&self, after: usize, task: usize) -> bool {
+        self.scores.get(after, task).is_some()
+    }
+}
