@@ -28,7 +28,11 @@ impl ParamLayout {
     pub fn push(&mut self, name: String, shape: Vec<usize>) -> usize {
         let start = self.n_params();
         let len = shape.iter().product::<usize>();
-        self.specs.push(ParamSpec { name, shape, range: start..start + len });
+        self.specs.push(ParamSpec {
+            name,
+            shape,
+            range: start..start + len,
+        });
         self.specs.len() - 1
     }
 
@@ -98,10 +102,18 @@ pub trait LanguageModel {
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError>;
 
     /// Greedy continuations, at most `max_new_tokens` each; the end token is not part of them.
-    fn generate(&self, prompts: &[&[u32]], max_new_tokens: usize) -> Result<Vec<Vec<u32>>, ModelError>;
+    fn generate(
+        &self,
+        prompts: &[&[u32]],
+        max_new_tokens: usize,
+    ) -> Result<Vec<Vec<u32>>, ModelError>;
 
     /// Log-likelihood of every label (ids, end token included) for every prompt: `[B][labels]`, in nats.
-    fn label_scores(&self, prompts: &[&[u32]], labels: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, ModelError>;
+    fn label_scores(
+        &self,
+        prompts: &[&[u32]],
+        labels: &[Vec<u32>],
+    ) -> Result<Vec<Vec<f64>>, ModelError>;
 
     /// Number of token ids, V.
     fn vocab_size(&self) -> usize;

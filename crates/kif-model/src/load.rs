@@ -92,21 +92,33 @@ pub fn from_parts(
     let ModelConfig::T5(config) = config;
     let (trainable, seed) = (&options.trainable, options.seed);
     match (options.device, options.engine, options.precision) {
-        (DeviceKind::Cpu, EngineKind::Fused, Precision::F32) => {
-            Ok(Box::new(T5::build(Fused::new(kif_kernels::Precision::F32), config, weights, trainable, seed)?))
-        }
-        (DeviceKind::Cpu, EngineKind::Fused, Precision::Bf16) => {
-            Ok(Box::new(T5::build(Fused::new(kif_kernels::Precision::Bf16), config, weights, trainable, seed)?))
-        }
-        (DeviceKind::Cpu, EngineKind::Stock, Precision::F32) => {
-            Ok(Box::new(T5::build(Stock::new(dfdx::prelude::Cpu::default()), config, weights, trainable, seed)?))
-        }
-        (DeviceKind::Cpu, EngineKind::Stock, precision) => {
-            Err(ModelError::Unsupported { what: format!("precision {precision:?} in the stock engine") })
-        }
-        (DeviceKind::Cpu, _, Precision::F16) => {
-            Err(ModelError::Unsupported { what: "precision f16 on the CPU (bf16 and f32 are)".to_owned() })
-        }
+        (DeviceKind::Cpu, EngineKind::Fused, Precision::F32) => Ok(Box::new(T5::build(
+            Fused::new(kif_kernels::Precision::F32),
+            config,
+            weights,
+            trainable,
+            seed,
+        )?)),
+        (DeviceKind::Cpu, EngineKind::Fused, Precision::Bf16) => Ok(Box::new(T5::build(
+            Fused::new(kif_kernels::Precision::Bf16),
+            config,
+            weights,
+            trainable,
+            seed,
+        )?)),
+        (DeviceKind::Cpu, EngineKind::Stock, Precision::F32) => Ok(Box::new(T5::build(
+            Stock::new(dfdx::prelude::Cpu::default()),
+            config,
+            weights,
+            trainable,
+            seed,
+        )?)),
+        (DeviceKind::Cpu, EngineKind::Stock, precision) => Err(ModelError::Unsupported {
+            what: format!("precision {precision:?} in the stock engine"),
+        }),
+        (DeviceKind::Cpu, _, Precision::F16) => Err(ModelError::Unsupported {
+            what: "precision f16 on the CPU (bf16 and f32 are)".to_owned(),
+        }),
         (DeviceKind::Cuda, _, precision) => cuda(config, weights, trainable, seed, precision),
     }
 }
@@ -120,10 +132,18 @@ fn cuda(
     precision: Precision,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     if precision != Precision::F32 {
-        return Err(ModelError::Unsupported { what: format!("precision {precision:?} on CUDA (f32 is)") });
+        return Err(ModelError::Unsupported {
+            what: format!("precision {precision:?} on CUDA (f32 is)"),
+        });
     }
     let device = dfdx::prelude::Cuda::try_build(0, 0).map_err(crate::engine::device_error)?;
-    Ok(Box::new(T5::build(Stock::new(device), config, weights, trainable, seed)?))
+    Ok(Box::new(T5::build(
+        Stock::new(device),
+        config,
+        weights,
+        trainable,
+        seed,
+    )?))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -5,8 +5,8 @@ mod common;
 use common::{mean_loss_and_grad, relative_l2};
 use kif_data::{Batch, Encoded};
 use kif_model::{
-    Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions, T5Config, Trainable,
-    from_parts, random_weights,
+    Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions,
+    T5Config, Trainable, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -20,8 +20,18 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let sizes = (1usize..4, 1usize..4, 1usize..3, 1usize..3, any::<bool>(), any::<bool>());
-    let row = (prop::collection::vec(0u32..40, 1..12), prop::collection::vec(0u32..40, 1..5));
+    let sizes = (
+        1usize..4,
+        1usize..4,
+        1usize..3,
+        1usize..3,
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let row = (
+        prop::collection::vec(0u32..40, 1..12),
+        prop::collection::vec(0u32..40, 1..5),
+    );
     let lora = (1usize..5, 0usize..5);
     (sizes, prop::collection::vec(row, 1..5), lora, any::<u64>()).prop_map(
         |((n_heads, head, n_enc, n_dec, gated, tied), rows, (rank, targets), seed)| {
@@ -35,15 +45,34 @@ fn case() -> impl Strategy<Value = Case> {
                 num_decoder_layers: n_dec,
                 relative_attention_num_buckets: 8,
                 relative_attention_max_distance: 10,
-                feed_forward: if gated { FeedForward::GatedGelu } else { FeedForward::Relu },
+                feed_forward: if gated {
+                    FeedForward::GatedGelu
+                } else {
+                    FeedForward::Relu
+                },
                 tie_word_embeddings: tied,
                 ..T5Config::default()
             };
             let input = if gated { "wi_0" } else { "wi" };
-            let sets: [&[&str]; 5] =
-                [&["q", "v"], &["q"], &["k", "o"], &["wo", input], &["q", "k", "v", "o", "wo", input]];
+            let sets: [&[&str]; 5] = [
+                &["q", "v"],
+                &["q"],
+                &["k", "o"],
+                &["wo", input],
+                &["q", "k", "v", "o", "wo", input],
+            ];
             let targets = sets[targets].iter().map(|&t| t.to_owned()).collect();
-            Case { config, lora: LoraConfig { rank, alpha: 4.0, dropout: 0.0, targets }, rows, seed }
+            Case {
+                config,
+                lora: LoraConfig {
+                    rank,
+                    alpha: 4.0,
+                    dropout: 0.0,
+                    targets,
+                },
+                rows,
+                seed,
+            }
         },
     )
 }
@@ -51,7 +80,11 @@ fn case() -> impl Strategy<Value = Case> {
 fn batch(rows: &[(Vec<u32>, Vec<u32>)]) -> Batch {
     let rows: Vec<Encoded> = rows
         .iter()
-        .map(|(x, y)| Encoded { input_ids: x.clone(), target_ids: y.clone(), cut: false })
+        .map(|(x, y)| Encoded {
+            input_ids: x.clone(),
+            target_ids: y.clone(),
+            cut: false,
+        })
         .collect();
     Batch::from_rows(&rows)
 }
@@ -61,7 +94,9 @@ fn spread(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed | 1;
     (0..n)
         .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             ((state >> 40) as f32 / (1u32 << 24) as f32 - 0.5) * 0.4
         })
         .collect()
@@ -70,7 +105,11 @@ fn spread(n: usize, seed: u64) -> Vec<f32> {
 fn model(case: &Case, engine: EngineKind, trainable: Trainable) -> Box<dyn LanguageModel> {
     let config = ModelConfig::T5(case.config.clone());
     let weights = random_weights(&config, case.seed);
-    let options = ModelOptions { engine, seed: case.seed, ..ModelOptions::cpu(trainable) };
+    let options = ModelOptions {
+        engine,
+        seed: case.seed,
+        ..ModelOptions::cpu(trainable)
+    };
     from_parts(&config, weights, &options).unwrap()
 }
 
@@ -81,17 +120,22 @@ fn adapted(case: &Case, engine: EngineKind) -> Box<dyn LanguageModel> {
     model
 }
 
-fn engines_agree(mut fused: Box<dyn LanguageModel>, mut stock: Box<dyn LanguageModel>, batch: &Batch) {
+fn engines_agree(
+    mut fused: Box<dyn LanguageModel>,
+    mut stock: Box<dyn LanguageModel>,
+    batch: &Batch,
+) {
     let (loss, grad) = mean_loss_and_grad(fused.as_mut(), batch);
     let (stock_loss, stock_grad) = mean_loss_and_grad(stock.as_mut(), batch);
-    assert!((loss - stock_loss).abs() <= 1e-5 * stock_loss.abs(), "loss {loss} and {stock_loss}");
+    assert!(
+        (loss - stock_loss).abs() <= 1e-5 * stock_loss.abs(),
+        "loss {loss} and {stock_loss}"
+    );
     let error = relative_l2(&grad, &stock_grad);
     assert!(error < 1e-5, "gradients differ by {error:e}");
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-
     #[test]
     fn engines_agree_on_loss_and_adapter_gradients(case in case()) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
@@ -200,7 +244,10 @@ proptest! {
 #[test]
 fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
     let case = Case {
-        config: T5Config { vocab_size: 40, ..tiny() },
+        config: T5Config {
+            vocab_size: 40,
+            ..tiny()
+        },
         lora: LoraConfig::default(),
         rows: vec![],
         seed: 1,
@@ -215,9 +262,15 @@ fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
 #[test]
 fn unknown_targets_are_refused_by_name() {
     let config = ModelConfig::T5(tiny());
-    let lora = LoraConfig { targets: vec!["q".into(), "wi_0".into()], ..LoraConfig::default() };
+    let lora = LoraConfig {
+        targets: vec!["q".into(), "wi_0".into()],
+        ..LoraConfig::default()
+    };
     let options = ModelOptions::cpu(Trainable::Adapter(lora));
-    let error = from_parts(&config, random_weights(&config, 1), &options).err().expect("refused").to_string();
+    let error = from_parts(&config, random_weights(&config, 1), &options)
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.contains("wi_0"), "{error}");
 }
 

@@ -177,7 +177,12 @@ pub(crate) trait Engine: Clone {
     ) -> Result<(Scalar<Self::Device, T>, Vec<f32>), ModelError>;
 
     /// `scale * x head^T` on the host, `[rows, V]`.
-    fn logits(&self, x: Act<Self::Device>, head: &Self::Weight, scale: f32) -> Result<Vec<f32>, ModelError>;
+    fn logits(
+        &self,
+        x: Act<Self::Device>,
+        head: &Self::Weight,
+        scale: f32,
+    ) -> Result<Vec<f32>, ModelError>;
 
     /// Copies activations to the host.
     fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;

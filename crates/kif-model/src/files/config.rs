@@ -104,6 +104,32 @@ fn default_dropout() -> f32 {
     0.1
 }
 
+impl Default for T5Config {
+    /// T5-small v1.0, which is Hugging Face's default, too.
+    fn default() -> Self {
+        Self {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_heads: 8,
+            num_layers: 6,
+            num_decoder_layers: 6,
+            relative_attention_num_buckets: default_buckets(),
+            relative_attention_max_distance: default_max_distance(),
+            layer_norm_epsilon: default_epsilon(),
+            feed_forward: FeedForward::Relu,
+            tie_word_embeddings: default_true(),
+            scale_decoder_outputs: None,
+            pad_token_id: 0,
+            eos_token_id: default_eos(),
+            decoder_start_token_id: 0,
+            initializer_factor: default_factor(),
+            dropout_rate: default_dropout(),
+        }
+    }
+}
+
 impl ModelConfig {
     /// Reads `config.json` of a model directory. Other model types and options that change a model's output in ways
     /// that are not implemented are refused by name.

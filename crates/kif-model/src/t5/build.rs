@@ -4,7 +4,9 @@ use kif_data::chance::{Purpose, stream, uniform};
 
 use super::{Adapter, AttentionLayer, Block, FeedForward, Linear, Param, Stack, T5};
 use crate::engine::{Engine, Role, WeightSpec};
-use crate::files::{FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors};
+use crate::files::{
+    FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors,
+};
 use crate::{LoraConfig, ModelError, ParamLayout, Trainable};
 
 impl<E: Engine> T5<E> {
@@ -32,18 +34,42 @@ impl<E: Engine> T5<E> {
             lora.validate()?;
         }
         let has_own_head = builder.has_own_head(config)?;
-        let shared_role = if has_own_head { Role::Lookup } else { Role::LookupAndProduct };
+        let encoder_embedding = builder.own_embedding(config, "encoder")?;
+        let decoder_embedding = builder.own_embedding(config, "decoder")?;
+        let shared_role = if has_own_head {
+            Role::Lookup
+        } else {
+            Role::LookupAndProduct
+        };
         let shared = builder.param("shared", [config.vocab_size, config.d_model], shared_role)?;
-        let encoder = builder.stack(config, "encoder")?;
-        let decoder = builder.stack(config, "decoder")?;
+        let encoder = builder.stack(config, "encoder", encoder_embedding)?;
+        let decoder = builder.stack(config, "decoder", decoder_embedding)?;
         let head = if has_own_head {
-            Some(builder.param("lm_head", [config.vocab_size, config.d_model], Role::Product)?)
+            Some(builder.param(
+                "lm_head",
+                [config.vocab_size, config.d_model],
+                Role::Product,
+            )?)
         } else {
             None
         };
         builder.check_targets(config)?;
-        let Builder { engine, layout, params, .. } = builder;
-        Ok(Self { engine, config: config.clone(), layout, params, shared, head, encoder, decoder })
+        let Builder {
+            engine,
+            layout,
+            params,
+            ..
+        } = builder;
+        Ok(Self {
+            engine,
+            config: config.clone(),
+            layout,
+            params,
+            shared,
+            head,
+            encoder,
+            decoder,
+        })
     }
 }
 
@@ -60,25 +86,42 @@ struct Builder<'a, E: Engine> {
 impl<E: Engine> Builder<'_, E> {
     /// Whether the output head is a matrix of its own: untied, or stored and different from the embedding.
     fn has_own_head(&self, config: &T5Config) -> Result<bool, ModelError> {
-        if !config.tie_word_embeddings {
-            return Ok(true);
-        }
-        if !self.weights.contains("lm_head.weight") {
-            return Ok(false);
-        }
-        Ok(self.weights.get("lm_head.weight")? != self.weights.get("shared.weight")?)
+        Ok(!config.tie_word_embeddings || self.differs_from_shared("lm_head.weight")?)
+    }
+
+    /// Published files repeat `shared.weight` under other names; a copy must not become a second table.
+    fn differs_from_shared(&self, name: &str) -> Result<bool, ModelError> {
+        Ok(self.weights.contains(name)
+            && self.weights.get(name)? != self.weights.get("shared.weight")?)
     }
 
     /// The weight `<module>.weight`; trained if all weights are.
-    fn param(&mut self, module: &str, shape: [usize; 2], role: Role) -> Result<Param<E>, ModelError> {
+    fn param(
+        &mut self,
+        module: &str,
+        shape: [usize; 2],
+        role: Role,
+    ) -> Result<Param<E>, ModelError> {
         let name = format!("{module}.weight");
         let values = self.weights.take(&name)?;
-        let stored_shape = if shape[0] == 1 { vec![shape[1]] } else { shape.to_vec() };
+        let stored_shape = if shape[0] == 1 {
+            vec![shape[1]]
+        } else {
+            shape.to_vec()
+        };
         match self.trainable {
             Trainable::All => self.trained(name, stored_shape, shape, role, values),
             Trainable::Adapter(_) => {
-                let spec = WeightSpec { n_rows: shape[0], n_cols: shape[1], role, trainable: false };
-                Ok(Param { weight: self.engine.weight(values, spec)?, slot: None })
+                let spec = WeightSpec {
+                    n_rows: shape[0],
+                    n_cols: shape[1],
+                    role,
+                    trainable: false,
+                };
+                Ok(Param {
+                    weight: self.engine.weight(values, spec)?,
+                    slot: None,
+                })
             }
         }
     }
@@ -93,8 +136,33 @@ impl<E: Engine> Builder<'_, E> {
     ) -> Result<Param<E>, ModelError> {
         self.params.extend_from_slice(&values);
         let slot = Some(self.layout.push(name, stored_shape));
-        let spec = WeightSpec { n_rows, n_cols, role, trainable: true };
-        Ok(Param { weight: self.engine.weight(values, spec)?, slot })
+        let spec = WeightSpec {
+            n_rows,
+            n_cols,
+            role,
+            trainable: true,
+        };
+        Ok(Param {
+            weight: self.engine.weight(values, spec)?,
+            slot,
+        })
+    }
+
+    /// The embedding of one stack, where it is stored and not the shared one.
+    fn own_embedding(
+        &mut self,
+        config: &T5Config,
+        stack: &str,
+    ) -> Result<Option<Param<E>>, ModelError> {
+        let module = format!("{stack}.embed_tokens");
+        if !self.differs_from_shared(&format!("{module}.weight"))? {
+            return Ok(None);
+        }
+        Ok(Some(self.param(
+            &module,
+            [config.vocab_size, config.d_model],
+            Role::Lookup,
+        )?))
     }
 
     fn norm(&mut self, module: &str, width: usize) -> Result<Param<E>, ModelError> {
@@ -131,7 +199,9 @@ impl<E: Engine> Builder<'_, E> {
         // Kaiming-uniform with a = sqrt 5 has the bound sqrt(6 / ((1 + 5) * n_in)).
         let bound = (n_in as f32).sqrt().recip();
         let mut rng = stream(self.seed, Purpose::Init, number, 0);
-        let a = (0..lora.rank * n_in).map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound).collect();
+        let a = (0..lora.rank * n_in)
+            .map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound)
+            .collect();
         let b = vec![0.0; n_out * lora.rank];
         let (a_shape, b_shape) = ([lora.rank, n_in], [n_out, lora.rank]);
         let name = |side| format!("base_model.model.{module}.lora_{side}.weight");
@@ -160,7 +230,11 @@ impl<E: Engine> Builder<'_, E> {
         })
     }
 
-    fn feed_forward(&mut self, config: &T5Config, layer: &str) -> Result<FeedForward<E>, ModelError> {
+    fn feed_forward(
+        &mut self,
+        config: &T5Config,
+        layer: &str,
+    ) -> Result<FeedForward<E>, ModelError> {
         let (inner, width) = (config.d_ff, config.d_model);
         let module = format!("{layer}.DenseReluDense");
         let norm = self.norm(&format!("{layer}.layer_norm"), width)?;
@@ -171,12 +245,26 @@ impl<E: Engine> Builder<'_, E> {
                 Some(self.linear(&module, "wi_1", inner, width)?),
             ),
         };
-        Ok(FeedForward { norm, wi, up, wo: self.linear(&module, "wo", width, inner)? })
+        Ok(FeedForward {
+            norm,
+            wi,
+            up,
+            wo: self.linear(&module, "wo", width, inner)?,
+        })
     }
 
-    fn stack(&mut self, config: &T5Config, stack: &str) -> Result<Stack<E>, ModelError> {
+    fn stack(
+        &mut self,
+        config: &T5Config,
+        stack: &str,
+        embedding: Option<Param<E>>,
+    ) -> Result<Stack<E>, ModelError> {
         let is_decoder = stack == "decoder";
-        let n_layers = if is_decoder { config.num_decoder_layers } else { config.num_layers };
+        let n_layers = if is_decoder {
+            config.num_decoder_layers
+        } else {
+            config.num_layers
+        };
         let position_bias = self.param(
             &format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"),
             [config.relative_attention_num_buckets, config.num_heads],
@@ -186,24 +274,42 @@ impl<E: Engine> Builder<'_, E> {
         for i in 0..n_layers {
             let layer = |n: usize| format!("{stack}.block.{i}.layer.{n}");
             let attention = self.attention(config, &layer(0), "SelfAttention")?;
-            let cross =
-                if is_decoder { Some(self.attention(config, &layer(1), "EncDecAttention")?) } else { None };
+            let cross = if is_decoder {
+                Some(self.attention(config, &layer(1), "EncDecAttention")?)
+            } else {
+                None
+            };
             let feed_forward = self.feed_forward(config, &layer(if is_decoder { 2 } else { 1 }))?;
-            blocks.push(Block { attention, cross, feed_forward });
+            blocks.push(Block {
+                attention,
+                cross,
+                feed_forward,
+            });
         }
         let final_norm = self.norm(&format!("{stack}.final_layer_norm"), config.d_model)?;
-        Ok(Stack { position_bias, blocks, final_norm })
+        Ok(Stack {
+            embedding,
+            position_bias,
+            blocks,
+            final_norm,
+        })
     }
 
     /// Refuses targets that this model does not have: they would silently train nothing.
     fn check_targets(&self, config: &T5Config) -> Result<(), ModelError> {
-        let Trainable::Adapter(lora) = self.trainable else { return Ok(()) };
+        let Trainable::Adapter(lora) = self.trainable else {
+            return Ok(());
+        };
         let mut known = vec!["q", "k", "v", "o", "wo"];
         match config.feed_forward {
             FeedForwardKind::Relu => known.push("wi"),
             FeedForwardKind::GatedGelu => known.extend(["wi_0", "wi_1"]),
         }
-        match lora.targets.iter().find(|target| !known.contains(&target.as_str())) {
+        match lora
+            .targets
+            .iter()
+            .find(|target| !known.contains(&target.as_str()))
+        {
             None => Ok(()),
             Some(target) => Err(ModelError::UnknownTarget {
                 target: target.clone(),

@@ -9,7 +9,13 @@ use crate::{Dropout, ModelError};
 
 /// The places of all rows of a ragged batch.
 pub(super) fn spans(rows: &Ragged) -> Vec<Span> {
-    rows.offsets().windows(2).map(|w| Span { start: w[0], len: w[1] - w[0] }).collect()
+    rows.offsets()
+        .windows(2)
+        .map(|w| Span {
+            start: w[0],
+            len: w[1] - w[0],
+        })
+        .collect()
 }
 
 /// Buckets of all distances that a pass can meet.
@@ -19,7 +25,10 @@ pub(super) struct Distances {
 }
 
 impl Distances {
-    pub(super) fn bias<'a, E: Engine>(&'a self, stack: &'a Stack<E>) -> PositionBias<'a, E::Weight> {
+    pub(super) fn bias<'a, E: Engine>(
+        &'a self,
+        stack: &'a Stack<E>,
+    ) -> PositionBias<'a, E::Weight> {
         PositionBias {
             table: &stack.position_bias.weight,
             buckets: &self.buckets,
@@ -44,7 +53,12 @@ impl<E: Engine> T5<E> {
         }
     }
 
-    pub(super) fn attention_shape(&self, queries: Vec<Span>, keys: Vec<Span>, causal: bool) -> Attention {
+    pub(super) fn attention_shape(
+        &self,
+        queries: Vec<Span>,
+        keys: Vec<Span>,
+        causal: bool,
+    ) -> Attention {
         Attention {
             queries,
             keys,
@@ -60,7 +74,8 @@ impl<E: Engine> T5<E> {
         x: Act<E::Device, T>,
         gain: &super::Param<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        self.engine.rms_norm(x, &gain.weight, self.config.layer_norm_epsilon)
+        self.engine
+            .rms_norm(x, &gain.weight, self.config.layer_norm_epsilon)
     }
 
     /// Self-attention with norm and residual. `is_lowest` where nothing trainable lies below.
@@ -75,14 +90,21 @@ impl<E: Engine> T5<E> {
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
         let project = |linear: &super::Linear<E>, input| {
-            self.engine.linear(input, &linear.weight.weight, linear.low_rank(dropout), None, !is_lowest)
+            self.engine.linear(
+                input,
+                &linear.weight.weight,
+                linear.low_rank(dropout),
+                None,
+                !is_lowest,
+            )
         };
         let q = project(&layer.q, normed.with_empty_tape())?;
         let k = project(&layer.k, normed.with_empty_tape())?;
         let v = project(&layer.v, normed)?;
         let mixed = self.engine.attention(q, k, v, shape, Some(bias))?;
         let o = &layer.o;
-        self.engine.linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
+        self.engine
+            .linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
     }
 
     /// Attention to the encoder's output, with norm and residual.
@@ -96,14 +118,21 @@ impl<E: Engine> T5<E> {
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
         let project = |linear: &super::Linear<E>, input| {
-            self.engine.linear(input, &linear.weight.weight, linear.low_rank(dropout), None, true)
+            self.engine.linear(
+                input,
+                &linear.weight.weight,
+                linear.low_rank(dropout),
+                None,
+                true,
+            )
         };
         let q = project(&layer.q, normed)?;
         let k = project(&layer.k, encoded.with_empty_tape())?;
         let v = project(&layer.v, encoded.with_empty_tape())?;
         let mixed = self.engine.attention(q, k, v, shape, None)?;
         let o = &layer.o;
-        self.engine.linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
+        self.engine
+            .linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
     }
 
     /// The feed-forward block with norm and residual.
@@ -115,7 +144,13 @@ impl<E: Engine> T5<E> {
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
         let project = |linear: &super::Linear<E>, input| {
-            self.engine.linear(input, &linear.weight.weight, linear.low_rank(dropout), None, true)
+            self.engine.linear(
+                input,
+                &linear.weight.weight,
+                linear.low_rank(dropout),
+                None,
+                true,
+            )
         };
         let hidden = match &layer.up {
             None => self.engine.relu(project(&layer.wi, normed)?)?,
@@ -125,7 +160,13 @@ impl<E: Engine> T5<E> {
             }
         };
         let wo = &layer.wo;
-        self.engine.linear(hidden, &wo.weight.weight, wo.low_rank(dropout), Some(x), true)
+        self.engine.linear(
+            hidden,
+            &wo.weight.weight,
+            wo.low_rank(dropout),
+            Some(x),
+            true,
+        )
     }
 
     /// The encoder's output, `[tokens, D]`.
@@ -136,10 +177,11 @@ impl<E: Engine> T5<E> {
     ) -> Result<Act<E::Device, T>, ModelError> {
         let shape = self.attention_shape(spans(inputs), spans(inputs), false);
         let distances = self.distances(longest(inputs), true);
-        let mut x = self.engine.embed::<T>(&self.shared.weight, inputs.ids())?;
+        let embedding = self.embedding(&self.encoder);
+        let mut x = self.engine.embed::<T>(&embedding.weight, inputs.ids())?;
         for (i, block) in self.encoder.blocks.iter().enumerate() {
             let bias = distances.bias(&self.encoder);
-            let is_lowest = i == 0 && self.shared.slot.is_none();
+            let is_lowest = i == 0 && embedding.slot.is_none();
             x = self.self_attention(x, &block.attention, &shape, bias, dropout, is_lowest)?;
             x = self.feed_forward(x, &block.feed_forward, dropout)?;
         }
@@ -157,10 +199,11 @@ impl<E: Engine> T5<E> {
         let shape = self.attention_shape(spans(inputs), spans(inputs), true);
         let cross_shape = self.attention_shape(spans(inputs), encoded_spans, false);
         let distances = self.distances(longest(inputs), false);
-        let mut y = self.engine.embed::<T>(&self.shared.weight, inputs.ids())?;
+        let embedding = self.embedding(&self.decoder);
+        let mut y = self.engine.embed::<T>(&embedding.weight, inputs.ids())?;
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let bias = distances.bias(&self.decoder);
-            let is_lowest = i == 0 && self.shared.slot.is_none();
+            let is_lowest = i == 0 && embedding.slot.is_none();
             y = self.self_attention(y, &block.attention, &shape, bias, dropout, is_lowest)?;
             if let Some(cross) = &block.cross {
                 y = self.cross_attention(y, encoded, cross, &cross_shape, dropout)?;
@@ -171,7 +214,10 @@ impl<E: Engine> T5<E> {
     }
 
     /// Targets moved right by one, behind the start token: what the decoder reads.
-    pub(super) fn decoder_inputs<'a>(&self, targets: impl IntoIterator<Item = &'a [u32]>) -> Ragged {
+    pub(super) fn decoder_inputs<'a>(
+        &self,
+        targets: impl IntoIterator<Item = &'a [u32]>,
+    ) -> Ragged {
         let start = self.config.decoder_start_token_id;
         Ragged::from_rows(targets.into_iter().map(|target| {
             let mut row = vec![start];
@@ -201,8 +247,13 @@ impl<E: Engine> T5<E> {
         dropout: Option<Dropout>,
     ) -> Result<(Scalar<E::Device, T>, Vec<f32>), ModelError> {
         let (hidden, encoder_tape) = self.hidden::<T>(batch, dropout)?;
-        let (loss, nll) =
-            self.engine.cross_entropy(hidden, self.head(), self.logit_scale(), batch.targets.ids(), weight)?;
+        let (loss, nll) = self.engine.cross_entropy(
+            hidden,
+            self.head(),
+            self.logit_scale(),
+            batch.targets.ids(),
+            weight,
+        )?;
         let (loss, tape) = loss.split_tape();
         Ok((loss.put_tape(tape.merge(encoder_tape)), nll))
     }

@@ -20,7 +20,12 @@ struct Cache {
 impl Cache {
     fn new(n_rows: usize, capacity: usize, width: usize) -> Self {
         let len = n_rows * capacity * width;
-        Self { keys: vec![0.0; len], values: vec![0.0; len], width, capacity }
+        Self {
+            keys: vec![0.0; len],
+            values: vec![0.0; len],
+            width,
+            capacity,
+        }
     }
 
     /// Writes position `at` of every row; `keys` and `values` are `[rows, width]`.
@@ -44,7 +49,12 @@ impl Cache {
     }
 
     fn spans(&self, n_rows: usize, len: usize) -> Vec<Span> {
-        (0..n_rows).map(|row| Span { start: row * self.capacity, len }).collect()
+        (0..n_rows)
+            .map(|row| Span {
+                start: row * self.capacity,
+                len,
+            })
+            .collect()
     }
 }
 
@@ -77,7 +87,11 @@ impl<E: Engine> T5<E> {
         let mut active: Vec<Active> = spans(prompts)
             .into_iter()
             .enumerate()
-            .map(|(row, encoded)| Active { row, encoded, last_id: self.config.decoder_start_token_id })
+            .map(|(row, encoded)| Active {
+                row,
+                encoded,
+                last_id: self.config.decoder_start_token_id,
+            })
             .collect();
         for position in 0..max_new_tokens {
             let logits = self.decode_step(&active, position, &mut caches, &cross)?;
@@ -110,14 +124,24 @@ impl<E: Engine> T5<E> {
         &self,
         encoded: &Act<E::Device>,
     ) -> Result<Vec<(Act<E::Device>, Act<E::Device>)>, ModelError> {
-        let cross_layers = self.decoder.blocks.iter().filter_map(|block| block.cross.as_ref());
+        let cross_layers = self
+            .decoder
+            .blocks
+            .iter()
+            .filter_map(|block| block.cross.as_ref());
         cross_layers
-            .map(|layer| Ok((self.project(encoded.clone(), &layer.k)?, self.project(encoded.clone(), &layer.v)?)))
+            .map(|layer| {
+                Ok((
+                    self.project(encoded.clone(), &layer.k)?,
+                    self.project(encoded.clone(), &layer.v)?,
+                ))
+            })
             .collect()
     }
 
     fn project(&self, x: Act<E::Device>, linear: &Linear<E>) -> Result<Act<E::Device>, ModelError> {
-        self.engine.linear(x, &linear.weight.weight, linear.low_rank(None), None, false)
+        self.engine
+            .linear(x, &linear.weight.weight, linear.low_rank(None), None, false)
     }
 
     fn project_onto(
@@ -126,7 +150,13 @@ impl<E: Engine> T5<E> {
         linear: &Linear<E>,
         residual: Act<E::Device>,
     ) -> Result<Act<E::Device>, ModelError> {
-        self.engine.linear(x, &linear.weight.weight, linear.low_rank(None), Some(residual), false)
+        self.engine.linear(
+            x,
+            &linear.weight.weight,
+            linear.low_rank(None),
+            Some(residual),
+            false,
+        )
     }
 
     /// Logits `[active, V]` of the token at `position`.
@@ -143,22 +173,36 @@ impl<E: Engine> T5<E> {
         let encoded_spans = active.iter().map(|row| row.encoded).collect();
         let cross_shape = self.attention_shape(queries.clone(), encoded_spans, false);
         let distances = self.distances(position + 1, false);
-        let mut y: Act<E::Device> = self.engine.embed(&self.shared.weight, &ids)?;
-        for ((block, cache), (cross_k, cross_v)) in self.decoder.blocks.iter().zip(caches).zip(cross) {
+        let mut y: Act<E::Device> = self
+            .engine
+            .embed(&self.embedding(&self.decoder).weight, &ids)?;
+        for ((block, cache), (cross_k, cross_v)) in
+            self.decoder.blocks.iter().zip(caches).zip(cross)
+        {
             let layer = &block.attention;
             let normed = self.norm(y.clone(), &layer.norm)?;
             let q = self.project(normed.clone(), &layer.q)?;
-            let k = self.engine.to_host(&self.project(normed.clone(), &layer.k)?);
+            let k = self
+                .engine
+                .to_host(&self.project(normed.clone(), &layer.k)?);
             let v = self.engine.to_host(&self.project(normed, &layer.v)?);
             cache.append(position, &k, &v);
-            let shape = self.attention_shape(queries.clone(), cache.spans(n_rows, position + 1), true);
+            let shape =
+                self.attention_shape(queries.clone(), cache.spans(n_rows, position + 1), true);
             let bias = distances.bias(&self.decoder);
-            let mixed = self.engine.attention_cached(q, &cache.keys, &cache.values, &shape, Some(bias))?;
+            let mixed =
+                self.engine
+                    .attention_cached(q, &cache.keys, &cache.values, &shape, Some(bias))?;
             y = self.project_onto(mixed, &layer.o, y)?;
             if let Some(layer) = &block.cross {
                 let q = self.project(self.norm(y.clone(), &layer.norm)?, &layer.q)?;
-                let mixed =
-                    self.engine.attention(q, cross_k.clone(), cross_v.clone(), &cross_shape, None)?;
+                let mixed = self.engine.attention(
+                    q,
+                    cross_k.clone(),
+                    cross_v.clone(),
+                    &cross_shape,
+                    None,
+                )?;
                 y = self.project_onto(mixed, &layer.o, y)?;
             }
             y = self.feed_forward(y, &block.feed_forward, None)?;
@@ -178,16 +222,30 @@ impl<E: Engine> T5<E> {
         }
         let encoded: Act<E::Device> = self.encode(prompts, None)?;
         // Rows of the decoder: every label of the first prompt, then of the second, and so on.
-        let rows: Vec<&[u32]> =
-            (0..prompts.n_rows()).flat_map(|_| labels.iter().map(Vec::as_slice)).collect();
-        let encoded_spans =
-            spans(prompts).into_iter().flat_map(|span| std::iter::repeat_n(span, labels.len())).collect();
+        let rows: Vec<&[u32]> = (0..prompts.n_rows())
+            .flat_map(|_| labels.iter().map(Vec::as_slice))
+            .collect();
+        let encoded_spans = spans(prompts)
+            .into_iter()
+            .flat_map(|span| std::iter::repeat_n(span, labels.len()))
+            .collect();
         let decoder_inputs = self.decoder_inputs(rows.iter().copied());
         let hidden = self.decode(&encoded, encoded_spans, &decoder_inputs, None)?;
         let targets = Ragged::from_rows(&rows);
-        let (_, nll) =
-            self.engine.cross_entropy(hidden, self.head(), self.logit_scale(), targets.ids(), 1.0)?;
-        let scores: Vec<f64> = super::sum_rows(&nll, &targets).iter().map(|nll| -nll).collect();
-        Ok(scores.chunks_exact(labels.len()).map(<[f64]>::to_vec).collect())
+        let (_, nll) = self.engine.cross_entropy(
+            hidden,
+            self.head(),
+            self.logit_scale(),
+            targets.ids(),
+            1.0,
+        )?;
+        let scores: Vec<f64> = super::sum_rows(&nll, &targets)
+            .iter()
+            .map(|nll| -nll)
+            .collect();
+        Ok(scores
+            .chunks_exact(labels.len())
+            .map(<[f64]>::to_vec)
+            .collect())
     }
 }

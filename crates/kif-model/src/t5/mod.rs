@@ -82,6 +82,8 @@ struct Block<E: Engine> {
 
 /// Encoder or decoder.
 struct Stack<E: Engine> {
+    /// Its own token embedding, where it is not the shared one.
+    embedding: Option<Param<E>>,
     /// Table `[buckets, H]` of the first block, used by all.
     position_bias: Param<E>,
     blocks: Vec<Block<E>>,
@@ -106,9 +108,13 @@ impl<E: Engine> T5<E> {
     fn params_mut(&mut self) -> Vec<&mut Param<E>> {
         let mut all = vec![&mut self.shared];
         for stack in [&mut self.encoder, &mut self.decoder] {
+            all.extend(&mut stack.embedding);
             all.push(&mut stack.position_bias);
             for block in &mut stack.blocks {
-                for layer in [Some(&mut block.attention), block.cross.as_mut()].into_iter().flatten() {
+                for layer in [Some(&mut block.attention), block.cross.as_mut()]
+                    .into_iter()
+                    .flatten()
+                {
                     all.push(&mut layer.norm);
                     for linear in [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o] {
                         linear.params_mut(&mut all);
@@ -128,13 +134,21 @@ impl<E: Engine> T5<E> {
         all
     }
 
+    fn embedding<'a>(&'a self, stack: &'a Stack<E>) -> &'a Param<E> {
+        stack.embedding.as_ref().unwrap_or(&self.shared)
+    }
+
     fn head(&self) -> &E::Weight {
         &self.head.as_ref().unwrap_or(&self.shared).weight
     }
 
     /// Factor on the decoder's output before the head.
     fn logit_scale(&self) -> f32 {
-        if self.config.scales_logits() { (self.config.d_model as f32).powf(-0.5) } else { 1.0 }
+        if self.config.scales_logits() {
+            (self.config.d_model as f32).powf(-0.5)
+        } else {
+            1.0
+        }
     }
 
     fn check_rows(&self, rows: &Ragged) -> Result<(), ModelError> {
@@ -142,15 +156,26 @@ impl<E: Engine> T5<E> {
             if ids.is_empty() {
                 return Err(ModelError::EmptyRow { row });
             }
-            if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-                return Err(ModelError::TokenOutOfVocabulary { id, vocab_size: self.config.vocab_size, row });
+            if let Some(&id) = ids
+                .iter()
+                .find(|&&id| id as usize >= self.config.vocab_size)
+            {
+                return Err(ModelError::TokenOutOfVocabulary {
+                    id,
+                    vocab_size: self.config.vocab_size,
+                    row,
+                });
             }
         }
         Ok(())
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<(), ModelError> {
-        assert_eq!(batch.inputs.n_rows(), batch.targets.n_rows(), "rows of a batch");
+        assert_eq!(
+            batch.inputs.n_rows(),
+            batch.targets.n_rows(),
+            "rows of a batch"
+        );
         self.check_rows(&batch.inputs)?;
         self.check_rows(&batch.targets)
     }
@@ -158,7 +183,10 @@ impl<E: Engine> T5<E> {
 
 /// Sums the values that belong to each row, in f64.
 fn sum_rows(values: &[f32], rows: &Ragged) -> Vec<f64> {
-    rows.offsets().windows(2).map(|w| values[w[0]..w[1]].iter().map(|&x| f64::from(x)).sum()).collect()
+    rows.offsets()
+        .windows(2)
+        .map(|w| values[w[0]..w[1]].iter().map(|&x| f64::from(x)).sum())
+        .collect()
 }
 
 impl<E: Engine> LanguageModel for T5<E> {
@@ -173,10 +201,18 @@ impl<E: Engine> LanguageModel for T5<E> {
     fn set_params(&mut self, params: &[f32]) -> Result<(), ModelError> {
         let expected = self.layout.n_params();
         if params.len() != expected {
-            return Err(ModelError::ParamCount { got: params.len(), expected });
+            return Err(ModelError::ParamCount {
+                got: params.len(),
+                expected,
+            });
         }
         self.params.copy_from_slice(params);
-        let ranges: Vec<_> = self.layout.specs().iter().map(|spec| spec.range.clone()).collect();
+        let ranges: Vec<_> = self
+            .layout
+            .specs()
+            .iter()
+            .map(|spec| spec.range.clone())
+            .collect();
         let engine = self.engine.clone();
         for param in self.params_mut() {
             if let Some(slot) = param.slot {
@@ -197,14 +233,26 @@ impl<E: Engine> LanguageModel for T5<E> {
         assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
         let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
         let mut gradients = dfdx::prelude::Backward::try_backward(loss).map_err(device_error)?;
-        let ranges: Vec<_> = self.layout.specs().iter().map(|spec| spec.range.clone()).collect();
+        let ranges: Vec<_> = self
+            .layout
+            .specs()
+            .iter()
+            .map(|spec| spec.range.clone())
+            .collect();
         let engine = self.engine.clone();
         for param in self.params_mut() {
             if let Some(slot) = param.slot {
-                engine.add_gradient(&param.weight, &mut gradients, &mut grad[ranges[slot].clone()])?;
+                engine.add_gradient(
+                    &param.weight,
+                    &mut gradients,
+                    &mut grad[ranges[slot].clone()],
+                )?;
             }
         }
-        Ok(BatchLoss { nll: nll.iter().map(|&x| f64::from(x)).sum(), n_tokens: nll.len() })
+        Ok(BatchLoss {
+            nll: nll.iter().map(|&x| f64::from(x)).sum(),
+            n_tokens: nll.len(),
+        })
     }
 
     fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
@@ -216,19 +264,32 @@ impl<E: Engine> LanguageModel for T5<E> {
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         self.check_batch(batch)?;
         let hidden = self.hidden::<NoneTape>(batch, None)?.0;
-        let logits = self.engine.logits(hidden, self.head(), self.logit_scale())?;
+        let logits = self
+            .engine
+            .logits(hidden, self.head(), self.logit_scale())?;
         let vocab_size = self.config.vocab_size;
         let offsets = batch.targets.offsets();
-        Ok(offsets.windows(2).map(|w| logits[w[0] * vocab_size..w[1] * vocab_size].to_vec()).collect())
+        Ok(offsets
+            .windows(2)
+            .map(|w| logits[w[0] * vocab_size..w[1] * vocab_size].to_vec())
+            .collect())
     }
 
-    fn generate(&self, prompts: &[&[u32]], max_new_tokens: usize) -> Result<Vec<Vec<u32>>, ModelError> {
+    fn generate(
+        &self,
+        prompts: &[&[u32]],
+        max_new_tokens: usize,
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
         let prompts = Ragged::from_rows(prompts);
         self.check_rows(&prompts)?;
         self.greedy(&prompts, max_new_tokens)
     }
 
-    fn label_scores(&self, prompts: &[&[u32]], labels: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, ModelError> {
+    fn label_scores(
+        &self,
+        prompts: &[&[u32]],
+        labels: &[Vec<u32>],
+    ) -> Result<Vec<Vec<f64>>, ModelError> {
         let prompts = Ragged::from_rows(prompts);
         self.check_rows(&prompts)?;
         self.check_rows(&Ragged::from_rows(labels))?;

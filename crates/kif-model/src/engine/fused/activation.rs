@@ -6,7 +6,10 @@ use super::{Fused, take_gradient, view};
 use crate::ModelError;
 use crate::engine::Act;
 
-pub(super) fn relu<T: Tape<f32, Cpu>>(engine: &Fused, x: Act<Cpu, T>) -> Result<Act<Cpu, T>, ModelError> {
+pub(super) fn relu<T: Tape<f32, Cpu>>(
+    engine: &Fused,
+    x: Act<Cpu, T>,
+) -> Result<Act<Cpu, T>, ModelError> {
     let (x, mut tape) = x.split_tape();
     let (n_rows, width) = *x.shape();
     let x_ghost = x.ghost();

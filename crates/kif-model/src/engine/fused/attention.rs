@@ -34,8 +34,10 @@ fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionSh
         head_dim: shape.head_dim,
         scale: shape.scale,
         causal: shape.causal,
-        bias: bias
-            .map(|bias| RelativeBias { by_distance: &bias.by_distance, min_distance: bias.min_distance }),
+        bias: bias.map(|bias| RelativeBias {
+            by_distance: &bias.by_distance,
+            min_distance: bias.min_distance,
+        }),
     }
 }
 
@@ -56,7 +58,7 @@ pub(super) fn attention<T: Tape<f32, Cpu>>(
     let mut y = vec![0.0; n_rows * width];
     let mut probs = T::OWNS_TAPE.then(Vec::new);
     let kernel = kernel_shape(shape, bias.as_ref());
-    kif_kernels::attention(view(&q), view(&k), view(&v), &kernel, &mut y, probs.as_mut());
+    kif_kernels::attention(view(&q), view(&k), view(&v), kernel, &mut y, probs.as_mut());
     let out = engine.tensor(y, n_rows, width)?;
     if let Some(probs) = probs {
         let (out_ghost, shape) = (out.ghost(), shape.clone());
@@ -70,7 +72,7 @@ pub(super) fn attention<T: Tape<f32, Cpu>>(
                 view(&q),
                 view(&k),
                 view(&v),
-                &kernel_shape(&shape, bias.as_ref()),
+                kernel_shape(&shape, bias.as_ref()),
                 &probs,
                 &gy,
                 &mut gq,
@@ -108,6 +110,13 @@ pub(super) fn attention_cached(
     let bias = bias.map(|bias| Bias::new(bias, shape.n_heads));
     let (n_rows, width) = *q.shape();
     let mut y = vec![0.0; n_rows * width];
-    kif_kernels::attention(view(&q), k, v, &kernel_shape(shape, bias.as_ref()), &mut y, None);
+    kif_kernels::attention(
+        view(&q),
+        k,
+        v,
+        kernel_shape(shape, bias.as_ref()),
+        &mut y,
+        None,
+    );
     engine.tensor(y, n_rows, width)
 }

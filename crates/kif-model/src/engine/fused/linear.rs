@@ -45,7 +45,9 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
             view(&residual).to_vec()
         }
     };
-    weight.packed().forward(n_rows, view(&x), &mut y, residual_ghost.is_some());
+    weight
+        .packed()
+        .forward(n_rows, view(&x), &mut y, residual_ghost.is_some());
     let low_rank = low_rank.map(|low_rank| {
         let hidden = hidden_states(&low_rank, n_rows, view(&x));
         low_rank.b.packed().forward(n_rows, &hidden, &mut y, true);
@@ -149,7 +151,13 @@ fn dropped(x: &[f32], width: usize, dropout: Option<(Dropout, u64)>) -> Option<V
 }
 
 /// `into[n_out, n_in] += gy[tokens, n_out]^T x[tokens, n_in]`.
-pub(super) fn add_weight_gradient(into: &mut [f32], gy: &[f32], x: &[f32], n_out: usize, n_in: usize) {
+pub(super) fn add_weight_gradient(
+    into: &mut [f32],
+    gy: &[f32],
+    x: &[f32],
+    n_out: usize,
+    n_in: usize,
+) {
     let n_rows = gy.len() / n_out;
     kif_kernels::gemm(
         1.0,

@@ -22,7 +22,8 @@ pub(super) fn cross_entropy<T: Tape<f32, Cpu>>(
         return trained_head(engine, x, x_scaled, head, scale, targets, weight, tape);
     }
     let mut gx = T::OWNS_TAPE.then(|| vec![0.0; n_rows * width]);
-    let nll = kif_kernels::linear_cross_entropy(&x_scaled, head.packed(), targets, gx.as_deref_mut());
+    let nll =
+        kif_kernels::linear_cross_entropy(&x_scaled, head.packed(), targets, gx.as_deref_mut());
     let loss = weight * nll.iter().sum::<f32>();
     let out = engine.device.try_tensor(loss).map_err(device_error)?;
     if let Some(mut gx) = gx {
@@ -52,7 +53,8 @@ fn trained_head<T: Tape<f32, Cpu>>(
     let (n_rows, width) = *x.shape();
     let vocab_size = head.spec.n_rows;
     let mut g_logits = vec![0.0; n_rows * vocab_size];
-    head.packed().forward(n_rows, &x_scaled, &mut g_logits, false);
+    head.packed()
+        .forward(n_rows, &x_scaled, &mut g_logits, false);
     let nll = kif_kernels::cross_entropy(&mut g_logits, targets, vocab_size);
     let loss = weight * nll.iter().sum::<f32>();
     let out = engine.device.try_tensor(loss).map_err(device_error)?;

@@ -29,11 +29,21 @@ pub(crate) struct Fused {
 
 impl Fused {
     pub(crate) fn new(precision: Precision) -> Self {
-        Self { device: Cpu::default(), precision }
+        Self {
+            device: Cpu::default(),
+            precision,
+        }
     }
 
-    fn tensor(&self, values: Vec<f32>, n_rows: usize, n_cols: usize) -> Result<Act<Cpu>, ModelError> {
-        self.device.try_tensor_from_vec(values, (n_rows, n_cols)).map_err(device_error)
+    fn tensor(
+        &self,
+        values: Vec<f32>,
+        n_rows: usize,
+        n_cols: usize,
+    ) -> Result<Act<Cpu>, ModelError> {
+        self.device
+            .try_tensor_from_vec(values, (n_rows, n_cols))
+            .map_err(device_error)
     }
 }
 
@@ -50,11 +60,15 @@ pub(crate) struct FusedWeight {
 
 impl FusedWeight {
     fn values(&self) -> &Arc<Vec<f32>> {
-        self.values.as_ref().expect("a weight of role Lookup keeps its values")
+        self.values
+            .as_ref()
+            .expect("a weight of role Lookup keeps its values")
     }
 
     fn packed(&self) -> &Arc<PackedWeight> {
-        self.packed.as_ref().expect("a weight of role Product is packed")
+        self.packed
+            .as_ref()
+            .expect("a weight of role Product is packed")
     }
 }
 
@@ -72,20 +86,37 @@ impl Engine for Fused {
 
     fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<FusedWeight, ModelError> {
         let (n_rows, n_cols) = (spec.n_rows, spec.n_cols);
-        assert_eq!(values.len(), n_rows * n_cols, "a weight of {n_rows} x {n_cols}");
+        assert_eq!(
+            values.len(),
+            n_rows * n_cols,
+            "a weight of {n_rows} x {n_cols}"
+        );
         // Trainable weights keep full precision: their updates would vanish in bf16.
-        let precision = if spec.trainable { Precision::F32 } else { self.precision };
+        let precision = if spec.trainable {
+            Precision::F32
+        } else {
+            self.precision
+        };
         let packed = spec
             .role
             .is_product()
             .then(|| Arc::new(PackedWeight::pack(&values, n_rows, n_cols, precision)));
         let leaf = if spec.trainable {
-            Some(self.device.try_zeros_like(&(n_rows, n_cols)).map_err(device_error)?)
+            Some(
+                self.device
+                    .try_zeros_like(&(n_rows, n_cols))
+                    .map_err(device_error)?,
+            )
         } else {
             None
         };
         let values = spec.role.is_lookup().then(|| Arc::new(values));
-        Ok(FusedWeight { spec, values, packed, leaf })
+        Ok(FusedWeight {
+            spec,
+            values,
+            packed,
+            leaf,
+        })
     }
 
     fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) {
@@ -116,14 +147,24 @@ impl Engine for Fused {
         gradients: &mut Gradients<f32, Cpu>,
         into: &mut [f32],
     ) -> Result<(), ModelError> {
-        let leaf = weight.leaf.as_ref().expect("only trainable weights have a gradient");
-        let gradient = std::mem::take::<Vec<f32>>(gradients.get_or_alloc_mut(leaf).map_err(device_error)?);
+        let leaf = weight
+            .leaf
+            .as_ref()
+            .expect("only trainable weights have a gradient");
+        let gradient =
+            std::mem::take::<Vec<f32>>(gradients.get_or_alloc_mut(leaf).map_err(device_error)?);
         assert_eq!(gradient.len(), into.len(), "gradient of a weight");
-        into.iter_mut().zip(&gradient).for_each(|(into, g)| *into += g);
+        into.iter_mut()
+            .zip(&gradient)
+            .for_each(|(into, g)| *into += g);
         Ok(())
     }
 
-    fn embed<T: Tape<f32, Cpu>>(&self, table: &FusedWeight, ids: &[u32]) -> Result<Act<Cpu, T>, ModelError> {
+    fn embed<T: Tape<f32, Cpu>>(
+        &self,
+        table: &FusedWeight,
+        ids: &[u32],
+    ) -> Result<Act<Cpu, T>, ModelError> {
         embedding::embed(self, table, ids)
     }
 

@@ -27,10 +27,19 @@ pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
             let gy = take_gradient!(gradients, out_ghost);
             let mut gain_gradient = leaf.as_ref().map(|_| vec![0.0; width]);
             let gx = gradients.get_or_alloc_mut(&x_ghost)?;
-            kif_kernels::rms_norm_backward(view(&x), &gain, &inv_rms, &gy, gx, gain_gradient.as_deref_mut());
+            kif_kernels::rms_norm_backward(
+                view(&x),
+                &gain,
+                &inv_rms,
+                &gy,
+                gx,
+                gain_gradient.as_deref_mut(),
+            );
             if let (Some(leaf), Some(gain_gradient)) = (leaf, gain_gradient) {
                 let into = gradients.get_or_alloc_mut(&leaf)?;
-                into.iter_mut().zip(&gain_gradient).for_each(|(into, g)| *into += g);
+                into.iter_mut()
+                    .zip(&gain_gradient)
+                    .for_each(|(into, g)| *into += g);
             }
             Ok(())
         });

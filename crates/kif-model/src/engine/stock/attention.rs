@@ -31,8 +31,13 @@ pub(super) fn attention<D: Device<f32>, T: Tape<f32, D>>(
         .device
         .try_tensor_from_vec(mask(shape, n_queries, n_keys), (n_seqs, n_queries, n_keys))
         .map_err(device_error)?;
-    let bias = bias.map(|bias| score_bias::<D, T>(engine, bias, shape, n_queries, n_keys)).transpose()?;
-    let real_rows = engine.indices(unpadded_rows(&shape.queries, n_queries, n_tokens), (n_tokens,))?;
+    let bias = bias
+        .map(|bias| score_bias::<D, T>(engine, bias, shape, n_queries, n_keys))
+        .transpose()?;
+    let real_rows = engine.indices(
+        unpadded_rows(&shape.queries, n_queries, n_tokens),
+        (n_tokens,),
+    )?;
 
     (|| {
         let heads = |x: Act<D, T>, rows: Tensor<(usize, usize), usize, D>, n| {
@@ -59,7 +64,10 @@ pub(super) fn attention<D: Device<f32>, T: Tape<f32, D>>(
 
 /// Row of every padded place; padding repeats row 0, whose score is masked and whose output is never read.
 fn padded_rows(spans: &[Span], longest: usize) -> Vec<usize> {
-    spans.iter().flat_map(|span| (0..longest).map(|i| if i < span.len { span.start + i } else { 0 })).collect()
+    spans
+        .iter()
+        .flat_map(|span| (0..longest).map(|i| if i < span.len { span.start + i } else { 0 }))
+        .collect()
 }
 
 /// Padded place of every real query row. Query spans cover all rows, in any order.
@@ -70,7 +78,10 @@ fn unpadded_rows(spans: &[Span], longest: usize, n_tokens: usize) -> Vec<usize> 
             places[span.start + i] = seq * longest + i;
         }
     }
-    assert!(places.iter().all(|&place| place != usize::MAX), "every query row belongs to a sequence");
+    assert!(
+        places.iter().all(|&place| place != usize::MAX),
+        "every query row belongs to a sequence"
+    );
     places
 }
 
@@ -79,7 +90,8 @@ fn mask(shape: &Attention, n_queries: usize, n_keys: usize) -> Vec<f32> {
     for (queries, keys) in shape.queries.iter().zip(&shape.keys) {
         let offset = keys.len as isize - queries.len as isize;
         for i in 0..n_queries {
-            let visible = |j: usize| j < keys.len && (!shape.causal || j as isize <= i as isize + offset);
+            let visible =
+                |j: usize| j < keys.len && (!shape.causal || j as isize <= i as isize + offset);
             mask.extend((0..n_keys).map(|j| if visible(j) { 0.0 } else { HIDDEN }));
         }
     }
@@ -96,9 +108,11 @@ fn score_bias<D: Device<f32>, T: Tape<f32, D>>(
 ) -> Result<Act3<D, T>, ModelError> {
     // Where queries continue a cached sequence they are the last positions of it, the same number in every row.
     let offset = shape.keys[0].len as isize - shape.queries[0].len as isize;
-    let same_offset =
-        |(q, k): (&Span, &Span)| k.len as isize - q.len as isize == offset;
-    assert!(shape.queries.iter().zip(&shape.keys).all(same_offset), "one query offset for all sequences");
+    let same_offset = |(q, k): (&Span, &Span)| k.len as isize - q.len as isize == offset;
+    assert!(
+        shape.queries.iter().zip(&shape.keys).all(same_offset),
+        "one query offset for all sequences"
+    );
     let last = bias.buckets.len() as isize - 1;
     let buckets = (0..n_queries as isize)
         .flat_map(|i| (0..n_keys as isize).map(move |j| j - (i + offset)))
@@ -107,9 +121,17 @@ fn score_bias<D: Device<f32>, T: Tape<f32, D>>(
         .collect();
     let buckets = engine.indices(buckets, (n_queries * n_keys,))?;
     let table = if bias.table.spec.trainable {
-        bias.table.taped::<T>().try_gather(buckets).map_err(device_error)?
+        bias.table
+            .taped::<T>()
+            .try_gather(buckets)
+            .map_err(device_error)?
     } else {
-        let table: Act<D> = bias.table.tensor.clone().try_gather(buckets).map_err(device_error)?;
+        let table: Act<D> = bias
+            .table
+            .tensor
+            .clone()
+            .try_gather(buckets)
+            .map_err(device_error)?;
         table.retaped::<T>()
     };
     table

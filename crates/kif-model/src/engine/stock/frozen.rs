@@ -13,7 +13,11 @@ pub(super) fn product<D: Device<f32>, T: Tape<f32, D>>(
     weight: &Act<D>,
 ) -> Result<Act<D, T>, D::Err> {
     let (x, mut tape) = x.split_tape();
-    let y = x.clone().try_matmul(weight.clone().try_permute::<(usize, usize), Axes2<1, 0>>()?)?;
+    let y = x.clone().try_matmul(
+        weight
+            .clone()
+            .try_permute::<(usize, usize), Axes2<1, 0>>()?,
+    )?;
     if T::OWNS_TAPE {
         let (weight, out) = (weight.clone(), y.clone());
         tape.add_backward_op(move |gradients: &mut Gradients<f32, D>| {
@@ -23,7 +27,11 @@ pub(super) fn product<D: Device<f32>, T: Tape<f32, D>>(
             // The gradient of sum(x * gx) with respect to x is gx. The store must be a leaky one: others drop
             // everything but leaves when the nested pass ends.
             let all = std::mem::replace(gradients, Gradients::leaky());
-            *gradients = x.traced(all).try_mul(gx)?.try_sum::<Rank0, Axes2<0, 1>>()?.try_backward()?;
+            *gradients = x
+                .traced(all)
+                .try_mul(gx)?
+                .try_sum::<Rank0, Axes2<0, 1>>()?
+                .try_backward()?;
             Ok(())
         });
     }
@@ -44,7 +52,12 @@ mod tests {
             let y = x.leaky_trace().matmul(wt).tanh();
             y.square().mean().backward().get(&x).as_vec()
         };
-        let gradients = product(x.leaky_trace(), &w).unwrap().tanh().square().mean().backward();
+        let gradients = product(x.leaky_trace(), &w)
+            .unwrap()
+            .tanh()
+            .square()
+            .mean()
+            .backward();
         for (ours, theirs) in gradients.get(&x).as_vec().iter().zip(&by_dfdx) {
             assert!((ours - theirs).abs() < 1e-6, "{ours} instead of {theirs}");
         }

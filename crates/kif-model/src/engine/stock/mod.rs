@@ -25,11 +25,19 @@ impl<D: Device<f32>> Stock<D> {
     }
 
     fn tensor(&self, values: Vec<f32>, n_rows: usize, n_cols: usize) -> Result<Act<D>, ModelError> {
-        self.device.try_tensor_from_vec(values, (n_rows, n_cols)).map_err(device_error)
+        self.device
+            .try_tensor_from_vec(values, (n_rows, n_cols))
+            .map_err(device_error)
     }
 
-    fn indices<S: Shape>(&self, values: Vec<usize>, shape: S) -> Result<Tensor<S, usize, D>, ModelError> {
-        self.device.try_tensor_from_vec(values, shape).map_err(|e| ModelError::Device(format!("{e:?}")))
+    fn indices<S: Shape>(
+        &self,
+        values: Vec<usize>,
+        shape: S,
+    ) -> Result<Tensor<S, usize, D>, ModelError> {
+        self.device
+            .try_tensor_from_vec(values, shape)
+            .map_err(|e| ModelError::Device(format!("{e:?}")))
     }
 }
 
@@ -48,8 +56,13 @@ impl<D: Device<f32>> StockWeight<D> {
     /// A vector `[1, n]` repeated for every row, `[n_rows, n]`.
     fn rows<T: Tape<f32, D>>(&self, n_rows: usize) -> Result<Act<D, T>, ModelError> {
         let n = self.spec.n_cols;
-        let vector = self.taped::<T>().try_reshape_like(&(n,)).map_err(device_error)?;
-        vector.try_broadcast_like::<_, Axis<0>>(&(n_rows, n)).map_err(device_error)
+        let vector = self
+            .taped::<T>()
+            .try_reshape_like(&(n,))
+            .map_err(device_error)?;
+        vector
+            .try_broadcast_like::<_, Axis<0>>(&(n_rows, n))
+            .map_err(device_error)
     }
 }
 
@@ -59,8 +72,10 @@ fn product<D: Device<f32>, T: Tape<f32, D>>(
     weight: &StockWeight<D>,
 ) -> Result<Act<D, T>, ModelError> {
     if weight.spec.trainable {
-        let transposed =
-            weight.taped::<T>().try_permute::<(usize, usize), Axes2<1, 0>>().map_err(device_error)?;
+        let transposed = weight
+            .taped::<T>()
+            .try_permute::<(usize, usize), Axes2<1, 0>>()
+            .map_err(device_error)?;
         x.try_matmul(transposed).map_err(device_error)
     } else {
         frozen::product(x, &weight.tensor).map_err(device_error)
@@ -87,10 +102,14 @@ impl<D: Device<f32>> Engine for Stock<D> {
         into: &mut [f32],
     ) -> Result<(), ModelError> {
         // A weight that no operation used has no gradient yet, and reading it would panic.
-        gradients.get_or_alloc_mut(&weight.tensor).map_err(device_error)?;
+        gradients
+            .get_or_alloc_mut(&weight.tensor)
+            .map_err(device_error)?;
         let gradient = gradients.get(&weight.tensor).as_vec();
         assert_eq!(gradient.len(), into.len(), "gradient of a weight");
-        into.iter_mut().zip(&gradient).for_each(|(into, g)| *into += g);
+        into.iter_mut()
+            .zip(&gradient)
+            .for_each(|(into, g)| *into += g);
         Ok(())
     }
 
@@ -103,7 +122,11 @@ impl<D: Device<f32>> Engine for Stock<D> {
         if table.spec.trainable {
             table.taped::<T>().try_gather(indices).map_err(device_error)
         } else {
-            let rows: Act<D> = table.tensor.clone().try_gather(indices).map_err(device_error)?;
+            let rows: Act<D> = table
+                .tensor
+                .clone()
+                .try_gather(indices)
+                .map_err(device_error)?;
             Ok(rows.retaped::<T>())
         }
     }
@@ -116,15 +139,22 @@ impl<D: Device<f32>> Engine for Stock<D> {
     ) -> Result<Act<D, T>, ModelError> {
         let shape = *x.shape();
         let normed = (|| {
-            let mean_square = x.with_empty_tape().try_square()?.try_mean::<(usize,), Axis<1>>()?;
+            let mean_square = x
+                .with_empty_tape()
+                .try_square()?
+                .try_mean::<(usize,), Axis<1>>()?;
             let rms = mean_square.try_add(eps)?.try_sqrt()?;
             x.try_div(rms.try_broadcast_like::<_, Axis<1>>(&shape)?)
         })()
         .map_err(device_error)?;
         if gain.spec.trainable {
-            normed.try_mul(gain.rows::<T>(shape.0)?).map_err(device_error)
+            normed
+                .try_mul(gain.rows::<T>(shape.0)?)
+                .map_err(device_error)
         } else {
-            normed.try_mul(gain.rows::<NoneTape>(shape.0)?).map_err(device_error)
+            normed
+                .try_mul(gain.rows::<NoneTape>(shape.0)?)
+                .map_err(device_error)
         }
     }
 
@@ -142,11 +172,16 @@ impl<D: Device<f32>> Engine for Stock<D> {
             Some(low_rank) => {
                 let mut input = x.with_empty_tape();
                 if let Some((dropout, stream)) = low_rank.dropout {
-                    let mask = self.tensor(dropout_mask(dropout, stream, shape), shape.0, shape.1)?;
+                    let mask =
+                        self.tensor(dropout_mask(dropout, stream, shape), shape.0, shape.1)?;
                     input = input.try_mul(mask).map_err(device_error)?;
                 }
                 let hidden = product(input, low_rank.a)?;
-                Some(product(hidden, low_rank.b)?.try_mul(low_rank.scale).map_err(device_error)?)
+                Some(
+                    product(hidden, low_rank.b)?
+                        .try_mul(low_rank.scale)
+                        .map_err(device_error)?,
+                )
             }
         };
         let mut y = product(x, weight)?;
@@ -163,8 +198,14 @@ impl<D: Device<f32>> Engine for Stock<D> {
         x.try_relu().map_err(device_error)
     }
 
-    fn gated_gelu<T: Tape<f32, D>>(&self, gate: Act<D, T>, up: Act<D, T>) -> Result<Act<D, T>, ModelError> {
-        gate.try_fast_gelu().and_then(|gate| gate.try_mul(up)).map_err(device_error)
+    fn gated_gelu<T: Tape<f32, D>>(
+        &self,
+        gate: Act<D, T>,
+        up: Act<D, T>,
+    ) -> Result<Act<D, T>, ModelError> {
+        gate.try_fast_gelu()
+            .and_then(|gate| gate.try_mul(up))
+            .map_err(device_error)
     }
 
     fn attention<T: Tape<f32, D>>(
@@ -201,10 +242,15 @@ impl<D: Device<f32>> Engine for Stock<D> {
         weight: f32,
     ) -> Result<(Scalar<D, T>, Vec<f32>), ModelError> {
         let logits = product(x.try_mul(scale).map_err(device_error)?, head)?;
-        let targets = self.indices(targets.iter().map(|&id| id as usize).collect(), (targets.len(),))?;
+        let targets = self.indices(
+            targets.iter().map(|&id| id as usize).collect(),
+            (targets.len(),),
+        )?;
         (|| {
-            let nll: Tensor<(usize,), f32, D, T> =
-                logits.try_log_softmax::<Axis<1>>()?.try_select(targets)?.try_negate()?;
+            let nll: Tensor<(usize,), f32, D, T> = logits
+                .try_log_softmax::<Axis<1>>()?
+                .try_select(targets)?
+                .try_negate()?;
             let host = nll.as_vec();
             let loss = nll.try_sum::<Rank0, Axis<0>>()?.try_mul(weight)?;
             Ok((loss, host))

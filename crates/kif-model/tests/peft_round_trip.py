@@ -1,0 +1,51 @@
+"""Loads what this crate wrote with the Python libraries that users load it with.
+
+    pip install torch transformers peft safetensors
+    python peft_round_trip.py adapter MODEL_DIR OUR_ADAPTER GOLDEN_ADAPTER   # both give the same logits
+    python peft_round_trip.py model OUR_MODEL GOLDEN_MODEL                   # both give the same logits
+    python peft_round_trip.py merged OUR_MERGED MODEL_DIR GOLDEN_ADAPTER     # the merged base gives those of the adapter
+
+Prints the largest difference of the logits of one fixed batch and exits with 1 if it is above 1e-5.
+"""
+import sys
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM
+
+
+def base(path):
+    model, info = AutoModelForSeq2SeqLM.from_pretrained(path, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], (path, kind, info[kind])
+    return model.float().eval()
+
+
+def adapted(model, adapter):
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # peft warns where keys are missing
+        return PeftModel.from_pretrained(base(model), adapter).eval()
+
+
+def logits(model):
+    torch.manual_seed(0)
+    ids, labels = torch.randint(2, 500, (3, 17)), torch.randint(2, 500, (3, 5))
+    with torch.no_grad():
+        return model(input_ids=ids, labels=labels).logits
+
+
+kind, *paths = sys.argv[1:]
+if kind == "adapter":
+    one, two = adapted(paths[0], paths[1]), adapted(paths[0], paths[2])
+    ours, golden = one.state_dict(), two.state_dict()
+    assert ours.keys() == golden.keys() and all(torch.equal(ours[k], golden[k]) for k in ours)
+elif kind == "model":
+    one, two = base(paths[0]), base(paths[1])
+elif kind == "merged":
+    one, two = base(paths[0]), adapted(paths[1], paths[2])
+else:
+    sys.exit(__doc__)
+difference = (logits(one) - logits(two)).abs().max().item()
+print(f"{kind}: largest difference of logits {difference:.3g}")
+sys.exit(difference > 1e-5)
