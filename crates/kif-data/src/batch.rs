@@ -99,3 +99,35 @@ impl Batch {
         self.inputs.n_rows()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_lie_one_after_the_other() {
+        let ragged = Ragged::from_rows([vec![1, 2], vec![], vec![3]]);
+        assert_eq!(ragged.ids(), [1, 2, 3]);
+        assert_eq!(ragged.offsets(), [0, 2, 2, 3]);
+        assert_eq!((ragged.n_rows(), ragged.n_tokens()), (3, 3));
+        assert_eq!(ragged.row(2), [3]);
+        assert_eq!(
+            (Ragged::default().n_rows(), Ragged::default().offsets()),
+            (0, &[0][..])
+        );
+    }
+
+    #[test]
+    fn a_batch_keeps_inputs_and_targets_together() {
+        let row = |i: u32| Encoded {
+            input_ids: vec![i; 3],
+            target_ids: vec![i + 10],
+            cut: false,
+        };
+        let rows = [row(4), row(2)];
+        let batch = Batch::from_rows(&rows);
+        assert_eq!(batch.n_rows(), 2);
+        assert_eq!(batch.inputs.ids(), [4, 4, 4, 2, 2, 2]);
+        assert_eq!(batch.targets.ids(), [14, 12]);
+    }
+}

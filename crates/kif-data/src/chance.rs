@@ -72,3 +72,43 @@ pub fn permutation(rng: &mut ChaCha8Rng, n: usize) -> Vec<usize> {
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_depends_on_every_part_of_its_name() {
+        let first = |seed, purpose, task, step| stream(seed, purpose, task, step).next_u64();
+        let base = first(1, Purpose::Shuffle, 2, 3);
+        assert_eq!(base, first(1, Purpose::Shuffle, 2, 3));
+        let others = [
+            first(2, Purpose::Shuffle, 2, 3),
+            first(1, Purpose::Memory, 2, 3),
+            first(1, Purpose::Shuffle, 3, 3),
+            first(1, Purpose::Shuffle, 2, 4),
+        ];
+        assert!(others.iter().all(|&other| other != base));
+    }
+
+    #[test]
+    fn draws_below_n_are_uniform() {
+        // 60,000 draws in 6 cells: a standard deviation is about 91.
+        let mut rng = stream(1, Purpose::Fixture, 0, 0);
+        let mut counts = [0i32; 6];
+        (0..60_000).for_each(|_| counts[below(&mut rng, 6)] += 1);
+        assert!(
+            counts.iter().all(|n| (n - 10_000).abs() < 500),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn uniform_numbers_stay_below_one_and_have_mean_one_half() {
+        let mut rng = stream(1, Purpose::Dropout, 0, 0);
+        let draws: Vec<f32> = (0..10_000).map(|_| uniform(&mut rng)).collect();
+        assert!(draws.iter().all(|x| (0.0..1.0).contains(x)));
+        let mean = draws.iter().map(|&x| f64::from(x)).sum::<f64>() / 10_000.0;
+        assert!((mean - 0.5).abs() < 0.02, "{mean}");
+    }
+}

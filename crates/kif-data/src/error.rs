@@ -34,7 +34,7 @@ pub enum DataError {
         path: PathBuf,
         /// Where it starts, from 1.
         line: usize,
-        /// `line`, `paragraph` or `value`.
+        /// `line` or `value`.
         what: &'static str,
         /// The limit in bytes.
         limit: usize,

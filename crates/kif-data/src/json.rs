@@ -191,7 +191,7 @@ impl Source {
             if buffer.len() + end > MAX_VALUE_BYTES {
                 return Err(self.too_long(start, "value"));
             }
-            buffer.extend_from_slice(&chunk[..end]);
+            append(buffer, &chunk[..end]);
             self.reader.consume(end);
             if done {
                 if buffer.is_empty() {
@@ -220,7 +220,7 @@ impl Source {
             if buffer.len() + used > MAX_VALUE_BYTES {
                 return Err(self.too_long(start, "line"));
             }
-            buffer.extend_from_slice(&chunk[..used]);
+            append(buffer, &chunk[..used]);
             self.place.column += used;
             self.reader.consume(used);
             if ended {
@@ -345,6 +345,15 @@ impl Source {
         self.reader.consume(1);
         Ok(())
     }
+}
+
+/// Appends to a buffer that holds at most [`MAX_VALUE_BYTES`]. A large one gets its whole room at once: memory that is
+/// not written to costs nothing, while growing by doubling would hold the old and the new buffer.
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    if buffer.len() + bytes.len() > 1 << 20 {
+        buffer.reserve_exact(MAX_VALUE_BYTES - buffer.len());
+    }
+    buffer.extend_from_slice(bytes);
 }
 
 fn too_deep(path: &Path, place: Place) -> DataError {

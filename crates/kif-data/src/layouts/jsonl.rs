@@ -35,7 +35,7 @@ pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
 }
 
 /// Calls `each` with every line of JSON Lines that is not empty.
-pub(crate) fn for_each_line(
+fn for_each_line(
     source: &mut Source,
     mut each: impl FnMut(&Source, Place, &str) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
