@@ -1,0 +1,97 @@
+//! Pretraining as a whole: stopped and resumed, refused, and read back.
+
+use std::path::{Path, PathBuf};
+
+use kif_data::Tokenizer;
+use kif_model::{LoraConfig, ModelOptions, Trainable};
+use kif_runner::failure::{Exit, exit_of};
+use kif_runner::pretrain::{Inputs, PretrainConfig, run};
+use kif_runner::progress::Progress;
+use kif_runner::signal::StopFlag;
+
+const CONFIG: &str = "(
+    model: (d_model: 16, d_ff: 32, d_kv: 8, n_heads: 2, n_layers: 1, n_decoder_layers: 2),
+    tokenizer: train(vocab_size: 512, n_sentinels: 8),
+    start: co_occurrence(window: 3),
+    batches: (batch_tokens: 120, max_input: 24, max_target: 12, span_share: 0.3),
+    optimizer: (lr: 0.05, warmup_steps: 4),
+    steps: 14,
+    validation_rows: 4,
+    validate_every: 5,
+    checkpoint_every: 6,
+    seed: 3,
+)";
+
+/// A corpus in which the colour of a thing decides the answer, and a configuration.
+fn prepare(folder: &Path) -> (Vec<PathBuf>, PretrainConfig) {
+    let colours = [("red", "warm"), ("blue", "cold"), ("orange", "warm"), ("green", "cold")];
+    let things = ["hat", "cup", "door", "boat", "lamp"];
+    let (mut pairs, mut text) = (String::new(), String::new());
+    for (i, (colour, answer)) in colours.iter().cycle().take(80).enumerate() {
+        let thing = things[i % things.len()];
+        pairs += &format!("{{\"input\": \"how is the {colour} {thing} number {i}?\", \"output\": \"{answer}\"}}\n");
+        text += &format!("the {colour} {thing} number {i} is {answer}, and so is every other {colour} {thing}.\n");
+    }
+    let files = vec![folder.join("pairs.jsonl"), folder.join("text.txt")];
+    std::fs::write(&files[0], pairs).unwrap();
+    std::fs::write(&files[1], text).unwrap();
+    let config = folder.join("pretrain.ron");
+    std::fs::write(&config, CONFIG).unwrap();
+    (files, PretrainConfig::load(&config).unwrap())
+}
+
+fn pretrain(corpus: &[PathBuf], out: &Path, config: &PretrainConfig, stop: &StopFlag) -> anyhow::Result<()> {
+    let inputs = Inputs { corpus: corpus.to_vec(), out: out.to_owned() };
+    run(&inputs, config, &ModelOptions::cpu(Trainable::All), stop, &mut Progress::hidden()).map(drop)
+}
+
+#[test]
+fn a_run_that_was_stopped_twice_gives_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, config) = prepare(folder.path());
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    pretrain(&corpus, &whole, &config, &StopFlag::default()).unwrap();
+    for polls in [4, 5] {
+        let error = pretrain(&corpus, &parts, &config, &StopFlag::after_polls(polls)).unwrap_err();
+        assert_eq!(exit_of(&error), Exit::Stopped);
+        assert!(!parts.join("pretrain.json").exists());
+    }
+    pretrain(&corpus, &parts, &config, &StopFlag::default()).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        assert_eq!(std::fs::read(whole.join(name)).unwrap(), std::fs::read(parts.join(name)).unwrap(), "{name}");
+    }
+    assert!(!parts.join("checkpoint.safetensors").exists());
+}
+
+#[test]
+fn the_result_is_a_model_that_takes_an_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, config) = prepare(folder.path());
+    let out = folder.path().join("base");
+    pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
+    let tokenizer = Tokenizer::from_file(&out.join("tokenizer.json")).unwrap();
+    let lora = LoraConfig { rank: 2, alpha: 4.0, dropout: 0.0, targets: vec!["q".into(), "v".into()] };
+    let model = kif_model::load(&out, &ModelOptions::cpu(Trainable::Adapter(lora))).unwrap();
+    assert_eq!(model.vocab_size(), tokenizer.vocab_size());
+    let prompt = tokenizer.encode("how is the red hat number 3?").unwrap();
+    assert_eq!(model.generate(&[&prompt], 4).unwrap().len(), 1);
+    // Done is done, and another configuration does not overwrite it.
+    let before = std::fs::read(out.join("pretrain.json")).unwrap();
+    pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
+    assert_eq!(std::fs::read(out.join("pretrain.json")).unwrap(), before);
+    let error = pretrain(&corpus, &out, &PretrainConfig { seed: 4, ..config }, &StopFlag::default()).unwrap_err();
+    assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+}
+
+#[test]
+fn bad_corpora_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut corpus, config) = prepare(folder.path());
+    std::fs::write(&corpus[0], "{\"input\": \"a\", \"output\": \"b\"}\n{\"input\": 3, \"output\": \"b\"}\n").unwrap();
+    let error = pretrain(&corpus, &folder.path().join("a"), &config, &StopFlag::default()).unwrap_err();
+    assert_eq!(exit_of(&error), Exit::BadInput);
+    assert!(format!("{error:#}").contains("pairs.jsonl:2"), "{error:#}");
+    corpus[1] = folder.path().join("nonesuch.txt");
+    let error = pretrain(&corpus, &folder.path().join("b"), &config, &StopFlag::default()).unwrap_err();
+    assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+}
