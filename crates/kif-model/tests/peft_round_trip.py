@@ -5,7 +5,9 @@
     python peft_round_trip.py model OUR_MODEL GOLDEN_MODEL                   # both give the same logits
     python peft_round_trip.py merged OUR_MERGED MODEL_DIR GOLDEN_ADAPTER     # the merged base gives those of the adapter
 
-Prints the largest difference of the logits of one fixed batch and exits with 1 if it is above 1e-5.
+Prints the largest difference of the logits of one fixed batch and exits with 1 if it is above 1e-5; for a merged base,
+where rounding differs by design, above 1e-5 of the largest logit (peft's own merge_and_unload differs by 0.2e-5 and
+0.6e-5 of it on the two golden models).
 """
 import sys
 
@@ -46,6 +48,8 @@ elif kind == "merged":
     one, two = base(paths[0]), adapted(paths[1], paths[2])
 else:
     sys.exit(__doc__)
-difference = (logits(one) - logits(two)).abs().max().item()
-print(f"{kind}: largest difference of logits {difference:.3g}")
-sys.exit(difference > 1e-5)
+with_one, with_two = logits(one), logits(two)
+difference = (with_one - with_two).abs().max().item()
+allowed = 1e-5 * (with_two.abs().max().item() if kind == "merged" else 1)
+print(f"{kind}: largest difference of logits {difference:.3g}, allowed {allowed:.3g}")
+sys.exit(difference > allowed)
