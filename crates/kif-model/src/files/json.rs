@@ -13,7 +13,7 @@ use crate::ModelError;
 pub(crate) struct Pairs<V>(pub(crate) Vec<(String, V)>);
 
 /// More keys than any model has tensors: such a file is refused before it fills the memory.
-pub(crate) const MAX_KEYS: usize = 65_536;
+pub(crate) const MAX_KEYS: usize = 16_384;
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,9 +4,12 @@ mod atomic;
 mod json;
 
 mod header;
+mod shards;
+mod stored;
 mod weights;
 
 mod config;
+mod config_read;
 mod t5_names;
 
 mod adapter;
@@ -24,5 +27,6 @@ pub use export::write_model;
 pub use init::random_weights;
 pub use merge::merge;
 pub use save::Dtype;
+pub use shards::{INDEX_FILE, model_files};
 pub use t5_names::{t5_optional_tensors, t5_tensors};
-pub use weights::{INDEX_FILE, Tensor, WEIGHTS_FILE, Weights, model_files};
+pub use weights::{Tensor, WEIGHTS_FILE, Weights};

@@ -243,7 +243,7 @@ fn half_precision_is_widened_exactly_and_integers_are_refused_by_name() {
             .get("b")
             .unwrap_err()
             .to_string()
-            .contains("missing b")
+            .contains("has no tensor \"b\"")
     );
 }
 

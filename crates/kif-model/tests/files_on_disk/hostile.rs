@@ -169,7 +169,7 @@ fn a_hundred_thousand_tensors_are_refused() {
         .map(|i| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#))
         .collect();
     write_raw(&path, &format!("{{{}}}", tensors.join(",")), 0);
-    assert!(problem_of(&path).contains("more than 65536 keys"));
+    assert!(problem_of(&path).contains("more than 16384 keys"));
 }
 
 #[test]
