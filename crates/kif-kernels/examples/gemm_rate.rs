@@ -1,7 +1,8 @@
 //! Rates of the packed products beside the `gemm` crate's, for the extents of a small T5.
 //!
 //! `cargo run --release -p kif-kernels --example gemm_rate`, with `RAYON_NUM_THREADS` and `KIF_CPU` as wanted. Prints
-//! billions of operations (two per multiplication) per second, the best of many calls.
+//! billions of operations (two per multiplication) per second, the best of many calls; extents of one's own may follow
+//! as arguments: `rows,inner,columns ...`.
 
 use kif_kernels::{MatMut, MatRef, PackedWeight, Precision, gemm, instruction_set};
 use std::time::Instant;
@@ -28,7 +29,12 @@ fn main() {
         "{:>20} {:>8} {:>8} {:>8}",
         "rows x inner x cols", "f32", "bf16", "gemm"
     );
-    for (n_rows, n_in, n_out) in PRODUCTS {
+    let wanted: Vec<_> = std::env::args().skip(1).map(|arg| extents(&arg)).collect();
+    for (n_rows, n_in, n_out) in if wanted.is_empty() {
+        PRODUCTS.to_vec()
+    } else {
+        wanted
+    } {
         let x: Vec<f32> = (0..n_rows * n_in).map(|i| (i % 17) as f32 - 8.0).collect();
         let w: Vec<f32> = (0..n_out * n_in).map(|i| (i % 13) as f32 - 6.0).collect();
         let mut y = vec![0.0; n_rows * n_out];
@@ -59,6 +65,17 @@ fn main() {
             operations / plain / 1e9
         );
     }
+}
+
+fn extents(arg: &str) -> (usize, usize, usize) {
+    let numbers: Vec<usize> = arg
+        .split(',')
+        .map(|n| n.parse().expect("a number"))
+        .collect();
+    let [rows, inner, columns] = numbers[..] else {
+        panic!("{arg} is not rows,inner,columns")
+    };
+    (rows, inner, columns)
 }
 
 /// The shortest call within about a second.

@@ -8,11 +8,12 @@ use twin::{bits, differences, inner, noise, wide};
 
 /// Runs `f` on each instruction set at hand.
 fn on_each_set(f: impl Fn(InstructionSet)) {
-    for set in InstructionSet::ALL
-        .into_iter()
-        .filter(|&set| set <= instruction_set())
-    {
-        with_instruction_set(set, || f(set));
+    for set in InstructionSet::ALL {
+        with_instruction_set(set, || {
+            if instruction_set() == set {
+                f(set);
+            }
+        });
     }
 }
 

@@ -52,12 +52,12 @@ unsafe fn tile<const M: usize>(s: Strip) {
             b = b.wrapping_add(PANEL);
         }
     }
-    for (i, sums) in sums.iter().enumerate() {
+    for (i, sums) in sums.into_iter().enumerate() {
         // SAFETY: row i of C has `s.width` columns, of which no others are touched.
         unsafe {
             let c = s.c.add(i * s.c_row);
             if s.width == COLS {
-                for (v, &sum) in sums.iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
                     let at = c.add(8 * v);
                     let sum = if s.accumulate {
                         _mm256_add_ps(_mm256_loadu_ps(at), sum)
@@ -67,8 +67,10 @@ unsafe fn tile<const M: usize>(s: Strip) {
                     _mm256_storeu_ps(at, sum);
                 }
             } else {
-                let sums = std::mem::transmute::<[__m256; 2], [f32; COLS]>(*sums);
-                for (j, sum) in sums.into_iter().enumerate().take(s.width) {
+                let mut row = [0f32; COLS];
+                _mm256_storeu_ps(row.as_mut_ptr(), sums[0]);
+                _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[1]);
+                for (j, sum) in row.into_iter().enumerate().take(s.width) {
                     let at = c.add(j);
                     at.write(if s.accumulate { *at + sum } else { sum });
                 }

@@ -28,6 +28,20 @@ macro_rules! by_rows {
     };
 }
 
+/// Writes the body out for each row `I` below `$rows`: a loop this long would not always be unrolled, and its sums would
+/// then live in memory.
+macro_rules! each_row {
+    ($rows:expr, $body:expr) => {
+        each_row!(@ $rows, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:expr, $body:expr, $($row:literal)*) => {
+        $(if $row < $rows {
+            const I: usize = $row;
+            $body
+        })*
+    };
+}
+
 /// # Safety
 /// As [`multiply_strip`](super::multiply_strip), on a processor with AVX-512 F.
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
@@ -59,7 +73,10 @@ fn masks(width: usize) -> [__mmask16; 2] {
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const M: usize, const V: usize>(s: Strip, masks: [__mmask16; 2]) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
-    let (mut a, mut b) = (s.a, s.b);
+    // Three rows to a pointer: their addresses are then one addition each at most, and none waits for another.
+    let mut a: [*const f32; ROWS.div_ceil(3)] =
+        std::array::from_fn(|i| s.a.wrapping_add(3 * i * s.a_row));
+    let mut b = s.b;
     for _ in 0..s.depth {
         // SAFETY: `a` and `b` stand at a depth below `s.depth`; A has M rows and B whole lines.
         unsafe {
@@ -67,31 +84,32 @@ unsafe fn tile<const M: usize, const V: usize>(s: Strip, masks: [__mmask16; 2]) 
             for v in 0..V {
                 line[v] = _mm512_load_ps(b.add(16 * v));
             }
-            for i in 0..M {
-                let x = _mm512_set1_ps(*a.add(i * s.a_row));
+            each_row!(M, {
+                let x = _mm512_set1_ps(*a[I / 3].add(I % 3 * s.a_row));
                 for v in 0..V {
-                    sums[i][v] = _mm512_fmadd_ps(x, line[v], sums[i][v]);
+                    sums[I][v] = _mm512_fmadd_ps(x, line[v], sums[I][v]);
                 }
-            }
-            a = a.wrapping_add(s.a_col);
+            });
+            a = a.map(|a| a.wrapping_add(s.a_col));
             b = b.add(32);
         }
     }
     // SAFETY: C has M rows of `s.width` columns, and the masks leave the rest alone.
-    unsafe { store(&sums, s.c, s.c_row, masks, s.accumulate) }
+    unsafe { store(sums, s.c, s.c_row, masks, s.accumulate) }
 }
 
 /// Writes or adds the sums of a tile; each lane outside the masks is neither read nor written.
+#[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn store<const M: usize, const V: usize>(
-    sums: &[[__m512; V]; M],
+unsafe fn store<const M: usize, const V: usize>(
+    sums: [[__m512; V]; M],
     c: *mut f32,
     c_row: usize,
     masks: [__mmask16; 2],
     accumulate: bool,
 ) {
-    for (i, sums) in sums.iter().enumerate() {
-        for (v, &sum) in sums.iter().enumerate() {
+    for (i, sums) in sums.into_iter().enumerate() {
+        for (v, sum) in sums.into_iter().enumerate() {
             // SAFETY: the caller's promise about C and the masks.
             unsafe {
                 let at = c.add(i * c_row + 16 * v);
@@ -137,30 +155,35 @@ pub(super) mod pairs {
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn pair_tile<const M: usize, const V: usize>(s: PairStrip, masks: [__mmask16; 2]) {
         let mut sums = [[_mm512_setzero_ps(); V]; M];
-        let (mut a, mut b) = (s.a, s.b);
+        let mut a: [*const u32; ROWS.div_ceil(3)] =
+            std::array::from_fn(|i| s.a.wrapping_add(3 * i * s.a_row));
+        let mut b = s.b;
         for _ in 0..s.n_pairs {
-            // SAFETY: as in `tile`; 512 bits hold 32 BF16 values, and any bits are valid ones.
+            // SAFETY: as in `tile`.
             unsafe {
-                let mut line = [_mm512_setzero_si512(); V];
+                let mut line = [pairs_of(_mm512_setzero_si512()); V];
                 for v in 0..V {
-                    line[v] = _mm512_load_si512(b.add(32 * v).cast());
+                    line[v] = pairs_of(_mm512_load_si512(b.add(16 * v).cast()));
                 }
-                for i in 0..M {
-                    let x = _mm512_set1_epi32(*a.add(i * s.a_row) as i32);
+                each_row!(M, {
+                    let x = pairs_of(_mm512_set1_epi32(*a[I / 3].add(I % 3 * s.a_row) as i32));
                     for v in 0..V {
-                        let (x, y) = (
-                            std::mem::transmute::<__m512i, __m512bh>(x),
-                            std::mem::transmute::<__m512i, __m512bh>(line[v]),
-                        );
-                        sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, y);
+                        sums[I][v] = _mm512_dpbf16_ps(sums[I][v], x, line[v]);
                     }
-                }
-                a = a.add(1);
-                b = b.add(64);
+                });
+                a = a.map(|a| a.wrapping_add(1));
+                b = b.add(32);
             }
         }
         // SAFETY: C has M rows of `s.width` columns, and the masks leave the rest alone.
-        unsafe { store(&sums, s.c, s.c_row, masks, s.accumulate) }
+        unsafe { store(sums, s.c, s.c_row, masks, s.accumulate) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn pairs_of(bits: __m512i) -> __m512bh {
+        // SAFETY: 512 bits hold 32 BF16 values, and any bits are valid ones.
+        unsafe { std::mem::transmute(bits) }
     }
 
     /// Rounds a row to BF16.

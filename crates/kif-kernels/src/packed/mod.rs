@@ -21,8 +21,9 @@ pub(crate) use strip::{PANEL, multiply_panels};
 pub enum Precision {
     /// As given.
     F32,
-    /// Rounded to BF16: half the memory. With AVX-512 BF16 the activations are rounded too and a product takes about
-    /// half the time; elsewhere the weight is widened on the fly.
+    /// Rounded to BF16, in half the memory. Where the processor multiplies BF16 pairs at full rate the activations are
+    /// rounded too and a product takes about half the time; elsewhere the weight is widened on the fly, which costs a
+    /// little.
     Bf16,
 }
 
@@ -41,14 +42,14 @@ impl PackedWeight {
     /// Packs a row-major weight for both directions.
     pub fn pack(weight: &[f32], n_out: usize, n_in: usize, precision: Precision) -> Self {
         let mut packed = Self::pack_forward(weight, n_out, n_in, precision);
-        packed.backward = Some(Pack::of(weight, (n_out, n_in), (n_in, 1), precision));
+        packed.backward = Some(Pack::of(weight, (n_out, n_in), false, precision));
         packed
     }
 
     /// Packs for `forward` alone, in half the memory; `backward` then panics.
     pub fn pack_forward(weight: &[f32], n_out: usize, n_in: usize, precision: Precision) -> Self {
         assert_eq!(weight.len(), n_out * n_in, "a weight of {n_out} x {n_in}");
-        let forward = Pack::of(weight, (n_in, n_out), (1, n_in), precision);
+        let forward = Pack::of(weight, (n_in, n_out), true, precision);
         Self {
             n_out,
             n_in,
@@ -62,9 +63,9 @@ impl PackedWeight {
     pub fn repack(&mut self, weight: &[f32]) {
         let (n_out, n_in) = (self.n_out, self.n_in);
         assert_eq!(weight.len(), n_out * n_in, "a weight of {n_out} x {n_in}");
-        self.forward.fill(weight, (1, n_in));
+        self.forward.fill(weight, true);
         if let Some(backward) = &mut self.backward {
-            backward.fill(weight, (n_in, 1));
+            backward.fill(weight, false);
         }
     }
 

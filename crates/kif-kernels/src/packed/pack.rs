@@ -4,9 +4,9 @@
 //! depth is paired with zero.
 
 use super::Precision;
-use super::bf16::{PairLine, to_bf16};
+use super::bf16::{PairLine, narrow};
 use super::strip::PANEL;
-use crate::parallel::{Line, as_floats};
+use crate::parallel::{Line, as_floats, as_floats_mut, with_scratch};
 use rayon::prelude::*;
 
 /// `B[depth, width]` in packed order.
@@ -22,19 +22,18 @@ pub(super) enum Panels {
 }
 
 impl Pack {
-    /// Packs `B[depth, width]`, whose element (k, j) is `source[k * strides.0 + j * strides.1]`.
+    /// Packs `B[depth, width]`, given as it is or, when `transposed`, as row-major `[width, depth]`.
     pub(super) fn of(
         source: &[f32],
-        extents: (usize, usize),
-        strides: (usize, usize),
+        (depth, width): (usize, usize),
+        transposed: bool,
         precision: Precision,
     ) -> Self {
-        let (depth, width) = extents;
         let n_panels = width.div_ceil(PANEL);
         let panels = match precision {
             Precision::F32 => Panels::F32(vec![Line([0.0; PANEL]); n_panels * depth]),
             Precision::Bf16 => {
-                Panels::Bf16(vec![PairLine([0; 2 * PANEL]); n_panels * depth.div_ceil(2)])
+                Panels::Bf16(vec![PairLine([0; PANEL]); n_panels * depth.div_ceil(2)])
             }
         };
         let mut pack = Self {
@@ -42,7 +41,7 @@ impl Pack {
             width,
             panels,
         };
-        pack.fill(source, strides);
+        pack.fill(source, transposed);
         pack
     }
 
@@ -53,37 +52,34 @@ impl Pack {
         }
     }
 
-    /// Takes values from `source`; the padding stays zero.
-    pub(super) fn fill(&mut self, source: &[f32], (row_stride, col_stride): (usize, usize)) {
+    /// Takes new values, given as in [`of`](Self::of).
+    pub(super) fn fill(&mut self, source: &[f32], transposed: bool) {
         let (depth, width) = (self.depth, self.width);
         if depth == 0 {
             return;
         }
-        let columns = |panel: usize| panel * PANEL..((panel + 1) * PANEL).min(width);
+        let one_panel = |panel: usize, out: &mut [f32]| {
+            let (from, n) = (panel * PANEL, (width - panel * PANEL).min(PANEL));
+            if transposed {
+                panels_of_transposed(&source[from * depth..], n, depth, depth, out);
+            } else {
+                panels_of(&source[from..], depth, n, width, out);
+            }
+        };
         match &mut self.panels {
             Panels::F32(lines) => {
-                lines
-                    .par_chunks_mut(depth)
-                    .enumerate()
-                    .for_each(|(panel, lines)| {
-                        for (k, line) in lines.iter_mut().enumerate() {
-                            for (x, j) in line.0.iter_mut().zip(columns(panel)) {
-                                *x = source[k * row_stride + j * col_stride];
-                            }
-                        }
-                    })
+                let panels = lines.par_chunks_mut(depth).enumerate();
+                panels.for_each(|(panel, lines)| one_panel(panel, as_floats_mut(lines)));
             }
-            Panels::Bf16(lines) => lines
-                .par_chunks_mut(depth.div_ceil(2))
-                .enumerate()
-                .for_each(|(panel, lines)| {
-                    for k in 0..depth {
-                        for (slot, j) in columns(panel).enumerate() {
-                            lines[k / 2].0[2 * slot + k % 2] =
-                                to_bf16(source[k * row_stride + j * col_stride]);
-                        }
-                    }
-                }),
+            Panels::Bf16(lines) => {
+                let panels = lines.par_chunks_mut(depth.div_ceil(2)).enumerate();
+                panels.for_each(|(panel, lines)| {
+                    with_scratch(depth * PANEL, |floats| {
+                        one_panel(panel, floats);
+                        narrow(floats, lines);
+                    });
+                });
+            }
         }
     }
 
@@ -120,17 +116,25 @@ pub(crate) fn panels_of_transposed(
     stride: usize,
     out: &mut [f32],
 ) {
+    const SIDE: usize = 4;
     for (panel, out) in out.chunks_mut(width.max(1) * PANEL).enumerate() {
-        let from = panel * PANEL;
-        let n = (n_rows - from).min(PANEL);
-        for (k, line) in out.chunks_exact_mut(PANEL).enumerate() {
-            for (j, x) in line.iter_mut().enumerate() {
-                *x = if j < n {
-                    source[(from + j) * stride + k]
-                } else {
-                    0.0
-                };
+        let n = (n_rows - panel * PANEL).min(PANEL);
+        let row = |j: usize| &source[(panel * PANEL + j) * stride..][..width];
+        let (lines, _) = out.as_chunks_mut::<PANEL>();
+        // Few rows at a time: all 32, a power of two apart, would compete for the same cache sets.
+        for j in (0..n - n % SIDE).step_by(SIDE) {
+            let rows = [row(j), row(j + 1), row(j + 2), row(j + 3)];
+            for (k, line) in lines.iter_mut().enumerate() {
+                line[j..j + SIDE].copy_from_slice(&rows.map(|row| row[k]));
             }
+        }
+        for j in n - n % SIDE..n {
+            for (line, &x) in lines.iter_mut().zip(row(j)) {
+                line[j] = x;
+            }
+        }
+        if n < PANEL {
+            lines.iter_mut().for_each(|line| line[n..].fill(0.0));
         }
     }
 }

@@ -195,7 +195,11 @@ impl Pack {
             for from in (0..depth).step_by(DEPTH_BLOCK) {
                 let block = (depth - from).min(DEPTH_BLOCK);
                 for panel in panels.clone() {
-                    widen(&lines[panel * n_pairs + from / 2..], block, scratch);
+                    widen(
+                        set,
+                        &lines[panel * n_pairs + from / 2..],
+                        &mut scratch[..block * PANEL],
+                    );
                     let strip = Strip {
                         depth: block,
                         a: a[rows.start * depth + from..].as_ptr(),

@@ -3,7 +3,7 @@
 use kif_kernels::{AttentionShape, RelativeBias};
 
 /// Reproducible values in -1 .. 1.
-pub fn noise(seed: u64, n: usize) -> Vec<f32> {
+pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let draw = |state: &mut u64| {
         *state ^= *state << 13;
@@ -17,16 +17,16 @@ pub fn noise(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| draw(&mut state)).collect()
 }
 
-pub fn wide(x: &[f32]) -> Vec<f64> {
+pub(crate) fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-pub fn bits(x: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
 /// `a[m, k] b[k, n]` and, per element, the sum of the magnitudes that rounding errors are measured by.
-pub fn product(
+pub(crate) fn product(
     m: usize,
     k: usize,
     n: usize,
@@ -42,7 +42,7 @@ pub fn product(
     (0..m * n).map(|at| element(at / n, at % n)).collect()
 }
 
-pub fn rms_norm(x: &[f64], gain: &[f64], eps: f64) -> Vec<f64> {
+pub(crate) fn rms_norm(x: &[f64], gain: &[f64], eps: f64) -> Vec<f64> {
     let row = |x: &[f64]| {
         let rms = (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + eps).sqrt();
         x.iter()
@@ -53,14 +53,14 @@ pub fn rms_norm(x: &[f64], gain: &[f64], eps: f64) -> Vec<f64> {
     x.chunks(gain.len()).flat_map(row).collect()
 }
 
-pub fn gated_gelu(gate: &[f64], up: &[f64]) -> Vec<f64> {
+pub(crate) fn gated_gelu(gate: &[f64], up: &[f64]) -> Vec<f64> {
     let gelu = |x: f64| {
         0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
     };
     gate.iter().zip(up).map(|(&x, up)| gelu(x) * up).collect()
 }
 
-pub fn nll(logits: &[f64], targets: &[u32]) -> Vec<f64> {
+pub(crate) fn nll(logits: &[f64], targets: &[u32]) -> Vec<f64> {
     let vocab = logits.len() / targets.len();
     let row = |(row, &t): (&[f64], &u32)| {
         let max = row.iter().cloned().fold(f64::MIN, f64::max);
@@ -71,16 +71,16 @@ pub fn nll(logits: &[f64], targets: &[u32]) -> Vec<f64> {
 
 /// The inputs of attention in `f64`; the spans and the rest come from a shape.
 #[derive(Clone)]
-pub struct Attention {
-    pub q: Vec<f64>,
-    pub k: Vec<f64>,
-    pub v: Vec<f64>,
-    pub bias: Vec<f64>,
+pub(crate) struct Attention {
+    pub(crate) q: Vec<f64>,
+    pub(crate) k: Vec<f64>,
+    pub(crate) v: Vec<f64>,
+    pub(crate) bias: Vec<f64>,
 }
 
 impl Attention {
     /// Outputs, zero where no query span lies.
-    pub fn outputs(&self, shape: &AttentionShape) -> Vec<f64> {
+    pub(crate) fn outputs(&self, shape: &AttentionShape) -> Vec<f64> {
         let width = shape.n_heads * shape.head_dim;
         let mut y = vec![0.0; self.q.len()];
         for (queries, keys) in shape.queries.iter().zip(shape.keys) {
@@ -131,7 +131,7 @@ impl Attention {
 }
 
 /// The gradient of `f` at `x` by central differences.
-pub fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+pub(crate) fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     const STEP: f64 = 1e-4;
     let mut x = x.to_vec();
     (0..x.len())
@@ -147,6 +147,6 @@ pub fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
         .collect()
 }
 
-pub fn inner(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn inner(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
