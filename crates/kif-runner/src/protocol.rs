@@ -144,6 +144,9 @@ pub struct EvaluationSettings {
     pub max_new_tokens: usize,
     /// Prompt tokens that go through the model at once; results do not depend on it.
     pub batch_tokens: usize,
+    /// Share of every task's training rows that is held out of training and examined in place of the test rows: for
+    /// choosing settings without looking at test data. 0 examines the test rows.
+    pub validation: f64,
 }
 
 /// What counts as a good answer.
@@ -277,7 +280,7 @@ impl Default for Memory {
 
 impl Default for EvaluationSettings {
     fn default() -> Self {
-        Self { score: ScoreKind::Exact, score_of: BTreeMap::new(), max_new_tokens: 128, batch_tokens: 4096 }
+        Self { score: ScoreKind::Exact, score_of: BTreeMap::new(), max_new_tokens: 128, batch_tokens: 4096, validation: 0.0 }
     }
 }
 
@@ -400,9 +403,11 @@ impl Protocol {
         self.lora_config().validate().map_err(|e| self.value("adapter", &format!("{:?}", self.adapter), e))?;
         let fraction = self.memory.fraction;
         self.expect((0.0..=1.0).contains(&fraction), "memory.fraction", fraction, "a number from 0 to 1")?;
-        let EvaluationSettings { max_new_tokens, batch_tokens, .. } = self.evaluation;
+        let EvaluationSettings { max_new_tokens, batch_tokens, validation, .. } = self.evaluation;
         self.expect(max_new_tokens >= 1, "evaluation.max_new_tokens", max_new_tokens, "at least 1")?;
         self.expect(batch_tokens >= 1, "evaluation.batch_tokens", batch_tokens, "at least 1")?;
+        let part = (0.0..1.0).contains(&validation);
+        self.expect(part, "evaluation.validation", validation, "a number from 0 to less than 1")?;
         let LimitSettings { max_input, max_target, train_rows, test_rows } = self.limits;
         self.expect(max_input >= 1, "limits.max_input", max_input, "at least 1")?;
         self.expect(max_target >= 1, "limits.max_target", max_target, "at least 1")?;

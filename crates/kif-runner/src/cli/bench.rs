@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// Test rows of a task: a fixed, class-balanced choice
     #[arg(long, value_name = "N")]
     limit_test: Option<usize>,
+    /// Hold this share of every task's training rows out and examine it in place of the test rows
+    #[arg(long, value_name = "SHARE")]
+    validation: Option<f64>,
     /// Longest prompt in tokens, end token included
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -86,6 +89,7 @@ impl Arguments {
         put(&mut protocol.training.lr, &self.lr);
         put_some(&mut protocol.limits.train_rows, &self.limit_train);
         put_some(&mut protocol.limits.test_rows, &self.limit_test);
+        put(&mut protocol.evaluation.validation, &self.validation);
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use kif_data::{Encoded, Layout, Limits, Row, Stream, class_balanced_subset, draw_memory, labels, load_task, task_files};
+use kif_data::{Encoded, Layout, Limits, Row, Stream, Task, class_balanced_subset, draw_memory, labels, load_task, task_files, validation_split};
 use kif_eval::{exact_match, best_rouge_l};
 
 use crate::codec::Codec;
@@ -110,8 +110,11 @@ impl PreparedTask {
         codec: &Codec,
         limits: Limits,
     ) -> Result<Self> {
-        let task = load_task(layout, root, name)?;
+        let mut task = load_task(layout, root, name)?;
         let all_labels = labels(&task.train);
+        if protocol.evaluation.validation > 0.0 {
+            hold_out(&mut task, protocol.evaluation.validation);
+        }
         let train_rows = subset(task.train, protocol.limits.train_rows);
         let test_rows = subset(task.test, protocol.limits.test_rows);
         let score = protocol.score_kind(name);
@@ -152,6 +155,14 @@ fn task_names<'a>(protocol: &Protocol, stream: &'a Stream) -> Vec<&'a String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// Puts validation rows, cut from the training rows, in the place of the test rows. The same rows for every method,
+/// order and seed.
+fn hold_out(task: &mut Task, fraction: f64) {
+    let (train, validation) = validation_split(task.train.len(), fraction, SUBSET_SEED, 0);
+    let choose = |indices: &[usize]| indices.iter().map(|&i| task.train[i].clone()).collect();
+    (task.train, task.test) = (choose(&train), choose(&validation));
 }
 
 fn subset(rows: Vec<Row>, limit: Option<usize>) -> Vec<Row> {
