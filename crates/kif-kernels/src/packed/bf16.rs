@@ -10,6 +10,7 @@ use half::bf16;
 pub(super) struct PairLine(pub(super) [u32; PANEL]);
 
 /// `C[.., width] (+)= A B` over pairs of depths; the fields as in [`Strip`](super::Strip).
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct PairStrip {
     pub(super) n_pairs: usize,

@@ -6,7 +6,7 @@
 use super::Precision;
 use super::bf16::{PairLine, narrow};
 use super::strip::PANEL;
-use crate::parallel::{Line, as_floats, as_floats_mut, with_scratch};
+use crate::parallel::{Line, as_floats_mut, with_scratch};
 use rayon::prelude::*;
 
 /// `B[depth, width]` in packed order.
@@ -81,11 +81,6 @@ impl Pack {
                 });
             }
         }
-    }
-
-    /// The lines of one panel from depth `from`, in f32.
-    pub(super) fn f32_panel(lines: &[Line], depth: usize, panel: usize, from: usize) -> *const f32 {
-        as_floats(&lines[panel * depth + from..]).as_ptr()
     }
 }
 

@@ -6,7 +6,7 @@ use super::strip::{DEPTH_BLOCK, PANEL, Strip, multiply_strip};
 #[cfg(target_arch = "x86_64")]
 use super::{avx512::pairs, bf16::PairStrip};
 use crate::cpu::InstructionSet;
-use crate::parallel::{Line, SendPtr, for_each_task, with_scratch};
+use crate::parallel::{SendPtr, as_floats, for_each_task, with_scratch};
 use std::ops::Range;
 
 /// Rows of a block: eight tiles of the widest kernel, whose depth block of A stays in the second-level cache.
@@ -94,27 +94,22 @@ impl Pack {
         let cut = Cut::new(n_rows, width.div_ceil(PANEL));
         let work = 2 * n_rows * depth * width;
         let c = SendPtr::new(c);
-        match &self.panels {
-            Panels::F32(lines) => for_each_task(cut.n_tasks(), work, |t| {
+        #[cfg(target_arch = "x86_64")]
+        if let (Panels::Bf16(lines), InstructionSet::Avx512Bf16) = (&self.panels, set) {
+            let a = RoundedRows::of(a, n_rows, depth);
+            for_each_task(cut.n_tasks(), work, |t| {
                 let (rows, panels) = cut.task(t);
-                // SAFETY: the extents were checked above, and no other task has these rows and panels of C.
-                unsafe { self.f32_task(set, lines, a, c.get(), rows, panels, accumulate) }
-            }),
-            #[cfg(target_arch = "x86_64")]
-            Panels::Bf16(lines) if set == InstructionSet::Avx512Bf16 => {
-                let a = RoundedRows::of(a, n_rows, depth);
-                for_each_task(cut.n_tasks(), work, |t| {
-                    let (rows, panels) = cut.task(t);
-                    // SAFETY: as above, and the processor has the pairwise products.
-                    unsafe { self.pair_task(lines, &a, c.get(), rows, panels, accumulate) }
-                });
-            }
-            Panels::Bf16(lines) => for_each_task(cut.n_tasks(), work, |t| {
-                let (rows, panels) = cut.task(t);
-                // SAFETY: as above.
-                unsafe { self.widened_task(set, lines, a, c.get(), rows, panels, accumulate) }
-            }),
+                // SAFETY: the extents were checked above, no other task has these rows and panels of C, and the
+                // processor has the pairwise products.
+                unsafe { self.pair_task(lines, &a, c.get(), rows, panels, accumulate) }
+            });
+            return;
         }
+        for_each_task(cut.n_tasks(), work, |t| {
+            let (rows, panels) = cut.task(t);
+            // SAFETY: as above.
+            unsafe { self.float_task(set, a, c.get(), rows, panels, accumulate) }
+        });
     }
 
     /// Columns of C in a panel.
@@ -122,12 +117,13 @@ impl Pack {
         (self.width - panel * PANEL).min(PANEL)
     }
 
+    /// Multiplies in f32, widening BF16 panels as it goes.
+    ///
     /// # Safety
     /// `c` is `[.., width]`, with `rows` and the columns of `panels` this call's alone.
-    unsafe fn f32_task(
+    unsafe fn float_task(
         &self,
         set: InstructionSet,
-        lines: &[Line],
         a: &[f32],
         c: *mut f32,
         rows: Range<usize>,
@@ -137,75 +133,34 @@ impl Pack {
         let depth = self.depth;
         // Rows a multiple of a page apart compete for the same cache sets.
         let copied = (depth * size_of::<f32>()).is_multiple_of(4096) && rows.len() > 1;
-        with_scratch(
-            if copied { rows.len() * COPY_STRIDE } else { 0 },
-            |scratch| {
-                for from in (0..depth).step_by(DEPTH_BLOCK) {
-                    let block = (depth - from).min(DEPTH_BLOCK);
-                    let (a, a_row) = if copied {
-                        for (out, i) in scratch.chunks_exact_mut(COPY_STRIDE).zip(rows.clone()) {
-                            out[..block].copy_from_slice(&a[i * depth + from..][..block]);
-                        }
-                        (scratch.as_ptr(), COPY_STRIDE)
-                    } else {
-                        (a[rows.start * depth + from..].as_ptr(), depth)
-                    };
-                    for panel in panels.clone() {
-                        // SAFETY: A, the panel and the columns of C are in range by the extents that `multiply` checked.
-                        unsafe {
-                            let c = c.add(rows.start * self.width + panel * PANEL);
-                            let b = Pack::f32_panel(lines, depth, panel, from);
-                            let width = self.panel_width(panel);
-                            let accumulate = accumulate || from > 0;
-                            let strip = Strip {
-                                depth: block,
-                                a,
-                                a_row,
-                                a_col: 1,
-                                b,
-                                c,
-                                c_row: self.width,
-                                width,
-                                accumulate,
-                            };
-                            multiply_strip(set, rows.len(), strip);
-                        }
-                    }
-                }
-            },
-        );
-    }
-
-    /// BF16 weights without the instructions for them: each panel is widened, then multiplied in f32.
-    ///
-    /// # Safety
-    /// As [`Self::f32_task`].
-    unsafe fn widened_task(
-        &self,
-        set: InstructionSet,
-        lines: &[PairLine],
-        a: &[f32],
-        c: *mut f32,
-        rows: Range<usize>,
-        panels: Range<usize>,
-        accumulate: bool,
-    ) {
-        let (depth, n_pairs) = (self.depth, self.depth.div_ceil(2));
-        with_scratch(DEPTH_BLOCK * PANEL, |scratch| {
+        let n_copied = if copied { rows.len() * COPY_STRIDE } else { 0 };
+        with_scratch(n_copied + DEPTH_BLOCK * PANEL, |scratch| {
+            let (copy, widened) = scratch.split_at_mut(n_copied);
             for from in (0..depth).step_by(DEPTH_BLOCK) {
                 let block = (depth - from).min(DEPTH_BLOCK);
+                for (out, i) in copy.chunks_exact_mut(COPY_STRIDE).zip(rows.clone()) {
+                    out[..block].copy_from_slice(&a[i * depth + from..][..block]);
+                }
+                let (a, a_row) = if copied {
+                    (copy.as_ptr(), COPY_STRIDE)
+                } else {
+                    (a[rows.start * depth + from..].as_ptr(), depth)
+                };
                 for panel in panels.clone() {
-                    widen(
-                        set,
-                        &lines[panel * n_pairs + from / 2..],
-                        &mut scratch[..block * PANEL],
-                    );
+                    let b = match &self.panels {
+                        Panels::F32(lines) => as_floats(&lines[panel * depth + from..]).as_ptr(),
+                        Panels::Bf16(lines) => {
+                            let lines = &lines[panel * depth.div_ceil(2) + from / 2..];
+                            widen(set, lines, &mut widened[..block * PANEL]);
+                            widened.as_ptr()
+                        }
+                    };
                     let strip = Strip {
                         depth: block,
-                        a: a[rows.start * depth + from..].as_ptr(),
-                        a_row: depth,
+                        a,
+                        a_row,
                         a_col: 1,
-                        b: scratch.as_ptr(),
+                        b,
                         // SAFETY: the task's first element of C.
                         c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
                         c_row: self.width,
@@ -220,7 +175,7 @@ impl Pack {
     }
 
     /// # Safety
-    /// As [`Self::f32_task`], on a processor with AVX-512 BF16.
+    /// As [`Self::float_task`], on a processor with AVX-512 BF16.
     #[cfg(target_arch = "x86_64")]
     unsafe fn pair_task(
         &self,
