@@ -120,6 +120,13 @@ pub enum ModelError {
         what: String,
     },
 
+    /// The device is not part of this build.
+    #[error(
+        "this build has no CUDA: build with `cargo build --release -p kif-runner --features cuda` where the CUDA \
+         toolkit is installed"
+    )]
+    NoCuda,
+
     /// dfdx or the accelerator failed.
     #[error("device: {0}")]
     Device(String),

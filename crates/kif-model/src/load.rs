@@ -154,9 +154,5 @@ fn cuda(
     _seed: u64,
     _precision: Precision,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
-    Err(ModelError::Unsupported {
-        what: "device cuda in this build; build with `cargo build --release -p kif-runner --features cuda` on a machine \
-               with the CUDA toolkit, because it"
-            .to_owned(),
-    })
+    Err(ModelError::NoCuda)
 }
