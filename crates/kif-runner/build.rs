@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn main() {
-    let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../fixtures/quick");
+    let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+        .join("../../fixtures/quick");
     let mut files: Vec<PathBuf> = ["config.json", "model.safetensors", "tokenizer.json"]
         .iter()
         .map(|name| root.join("base").join(name))
@@ -17,9 +18,17 @@ fn main() {
     files.sort();
     let mut list = String::from("&[\n");
     for path in &files {
-        let name = path.strip_prefix(&root).expect("all files lie under the root");
-        let name = name.to_str().expect("names of fixtures are plain").replace('\\', "/");
-        list.push_str(&format!("    ({name:?}, include_bytes!({:?})),\n", path.display().to_string()));
+        let name = path
+            .strip_prefix(&root)
+            .expect("all files lie under the root");
+        let name = name
+            .to_str()
+            .expect("names of fixtures are plain")
+            .replace('\\', "/");
+        list.push_str(&format!(
+            "    ({name:?}, include_bytes!({:?})),\n",
+            path.display().to_string()
+        ));
     }
     list.push_str("]\n");
     let out = Path::new(&std::env::var("OUT_DIR").expect("cargo sets it")).join("quick_files.rs");
@@ -32,6 +41,10 @@ fn main() {
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+        if path.is_dir() {
+            collect(&path, files)
+        } else {
+            files.push(path)
+        }
     }
 }

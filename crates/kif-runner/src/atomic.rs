@@ -21,15 +21,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     });
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);
-        return Err(error).with_context(|| format!("writing {} ({} bytes)", path.display(), bytes.len()));
+        return Err(error)
+            .with_context(|| format!("writing {} ({} bytes)", path.display(), bytes.len()));
     }
-    fs::rename(&temporary, path).with_context(|| format!("renaming {} to its final name", temporary.display()))?;
+    fs::rename(&temporary, path)
+        .with_context(|| format!("renaming {} to its final name", temporary.display()))?;
     sync_folder(folder)
 }
 
 /// Writes `value` as JSON, one field a line.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value).with_context(|| format!("making {}", path.display()))?;
+    let mut bytes =
+        serde_json::to_vec_pretty(value).with_context(|| format!("making {}", path.display()))?;
     bytes.push(b'\n');
     write(path, &bytes)
 }
@@ -67,7 +70,8 @@ pub fn remove_folder(path: &Path) -> Result<()> {
 }
 
 fn rename_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).with_context(|| format!("renaming {} to its final name", from.display()))?;
+    fs::rename(from, to)
+        .with_context(|| format!("renaming {} to its final name", from.display()))?;
     sync_folder(folder_of(to))
 }
 
@@ -117,7 +121,10 @@ mod tests {
         for content in ["one", "two"] {
             write_folder(&path, |at| write(&at.join(content), b"")).unwrap();
         }
-        let names: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(&path)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["two"]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -42,7 +42,11 @@ impl<P: DeserializeOwned> Checkpoint<P> {
                 atomic::remove_folder(&path)?;
             }
         }
-        numbers(folder)?.into_iter().max().map(|newest| Self::read(&folder.join(name(newest)))).transpose()
+        numbers(folder)?
+            .into_iter()
+            .max()
+            .map(|newest| Self::read(&folder.join(name(newest))))
+            .transpose()
     }
 
     fn read(folder: &Path) -> Result<Self> {
@@ -52,15 +56,21 @@ impl<P: DeserializeOwned> Checkpoint<P> {
         };
         let damaged = |problem: String| {
             let folder = folder.display();
-            BadInput(format!("checkpoint {folder}: {problem}; remove it to start anew"))
+            BadInput(format!(
+                "checkpoint {folder}: {problem}; remove it to start anew"
+            ))
         };
-        let manifest: Manifest<P> = serde_json::from_slice(&read(MANIFEST)?).map_err(|e| damaged(e.to_string()))?;
+        let manifest: Manifest<P> =
+            serde_json::from_slice(&read(MANIFEST)?).map_err(|e| damaged(e.to_string()))?;
         let bytes = read(STATE)?;
         if blake3::hash(&bytes).to_hex().as_str() != manifest.state_blake3 {
             return Err(damaged(format!("{STATE} is not the file that was written")).into());
         }
         let state = State::from_bytes(&bytes).map_err(|e| damaged(e.to_string()))?;
-        Ok(Self { position: manifest.position, state })
+        Ok(Self {
+            position: manifest.position,
+            state,
+        })
     }
 }
 
@@ -69,14 +79,19 @@ pub fn save(folder: &Path, position: &impl Serialize, state: &State) -> Result<(
     let older = numbers(folder)?;
     let number = older.iter().max().map_or(0, |n| n + 1);
     let bytes = state.to_bytes()?;
-    let manifest = Manifest { state_blake3: blake3::hash(&bytes).to_hex().to_string(), position };
+    let manifest = Manifest {
+        state_blake3: blake3::hash(&bytes).to_hex().to_string(),
+        position,
+    };
     let path = folder.join(name(number));
     atomic::write_folder(&path, |at| {
         atomic::write(&at.join(STATE), &bytes)?;
         atomic::write_json(&at.join(MANIFEST), &manifest)
     })
     .with_context(|| format!("saving checkpoint {}", path.display()))?;
-    older.into_iter().try_for_each(|n| atomic::remove_folder(&folder.join(name(n))))
+    older
+        .into_iter()
+        .try_for_each(|n| atomic::remove_folder(&folder.join(name(n))))
 }
 
 fn name(number: u64) -> String {
@@ -85,7 +100,10 @@ fn name(number: u64) -> String {
 
 fn numbers(folder: &Path) -> Result<Vec<u64>> {
     let names = entries(folder)?;
-    Ok(names.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
+    Ok(names
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+        .collect())
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -149,6 +167,9 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
         let message = newest(folder.path()).map(drop).unwrap_err().to_string();
-        assert!(message.contains("is not the file that was written"), "{message}");
+        assert!(
+            message.contains("is not the file that was written"),
+            "{message}"
+        );
     }
 }

@@ -17,7 +17,11 @@ impl Codec {
     /// The `tokenizer.json` of a model directory; without one, rows of ids still work.
     pub fn of_model(model: &Path) -> Result<Self> {
         let path = model.join("tokenizer.json");
-        let tokenizer = if path.exists() { Some(Tokenizer::from_file(&path)?) } else { None };
+        let tokenizer = if path.exists() {
+            Some(Tokenizer::from_file(&path)?)
+        } else {
+            None
+        };
         Ok(Self { tokenizer, path })
     }
 
@@ -30,25 +34,42 @@ impl Codec {
     pub fn encode_row(&self, row: &Row, limits: Limits) -> Result<Encoded> {
         match (&self.tokenizer, &row.content) {
             (Some(tokenizer), _) => Ok(tokenizer.encode_row(row, limits)?),
-            (None, Content::Ids { input_ids, target_ids }) => {
-                Ok(Encoded { input_ids: input_ids.clone(), target_ids: target_ids.clone(), cut: false })
-            }
+            (
+                None,
+                Content::Ids {
+                    input_ids,
+                    target_ids,
+                },
+            ) => Ok(Encoded {
+                input_ids: input_ids.clone(),
+                target_ids: target_ids.clone(),
+                cut: false,
+            }),
             (None, Content::Text { .. }) => {
-                bail!(BadInput(format!("row {} is text, which needs the file {}", row.id, self.path.display())))
+                bail!(BadInput(format!(
+                    "row {} is text, which needs the file {}",
+                    row.id,
+                    self.path.display()
+                )))
             }
         }
     }
 
     /// Token ids of all rows.
     pub fn encode_rows(&self, rows: &[Row], limits: Limits) -> Result<Vec<Encoded>> {
-        rows.iter().map(|row| self.encode_row(row, limits)).collect()
+        rows.iter()
+            .map(|row| self.encode_row(row, limits))
+            .collect()
     }
 
     /// Ids of a label, end token included.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match &self.tokenizer {
             Some(tokenizer) => Ok(tokenizer.encode(text)?),
-            None => bail!(BadInput(format!("labels are text, which needs the file {}", self.path.display()))),
+            None => bail!(BadInput(format!(
+                "labels are text, which needs the file {}",
+                self.path.display()
+            ))),
         }
     }
 

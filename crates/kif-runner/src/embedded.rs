@@ -18,7 +18,9 @@ pub fn unpack_base(folder: &Path) -> Result<PathBuf> {
 
 /// Puts the stream's tasks under `folder` and returns the stream and the folder of its tasks.
 pub fn unpack_stream(folder: &Path) -> Result<(Stream, PathBuf)> {
-    let Some((_, list)) = FILES.iter().find(|(name, _)| *name == "stream.ron") else { bail!(missing("stream.ron")) };
+    let Some((_, list)) = FILES.iter().find(|(name, _)| *name == "stream.ron") else {
+        bail!(missing("stream.ron"))
+    };
     let stream = Stream::from_ron(std::str::from_utf8(list)?, Path::new("embedded stream.ron"))?;
     unpack(folder, "stream/")?;
     Ok((stream, folder.join("stream")))
@@ -43,5 +45,7 @@ fn unpack(folder: &Path, prefix: &str) -> Result<()> {
 }
 
 fn missing(what: &str) -> String {
-    format!("this program was built without fixtures/quick/{what}: make it with `cargo xtask fixtures --base` and build again")
+    format!(
+        "this program was built without fixtures/quick/{what}: make it with `cargo xtask fixtures --base` and build again"
+    )
 }

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 use kif_data::{Batch, Encoded, Limits, Row, labels};
-use kif_eval::{exact_match, best_rouge_l};
+use kif_eval::{best_rouge_l, exact_match};
 use kif_model::LanguageModel;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,10 @@ impl TestSet {
         score: ScoreKind,
         label_names: Option<Vec<String>>,
     ) -> Result<Self> {
-        let references = rows.iter().map(|row| codec.references(row)).collect::<Result<_>>()?;
+        let references = rows
+            .iter()
+            .map(|row| codec.references(row))
+            .collect::<Result<_>>()?;
         let mut with_ids = Vec::new();
         if score == ScoreKind::Labels {
             for label in label_names.unwrap_or_else(|| labels(rows)) {
@@ -41,10 +44,16 @@ impl TestSet {
                 with_ids.push((label, ids));
             }
             if with_ids.is_empty() {
-                bail!(BadInput("no labels: rows of token ids have none, name them".into()));
+                bail!(BadInput(
+                    "no labels: rows of token ids have none, name them".into()
+                ));
             }
         }
-        Ok(Self { encoded: codec.encode_rows(rows, limits)?, references, labels: with_ids })
+        Ok(Self {
+            encoded: codec.encode_rows(rows, limits)?,
+            references,
+            labels: with_ids,
+        })
     }
 
     /// Number of rows.
@@ -110,12 +119,17 @@ pub fn evaluate(
     let lengths: Vec<usize> = test.encoded.iter().map(|row| row.input_ids.len()).collect();
     for batch in batches(&lengths, options.batch_tokens, options.batch_rows) {
         stop.check()?;
-        let prompts: Vec<&[u32]> = batch.iter().map(|&i| test.encoded[i].input_ids.as_slice()).collect();
+        let prompts: Vec<&[u32]> = batch
+            .iter()
+            .map(|&i| test.encoded[i].input_ids.as_slice())
+            .collect();
         let answers = match options.score {
             ScoreKind::Labels => choose(model, &prompts, &test.labels)?,
             ScoreKind::Exact | ScoreKind::RougeL => {
                 let ids = model.generate(&prompts, options.max_new_tokens)?;
-                ids.iter().map(|ids| codec.decode(ids)).collect::<Result<_>>()?
+                ids.iter()
+                    .map(|ids| codec.decode(ids))
+                    .collect::<Result<_>>()?
             }
         };
         for (&row, answer) in batch.iter().zip(answers) {
@@ -124,15 +138,31 @@ pub fn evaluate(
         done(batch.len());
     }
     let both = || predictions.iter().zip(&test.references);
-    let correct = both().map(|(answer, references)| exact_match(answer, references)).collect();
-    let rouge_l = both().map(|(answer, references)| best_rouge_l(answer, references)).collect();
-    Ok(Evaluation { predictions, correct, rouge_l })
+    let correct = both()
+        .map(|(answer, references)| exact_match(answer, references))
+        .collect();
+    let rouge_l = both()
+        .map(|(answer, references)| best_rouge_l(answer, references))
+        .collect();
+    Ok(Evaluation {
+        predictions,
+        correct,
+        rouge_l,
+    })
 }
 
 /// Sum of nats over the target tokens of every row, `[N]`, without dropout.
-pub fn nll_per_row(model: &dyn LanguageModel, rows: &[Encoded], batch_tokens: usize, stop: &StopFlag) -> Result<Vec<f64>> {
+pub fn nll_per_row(
+    model: &dyn LanguageModel,
+    rows: &[Encoded],
+    batch_tokens: usize,
+    stop: &StopFlag,
+) -> Result<Vec<f64>> {
     let mut nll = vec![0.0; rows.len()];
-    let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len() + row.target_ids.len()).collect();
+    let lengths: Vec<usize> = rows
+        .iter()
+        .map(|row| row.input_ids.len() + row.target_ids.len())
+        .collect();
     for batch in batches(&lengths, batch_tokens, usize::MAX) {
         stop.check()?;
         let values = model.nll_per_row(&Batch::from_rows(batch.iter().map(|&i| &rows[i])))?;
@@ -151,7 +181,9 @@ pub fn batches(lengths: &[usize], max_tokens: usize, max_rows: usize) -> Vec<Vec
     let mut tokens = 0;
     for row in order {
         match batches.last_mut() {
-            Some(last) if tokens + lengths[row] <= max_tokens && last.len() < max_rows => last.push(row),
+            Some(last) if tokens + lengths[row] <= max_tokens && last.len() < max_rows => {
+                last.push(row)
+            }
             _ => {
                 batches.push(vec![row]);
                 tokens = 0;
@@ -163,11 +195,20 @@ pub fn batches(lengths: &[usize], max_tokens: usize, max_rows: usize) -> Vec<Vec
 }
 
 /// The likeliest label of every prompt; the first of equals.
-fn choose(model: &dyn LanguageModel, prompts: &[&[u32]], labels: &[(String, Vec<u32>)]) -> Result<Vec<String>> {
+fn choose(
+    model: &dyn LanguageModel,
+    prompts: &[&[u32]],
+    labels: &[(String, Vec<u32>)],
+) -> Result<Vec<String>> {
     let ids: Vec<Vec<u32>> = labels.iter().map(|(_, ids)| ids.clone()).collect();
     let scores = model.label_scores(prompts, &ids)?;
-    let best = |scores: &Vec<f64>| (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
-    Ok(scores.iter().map(|scores| labels[best(scores)].0.clone()).collect())
+    let best = |scores: &Vec<f64>| {
+        (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+    };
+    Ok(scores
+        .iter()
+        .map(|scores| labels[best(scores)].0.clone())
+        .collect())
 }
 
 #[cfg(test)]
@@ -184,7 +225,10 @@ mod tests {
 
     #[test]
     fn accuracy_is_the_share_of_correct_rows() {
-        let evaluation = Evaluation { correct: vec![true, false, true, true], ..Evaluation::default() };
+        let evaluation = Evaluation {
+            correct: vec![true, false, true, true],
+            ..Evaluation::default()
+        };
         assert_eq!(evaluation.accuracy(), 0.75);
         assert_eq!(Evaluation::default().accuracy(), 0.0);
     }

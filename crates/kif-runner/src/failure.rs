@@ -62,7 +62,8 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     match error.chain().find_map(|e| e.downcast_ref::<ModelError>()) {
         // Loading is marked as input, so this number was computed.
         Some(ModelError::NonFinite { .. }) => Exit::Diverged,
-        Some(ModelError::Io { .. } | ModelError::Device(_) | ModelError::ParamCount { .. }) | None => Exit::Other,
+        Some(ModelError::Io { .. } | ModelError::Device(_) | ModelError::ParamCount { .. })
+        | None => Exit::Other,
         Some(_) => Exit::BadInput,
     }
 }
@@ -77,13 +78,24 @@ mod tests {
     fn the_kind_of_failure_decides_wherever_it_stands_in_the_chain() {
         let wrapped = |e: anyhow::Error| exit_of(&e.context("running cell x").context("benchmark"));
         assert_eq!(wrapped(Stopped.into()), Exit::Stopped);
-        assert_eq!(wrapped(BadInput("no such file".into()).into()), Exit::BadInput);
+        assert_eq!(
+            wrapped(BadInput("no such file".into()).into()),
+            Exit::BadInput
+        );
         assert_eq!(wrapped(anyhow!("disk full")), Exit::Other);
-        let nan = || ModelError::NonFinite { name: "shared.weight".into(), index: 3, value: f32::NAN };
+        let nan = || ModelError::NonFinite {
+            name: "shared.weight".into(),
+            index: 3,
+            value: f32::NAN,
+        };
         assert_eq!(wrapped(nan().into()), Exit::Diverged);
-        let loading = Err::<(), _>(nan()).or_bad_input(|| "loading model m".into()).unwrap_err();
+        let loading = Err::<(), _>(nan())
+            .or_bad_input(|| "loading model m".into())
+            .unwrap_err();
         assert_eq!(wrapped(loading), Exit::BadInput);
-        let plain = Err::<(), _>(std::io::Error::other("x")).context("writing").unwrap_err();
+        let plain = Err::<(), _>(std::io::Error::other("x"))
+            .context("writing")
+            .unwrap_err();
         assert_eq!(wrapped(plain), Exit::Other);
     }
 }

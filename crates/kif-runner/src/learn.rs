@@ -139,7 +139,15 @@ pub fn learn(
     let total_steps = settings.total_steps(training_rows.len());
     let peak = settings.learner.optimizer.lr;
     let warmup_steps = settings.learner.optimizer.warmup_steps;
-    learner.begin_task(view.index, &view.name, Schedule::Linear { peak, warmup_steps, total_steps });
+    learner.begin_task(
+        view.index,
+        &view.name,
+        Schedule::Linear {
+            peak,
+            warmup_steps,
+            total_steps,
+        },
+    );
     method.begin_task(&mut learner, &view)?;
 
     let checkpoints = out.join("checkpoint");
@@ -156,16 +164,43 @@ pub fn learn(
         methods::resume(&mut learner, method.as_mut(), &saved.state)
             .or_bad_input(|| format!("resuming from {}", checkpoints.display()))?;
     }
-    let mut training = Training { settings, view: &view, rows: &training_rows, total_steps, position, stop };
+    let mut training = Training {
+        settings,
+        view: &view,
+        rows: &training_rows,
+        total_steps,
+        position,
+        stop,
+    };
     training.run(&mut learner, method.as_mut(), &checkpoints)?;
     method.end_task(&mut learner, &view)?;
 
-    let Position { losses, memory_losses, seconds, .. } = training.position;
-    Adapter::write(out, &settings.adapter, learner.layout(), learner.params(), &inputs.base_name)
-        .with_context(|| format!("writing adapter {}", out.display()))?;
+    let Position {
+        losses,
+        memory_losses,
+        seconds,
+        ..
+    } = training.position;
+    Adapter::write(
+        out,
+        &settings.adapter,
+        learner.layout(),
+        learner.params(),
+        &inputs.base_name,
+    )
+    .with_context(|| format!("writing adapter {}", out.display()))?;
     let (settings, sources) = (settings.clone(), inputs.sources);
     let peak_rss_mib = peak_rss_mib();
-    let record = LearnRecord { settings, sources, rows, memory_rows, losses, memory_losses, seconds, peak_rss_mib };
+    let record = LearnRecord {
+        settings,
+        sources,
+        rows,
+        memory_rows,
+        losses,
+        memory_losses,
+        seconds,
+        peak_rss_mib,
+    };
     atomic::write_json(&out.join("learn.json"), &record)?;
     atomic::remove_folder(&checkpoints)?;
     Ok(record)
@@ -185,9 +220,15 @@ impl Position {
     /// The saved position, if it belongs to the same training as this one.
     fn resumed(self, saved: Self, folder: &Path) -> Result<Self> {
         if saved.settings != self.settings || saved.inputs_blake3 != self.inputs_blake3 {
-            let what = if saved.settings == self.settings { "rows or adapter" } else { "settings" };
+            let what = if saved.settings == self.settings {
+                "rows or adapter"
+            } else {
+                "settings"
+            };
             let folder = folder.display();
-            let problem = format!("{folder} belongs to a training with other {what}; remove it, or use another --out");
+            let problem = format!(
+                "{folder} belongs to a training with other {what}; remove it, or use another --out"
+            );
             return Err(BadInput(problem).into());
         }
         Ok(saved)
@@ -205,7 +246,12 @@ struct Training<'a> {
 }
 
 impl Training<'_> {
-    fn run(&mut self, learner: &mut Learner, method: &mut dyn Method, checkpoints: &Path) -> Result<()> {
+    fn run(
+        &mut self,
+        learner: &mut Learner,
+        method: &mut dyn Method,
+        checkpoints: &Path,
+    ) -> Result<()> {
         let mut progress = Progress::new(self.total_steps);
         progress.label(format!("learning {}", self.view.name));
         progress.skip(self.position.losses.len() as u64);
@@ -223,7 +269,9 @@ impl Training<'_> {
             let batch = self.next_batch();
             let loss = method.observe(learner, &batch)?;
             self.position.losses.push(loss);
-            self.position.memory_losses.extend(learner.take_memory_losses());
+            self.position
+                .memory_losses
+                .extend(learner.take_memory_losses());
             progress.advance(1);
         }
         self.position.seconds += clock.elapsed().as_secs_f64();
@@ -235,15 +283,26 @@ impl Training<'_> {
     fn next_batch(&mut self) -> Batch {
         let (n_rows, batch_size) = (self.rows.len(), self.settings.batch_size);
         let chosen = if self.settings.no_shuffle {
-            let mut cursor = Cursor { position: self.position.cursor };
+            let mut cursor = Cursor {
+                position: self.position.cursor,
+            };
             let chosen = cursor.take(n_rows, batch_size);
             self.position.cursor = cursor.position;
             chosen
         } else {
             let n_batches = n_rows.div_ceil(batch_size);
             let step = self.position.losses.len();
-            let order = epoch_order(n_rows, self.view.seed, self.view.index as u64, (step / n_batches) as u64);
-            order.chunks(batch_size).nth(step % n_batches).expect("the batch lies in the epoch").to_vec()
+            let order = epoch_order(
+                n_rows,
+                self.view.seed,
+                self.view.index as u64,
+                (step / n_batches) as u64,
+            );
+            order
+                .chunks(batch_size)
+                .nth(step % n_batches)
+                .expect("the batch lies in the epoch")
+                .to_vec()
         };
         Batch::from_rows(chosen.into_iter().map(|i| &self.rows[i]))
     }
@@ -259,7 +318,11 @@ fn view(settings: &LearnSettings, rows: Vec<Encoded>, memory: Vec<Encoded>) -> T
         all_rows: Arc::default(),
         batch_size: settings.batch_size,
         seed: settings.learner.seed,
-        memory_order: if settings.no_shuffle { MemoryOrder::Cursor } else { MemoryOrder::Drawn },
+        memory_order: if settings.no_shuffle {
+            MemoryOrder::Cursor
+        } else {
+            MemoryOrder::Drawn
+        },
     }
 }
 
@@ -268,7 +331,10 @@ fn fingerprint(inputs: &LearnInputs, params: &[f32]) -> String {
     let mut hasher = blake3::Hasher::new();
     for rows in [&inputs.rows, &inputs.memory] {
         hasher.update(&(rows.len() as u64).to_le_bytes());
-        for ids in rows.iter().flat_map(|row| [&row.input_ids, &row.target_ids]) {
+        for ids in rows
+            .iter()
+            .flat_map(|row| [&row.input_ids, &row.target_ids])
+        {
             hasher.update(&(ids.len() as u64).to_le_bytes());
             for id in ids {
                 hasher.update(&id.to_le_bytes());

@@ -43,10 +43,14 @@ pub struct Program {
 impl Program {
     /// This program.
     pub fn this() -> Self {
-        let commit = std::env::var("KIF_GIT_COMMIT").ok().or_else(|| option_env!("KIF_GIT_COMMIT").map(str::to_owned));
+        let commit = std::env::var("KIF_GIT_COMMIT")
+            .ok()
+            .or_else(|| option_env!("KIF_GIT_COMMIT").map(str::to_owned));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            git_commit: commit.filter(|c| !c.is_empty()).unwrap_or_else(|| "unknown".to_owned()),
+            git_commit: commit
+                .filter(|c| !c.is_empty())
+                .unwrap_or_else(|| "unknown".to_owned()),
         }
     }
 }
@@ -73,9 +77,14 @@ pub struct Difference {
 
 impl fmt::Display for LockChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "run {} was made of something else; use another --out, or remove it:", self.run.display())?;
+        write!(
+            f,
+            "run {} was made of something else; use another --out, or remove it:",
+            self.run.display()
+        )?;
         for Difference { what, was, now } in &self.differences {
-            let text = |side: &Option<String>| side.clone().unwrap_or_else(|| "not there".to_owned());
+            let text =
+                |side: &Option<String>| side.clone().unwrap_or_else(|| "not there".to_owned());
             write!(f, "\n  {what}: was {}, is {}", text(was), text(now))?;
         }
         Ok(())
@@ -101,7 +110,8 @@ impl Lock {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let lock = serde_json::from_str(&text).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
+        let lock = serde_json::from_str(&text)
+            .map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
         Ok(Some(lock))
     }
 
@@ -114,23 +124,49 @@ impl Lock {
             }
         };
         let one = |lock: &Lock| {
-            let Compute { device, precision, .. } = lock.compute;
-            (device_name(device), precision_name(precision), lock.program.version.clone())
+            let Compute {
+                device, precision, ..
+            } = lock.compute;
+            (
+                device_name(device),
+                precision_name(precision),
+                lock.program.version.clone(),
+            )
         };
-        let ((device, precision, version), (device_now, precision_now, version_now)) = (one(self), one(now));
+        let ((device, precision, version), (device_now, precision_now, version_now)) =
+            (one(self), one(now));
         compare("program version".into(), Some(version), Some(version_now));
-        compare("device".into(), Some(device.into()), Some(device_now.into()));
-        compare("precision".into(), Some(precision.into()), Some(precision_now.into()));
-        let parts = [("data file", &self.data, &now.data), ("model file", &self.model, &now.model)];
+        compare(
+            "device".into(),
+            Some(device.into()),
+            Some(device_now.into()),
+        );
+        compare(
+            "precision".into(),
+            Some(precision.into()),
+            Some(precision_now.into()),
+        );
+        let parts = [
+            ("data file", &self.data, &now.data),
+            ("model file", &self.model, &now.model),
+        ];
         // A run that grows by an order may read more files: only those that both know are compared.
         for (part, was, now) in parts {
             for (name, hash) in was {
                 if let Some(hash_now) = now.get(name) {
-                    compare(format!("{part} {name}"), Some(hash.clone()), Some(hash_now.clone()));
+                    compare(
+                        format!("{part} {name}"),
+                        Some(hash.clone()),
+                        Some(hash_now.clone()),
+                    );
                 }
             }
         }
-        for name in self.settings.keys().chain(now.settings.keys().filter(|k| !self.settings.contains_key(*k))) {
+        for name in self.settings.keys().chain(
+            now.settings
+                .keys()
+                .filter(|k| !self.settings.contains_key(*k)),
+        ) {
             let (was, is) = (self.settings.get(name), now.settings.get(name));
             // Methods may be added; those that both know must agree.
             if name.starts_with("method ") && (was.is_none() || is.is_none()) {
@@ -165,7 +201,10 @@ pub struct Inventory {
 impl Inventory {
     /// `files` lie under `root`.
     pub fn new(root: &Path, files: Vec<PathBuf>) -> Self {
-        Self { root: root.to_owned(), files }
+        Self {
+            root: root.to_owned(),
+            files,
+        }
     }
 
     fn hashes(&self) -> Result<BTreeMap<String, String>> {
@@ -184,7 +223,10 @@ pub fn hash_of(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer).with_context(|| format!("reading {}", path.display()))? {
+        match file
+            .read(&mut buffer)
+            .with_context(|| format!("reading {}", path.display()))?
+        {
             0 => return Ok(hasher.finalize().to_hex().to_string()),
             n => hasher.update(&buffer[..n]),
         };
@@ -205,7 +247,10 @@ fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
         ("limits".to_owned(), text(&p.limits)),
     ]);
     // Batches of an evaluation change nothing but its speed.
-    let evaluation = crate::protocol::EvaluationSettings { batch_tokens: 0, ..p.evaluation.clone() };
+    let evaluation = crate::protocol::EvaluationSettings {
+        batch_tokens: 0,
+        ..p.evaluation.clone()
+    };
     all.insert("evaluation".to_owned(), text(&evaluation));
     for name in &p.methods {
         if let Some(config) = p.method(name) {
@@ -239,11 +284,20 @@ pub struct Writer {
 impl Writer {
     /// Opens the lock file of a folder, making both where needed.
     pub fn of_folder(folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("making folder {}", folder.display()))?;
         let path = folder.join(".writer");
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { file: RwLock::new(file), folder: folder.to_owned() })
+        Ok(Self {
+            file: RwLock::new(file),
+            folder: folder.to_owned(),
+        })
     }
 
     /// Becomes the only writer until the guard is dropped, or says who is.
@@ -260,7 +314,11 @@ impl Writer {
                 write!(guard, "{}", std::process::id())?;
                 Ok(guard)
             }
-            Err(_) => bail!("{} is being written by process {}", self.folder.display(), pid.trim()),
+            Err(_) => bail!(
+                "{} is being written by process {}",
+                self.folder.display(),
+                pid.trim()
+            ),
         }
     }
 }
@@ -272,10 +330,16 @@ mod tests {
     #[test]
     fn a_second_writer_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut one, mut two) = (Writer::of_folder(folder.path()).unwrap(), Writer::of_folder(folder.path()).unwrap());
+        let (mut one, mut two) = (
+            Writer::of_folder(folder.path()).unwrap(),
+            Writer::of_folder(folder.path()).unwrap(),
+        );
         let guard = one.hold().unwrap();
         let message = two.hold().map(drop).unwrap_err().to_string();
-        assert!(message.contains(&std::process::id().to_string()), "{message}");
+        assert!(
+            message.contains(&std::process::id().to_string()),
+            "{message}"
+        );
         drop(guard);
         two.hold().map(drop).unwrap();
     }
@@ -297,7 +361,11 @@ mod tests {
         protocol.training.lr = 0.5;
         protocol.compute.precision = Precision::Bf16;
         std::fs::write(&file, "[1]").unwrap();
-        let changed: Vec<String> = was.differences(&lock(&protocol)).into_iter().map(|d| d.what).collect();
+        let changed: Vec<String> = was
+            .differences(&lock(&protocol))
+            .into_iter()
+            .map(|d| d.what)
+            .collect();
         assert_eq!(changed, ["precision", "data file a.json", "training"]);
     }
 }

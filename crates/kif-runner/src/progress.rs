@@ -27,13 +27,23 @@ impl Progress {
     /// A run of `total` units.
     pub fn new(total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(4));
-            let style = ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}").expect("the template is valid");
+            let bar =
+                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(4));
+            let style = ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}")
+                .expect("the template is valid");
             bar.set_style(style.progress_chars("=> "));
             bar
         });
         let now = Instant::now();
-        Self { bar, total, done: 0, skipped: 0, started: now, last_line: now, label: String::new() }
+        Self {
+            bar,
+            total,
+            done: 0,
+            skipped: 0,
+            started: now,
+            last_line: now,
+            label: String::new(),
+        }
     }
 
     /// No output at all.
@@ -64,7 +74,10 @@ impl Progress {
 
     /// Time until all units are done, from the pace so far; none before there is a pace.
     pub fn time_left(&self) -> Option<Duration> {
-        let (worked, left) = (self.done - self.skipped, self.total.saturating_sub(self.done));
+        let (worked, left) = (
+            self.done - self.skipped,
+            self.total.saturating_sub(self.done),
+        );
         (worked > 0).then(|| self.started.elapsed().mul_f64(left as f64 / worked as f64))
     }
 
@@ -87,7 +100,9 @@ impl Progress {
 
     fn show(&mut self, force: bool) {
         let message = || {
-            let left = self.time_left().map_or("time left unknown".into(), |t| format!("{} left", span(t)));
+            let left = self
+                .time_left()
+                .map_or("time left unknown".into(), |t| format!("{} left", span(t)));
             format!("{}, {left}", self.label)
         };
         match &self.bar {

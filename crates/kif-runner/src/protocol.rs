@@ -259,34 +259,78 @@ pub enum ProtocolError {
 
 impl Default for Training {
     fn default() -> Self {
-        let LearnerConfig { optimizer, accumulate, micro_rows, micro_tokens, .. } = LearnerConfig::default();
-        let OptimizerConfig { lr, warmup_steps, clip, .. } = optimizer;
-        Self { epochs: 10, batch_size: 8, accumulate, micro_rows, micro_tokens, lr, warmup_steps, clip }
+        let LearnerConfig {
+            optimizer,
+            accumulate,
+            micro_rows,
+            micro_tokens,
+            ..
+        } = LearnerConfig::default();
+        let OptimizerConfig {
+            lr,
+            warmup_steps,
+            clip,
+            ..
+        } = optimizer;
+        Self {
+            epochs: 10,
+            batch_size: 8,
+            accumulate,
+            micro_rows,
+            micro_tokens,
+            lr,
+            warmup_steps,
+            clip,
+        }
     }
 }
 
 impl Default for AdapterSettings {
     fn default() -> Self {
-        let LoraConfig { rank, alpha, dropout, targets } = LoraConfig::default();
-        Self { rank, alpha, dropout, targets }
+        let LoraConfig {
+            rank,
+            alpha,
+            dropout,
+            targets,
+        } = LoraConfig::default();
+        Self {
+            rank,
+            alpha,
+            dropout,
+            targets,
+        }
     }
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { fraction: 0.02, policy: MemoryPolicy::ClassBalanced }
+        Self {
+            fraction: 0.02,
+            policy: MemoryPolicy::ClassBalanced,
+        }
     }
 }
 
 impl Default for EvaluationSettings {
     fn default() -> Self {
-        Self { score: ScoreKind::Exact, score_of: BTreeMap::new(), max_new_tokens: 128, batch_tokens: 4096, validation: 0.0 }
+        Self {
+            score: ScoreKind::Exact,
+            score_of: BTreeMap::new(),
+            max_new_tokens: 128,
+            batch_tokens: 4096,
+            validation: 0.0,
+        }
     }
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { max_input: 1024, max_target: 128, train_rows: None, test_rows: None }
+        Self {
+            max_input: 1024,
+            max_target: 128,
+            train_rows: None,
+            test_rows: None,
+        }
     }
 }
 
@@ -299,41 +343,60 @@ impl Protocol {
         let path = Path::new(name_or_path);
         if !path.exists() {
             let known = BUILT_IN.map(|(name, _)| name).to_vec();
-            return Err(ProtocolError::Unknown { name: name_or_path.to_owned(), known });
+            return Err(ProtocolError::Unknown {
+                name: name_or_path.to_owned(),
+                known,
+            });
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ProtocolError::Unreadable { path: name_or_path.to_owned(), error })?;
+        let text = std::fs::read_to_string(path).map_err(|error| ProtocolError::Unreadable {
+            path: name_or_path.to_owned(),
+            error,
+        })?;
         Self::parse(name_or_path, &text)
     }
 
     /// Reads a protocol from RON; `path` is for messages.
     pub fn parse(path: &str, text: &str) -> Result<Self, ProtocolError> {
-        ron_options().from_str(text).map_err(|error| ProtocolError::Syntax {
-            path: path.to_owned(),
-            line: error.span.start.line,
-            column: error.span.start.col,
-            message: error.code.to_string(),
-        })
+        ron_options()
+            .from_str(text)
+            .map_err(|error| ProtocolError::Syntax {
+                path: path.to_owned(),
+                line: error.span.start.line,
+                column: error.span.start.col,
+                message: error.code.to_string(),
+            })
     }
 
     /// The protocol as RON, every default written out, the settings of every method included.
     pub fn to_ron(&self) -> String {
         let mut resolved = self.clone();
-        resolved.own_methods = self.methods.iter().filter_map(|m| Some((m.clone(), self.method(m)?))).collect();
+        resolved.own_methods = self
+            .methods
+            .iter()
+            .filter_map(|m| Some((m.clone(), self.method(m)?)))
+            .collect();
         let pretty = ron::ser::PrettyConfig::new().struct_names(false);
-        let text = ron_options().to_string_pretty(&resolved, pretty).expect("a protocol has nothing that RON lacks");
+        let text = ron_options()
+            .to_string_pretty(&resolved, pretty)
+            .expect("a protocol has nothing that RON lacks");
         format!("{text}\n")
     }
 
     /// The settings of a method by its name here.
     pub fn method(&self, name: &str) -> Option<MethodConfig> {
-        self.own_methods.get(name).cloned().or_else(|| MethodConfig::by_name(name))
+        self.own_methods
+            .get(name)
+            .cloned()
+            .or_else(|| MethodConfig::by_name(name))
     }
 
     /// Replaces other names of built-in methods by the ones that records use (`kif` by `kif-paper`).
     pub fn canonical(mut self) -> Self {
         for name in &mut self.methods {
-            if let (false, Some(config)) = (self.own_methods.contains_key(name), MethodConfig::by_name(name)) {
+            if let (false, Some(config)) = (
+                self.own_methods.contains_key(name),
+                MethodConfig::by_name(name),
+            ) {
                 *name = config.name().to_owned();
             }
         }
@@ -343,7 +406,11 @@ impl Protocol {
     /// This protocol with the methods, orders and seeds that `earlier` has beside its own: what a run holds after it.
     pub fn grown_from(&self, earlier: &Self) -> Self {
         fn join<T: Clone + PartialEq>(earlier: &[T], now: &[T]) -> Vec<T> {
-            earlier.iter().chain(now.iter().filter(|x| !earlier.contains(x))).cloned().collect()
+            earlier
+                .iter()
+                .chain(now.iter().filter(|x| !earlier.contains(x)))
+                .cloned()
+                .collect()
         }
         let mut grown = self.clone();
         grown.methods = join(&earlier.methods, &self.methods);
@@ -364,21 +431,43 @@ impl Protocol {
             StreamSource::Builtin(name) => Stream::builtin(name),
             StreamSource::Own { layout, orders } => {
                 let (name, layout, orders) = (self.name.clone(), *layout, orders.clone());
-                Some(Stream { name, layout, published_ids: Vec::new(), orders })
+                Some(Stream {
+                    name,
+                    layout,
+                    published_ids: Vec::new(),
+                    orders,
+                })
             }
         }
     }
 
     /// The score of a task.
     pub fn score_kind(&self, task: &str) -> ScoreKind {
-        self.evaluation.score_of.get(task).copied().unwrap_or(self.evaluation.score)
+        self.evaluation
+            .score_of
+            .get(task)
+            .copied()
+            .unwrap_or(self.evaluation.score)
     }
 
     /// The learner's part of the settings, for one seed.
     pub fn learner_config(&self, seed: u64) -> LearnerConfig {
-        let Training { accumulate, micro_rows, micro_tokens, lr, warmup_steps, clip, .. } = self.training;
+        let Training {
+            accumulate,
+            micro_rows,
+            micro_tokens,
+            lr,
+            warmup_steps,
+            clip,
+            ..
+        } = self.training;
         LearnerConfig {
-            optimizer: OptimizerConfig { lr, warmup_steps, clip, ..OptimizerConfig::default() },
+            optimizer: OptimizerConfig {
+                lr,
+                warmup_steps,
+                clip,
+                ..OptimizerConfig::default()
+            },
             accumulate,
             micro_rows,
             micro_tokens,
@@ -389,32 +478,101 @@ impl Protocol {
 
     /// The adapter's settings as the model wants them.
     pub fn lora_config(&self) -> LoraConfig {
-        let AdapterSettings { rank, alpha, dropout, targets } = self.adapter.clone();
-        LoraConfig { rank, alpha, dropout, targets }
+        let AdapterSettings {
+            rank,
+            alpha,
+            dropout,
+            targets,
+        } = self.adapter.clone();
+        LoraConfig {
+            rank,
+            alpha,
+            dropout,
+            targets,
+        }
     }
 
     /// Whether all values are in their ranges and all names exist.
     pub fn check(&self) -> Result<(), ProtocolError> {
         self.check_names()?;
-        let Training { epochs, batch_size, .. } = self.training;
+        let Training {
+            epochs, batch_size, ..
+        } = self.training;
         self.expect(epochs >= 1, "training.epochs", epochs, "at least 1")?;
-        self.expect(batch_size >= 1, "training.batch_size", batch_size, "at least 1")?;
+        self.expect(
+            batch_size >= 1,
+            "training.batch_size",
+            batch_size,
+            "at least 1",
+        )?;
         (self.learner_config(0).check()).map_err(|e| self.value(e.field, &e.value, e.expected))?;
-        self.lora_config().validate().map_err(|e| self.value("adapter", &format!("{:?}", self.adapter), e))?;
+        self.lora_config()
+            .validate()
+            .map_err(|e| self.value("adapter", &format!("{:?}", self.adapter), e))?;
         let fraction = self.memory.fraction;
-        self.expect((0.0..=1.0).contains(&fraction), "memory.fraction", fraction, "a number from 0 to 1")?;
-        let EvaluationSettings { max_new_tokens, batch_tokens, validation, .. } = self.evaluation;
-        self.expect(max_new_tokens >= 1, "evaluation.max_new_tokens", max_new_tokens, "at least 1")?;
-        self.expect(batch_tokens >= 1, "evaluation.batch_tokens", batch_tokens, "at least 1")?;
+        self.expect(
+            (0.0..=1.0).contains(&fraction),
+            "memory.fraction",
+            fraction,
+            "a number from 0 to 1",
+        )?;
+        let EvaluationSettings {
+            max_new_tokens,
+            batch_tokens,
+            validation,
+            ..
+        } = self.evaluation;
+        self.expect(
+            max_new_tokens >= 1,
+            "evaluation.max_new_tokens",
+            max_new_tokens,
+            "at least 1",
+        )?;
+        self.expect(
+            batch_tokens >= 1,
+            "evaluation.batch_tokens",
+            batch_tokens,
+            "at least 1",
+        )?;
         let part = (0.0..1.0).contains(&validation);
-        self.expect(part, "evaluation.validation", validation, "a number from 0 to less than 1")?;
-        let LimitSettings { max_input, max_target, train_rows, test_rows } = self.limits;
+        self.expect(
+            part,
+            "evaluation.validation",
+            validation,
+            "a number from 0 to less than 1",
+        )?;
+        let LimitSettings {
+            max_input,
+            max_target,
+            train_rows,
+            test_rows,
+        } = self.limits;
         self.expect(max_input >= 1, "limits.max_input", max_input, "at least 1")?;
-        self.expect(max_target >= 1, "limits.max_target", max_target, "at least 1")?;
-        self.expect(train_rows != Some(0), "limits.train_rows", 0, "at least 1, or None")?;
-        self.expect(test_rows != Some(0), "limits.test_rows", 0, "at least 1, or None")?;
+        self.expect(
+            max_target >= 1,
+            "limits.max_target",
+            max_target,
+            "at least 1",
+        )?;
+        self.expect(
+            train_rows != Some(0),
+            "limits.train_rows",
+            0,
+            "at least 1, or None",
+        )?;
+        self.expect(
+            test_rows != Some(0),
+            "limits.test_rows",
+            0,
+            "at least 1, or None",
+        )?;
         let positive = self.save_minutes > 0.0;
-        self.expect(positive, "save_minutes", self.save_minutes, "a number above 0")
+        self.expect(
+            positive,
+            "save_minutes",
+            self.save_minutes,
+            "a number above 0",
+        )
     }
 
     fn check_names(&self) -> Result<(), ProtocolError> {
@@ -429,34 +587,77 @@ impl Protocol {
         self.expect(!self.orders.is_empty(), "orders", "empty", "at least one")?;
         for (i, name) in self.methods.iter().enumerate() {
             self.expect(plain(name), "methods", name, letters)?;
-            self.expect(!self.methods[..i].contains(name), "methods", name, "every method once")?;
+            self.expect(
+                !self.methods[..i].contains(name),
+                "methods",
+                name,
+                "every method once",
+            )?;
             let config = self.method(name);
             let config = config.ok_or_else(|| self.value("methods", name, known_methods()))?;
-            config.check().map_err(|e| self.value(&format!("{name}: {}", e.field), &e.value, e.expected))?;
+            config
+                .check()
+                .map_err(|e| self.value(&format!("{name}: {}", e.field), &e.value, e.expected))?;
         }
         for (i, seed) in self.seeds.iter().enumerate() {
-            self.expect(!self.seeds[..i].contains(seed), "seeds", seed, "every seed once")?;
+            self.expect(
+                !self.seeds[..i].contains(seed),
+                "seeds",
+                seed,
+                "every seed once",
+            )?;
         }
         if let StreamSource::Builtin(name) = &self.stream {
             let known = Stream::builtin(name).is_some();
-            self.expect(known, "stream", name, "builtin(standard), builtin(long) or builtin(superni)")?;
+            self.expect(
+                known,
+                "stream",
+                name,
+                "builtin(standard), builtin(long) or builtin(superni)",
+            )?;
             let has_data = self.data.is_some();
-            self.expect(has_data, "data", "not given", "the folder of the task files (--data DIR)")?;
+            self.expect(
+                has_data,
+                "data",
+                "not given",
+                "the folder of the task files (--data DIR)",
+            )?;
         }
         if let StreamSource::Own { orders, .. } = &self.stream {
-            self.expect(self.data.is_some(), "data", "not given", "the folder of the task files (--data DIR)")?;
+            self.expect(
+                self.data.is_some(),
+                "data",
+                "not given",
+                "the folder of the task files (--data DIR)",
+            )?;
             for order in orders {
-                self.expect(!order.is_empty(), "stream.orders", "an empty order", "at least one task")?;
+                self.expect(
+                    !order.is_empty(),
+                    "stream.orders",
+                    "an empty order",
+                    "at least one task",
+                )?;
                 for (i, task) in order.iter().enumerate() {
-                    self.expect(!order[..i].contains(task), "stream.orders", task, "every task once in an order")?;
+                    self.expect(
+                        !order[..i].contains(task),
+                        "stream.orders",
+                        task,
+                        "every task once in an order",
+                    )?;
                 }
             }
         }
         if self.stream != StreamSource::Embedded {
             let has_model = self.model.is_some();
-            self.expect(has_model, "model", "not given", "the folder of a base model (--model DIR)")?;
+            self.expect(
+                has_model,
+                "model",
+                "not given",
+                "the folder of a base model (--model DIR)",
+            )?;
         }
-        self.stream().map_or(Ok(()), |stream| self.check_orders(stream.orders.len()))
+        self.stream()
+            .map_or(Ok(()), |stream| self.check_orders(stream.orders.len()))
     }
 
     /// Whether all orders exist in a stream that has `n_orders`.
@@ -476,12 +677,21 @@ impl Protocol {
         value: impl ToString,
         expected: impl ToString,
     ) -> Result<(), ProtocolError> {
-        if holds { Ok(()) } else { Err(self.value(field, &value.to_string(), expected)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(self.value(field, &value.to_string(), expected))
+        }
     }
 
     fn value(&self, field: &str, value: &str, expected: impl ToString) -> ProtocolError {
         let (protocol, field, value) = (self.name.clone(), field.to_owned(), value.to_owned());
-        ProtocolError::Value { protocol, field, value, expected: expected.to_string() }
+        ProtocolError::Value {
+            protocol,
+            field,
+            value,
+            expected: expected.to_string(),
+        }
     }
 }
 
@@ -528,7 +738,10 @@ mod tests {
     fn unknown_fields_are_refused_with_their_line() {
         let text = "(\n name: \"x\",\n stream: embedded,\n methods: [\"seq_lora\"],\n seeds: [1],\n training: (epoch: 3),\n)";
         let message = Protocol::parse("x.ron", text).unwrap_err().to_string();
-        assert!(message.contains("x.ron, line 6") && message.contains("epoch"), "{message}");
+        assert!(
+            message.contains("x.ron, line 6") && message.contains("epoch"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -539,8 +752,13 @@ mod tests {
             change(&mut protocol);
             protocol.check().unwrap_err().to_string()
         };
-        assert!(problem(|p| p.training.epochs = 0).contains("training.epochs is 0, expected at least 1"));
-        assert!(problem(|p| p.methods = vec!["sgd".into()]).contains("methods is sgd, expected one of"));
+        assert!(
+            problem(|p| p.training.epochs = 0)
+                .contains("training.epochs is 0, expected at least 1")
+        );
+        assert!(
+            problem(|p| p.methods = vec!["sgd".into()]).contains("methods is sgd, expected one of")
+        );
         assert!(problem(|p| p.memory.fraction = 1.5).contains("memory.fraction is 1.5"));
         assert!(problem(|p| p.training.lr = f64::NAN).contains("lr is NaN"));
         assert!(problem(|p| p.name = "../x".into()).contains("name is ../x"));

@@ -15,7 +15,8 @@ use crate::failure::{BadInput, OrBadInput};
 use crate::learner::Counters;
 use crate::methods::MethodConfig;
 use crate::protocol::{
-    AdapterSettings, Compute, EvaluationSettings, LimitSettings, Memory, Protocol, ScoreKind, Training,
+    AdapterSettings, Compute, EvaluationSettings, LimitSettings, Memory, Protocol, ScoreKind,
+    Training,
 };
 
 /// Steps that one number of a loss curve is the mean of.
@@ -92,7 +93,10 @@ impl Settings {
             memory: protocol.memory.clone(),
             evaluation: protocol.evaluation.clone(),
             limits: protocol.limits.clone(),
-            compute: Compute { threads: None, ..protocol.compute },
+            compute: Compute {
+                threads: None,
+                ..protocol.compute
+            },
         }
     }
 }
@@ -153,8 +157,16 @@ pub struct LossCurve {
 impl LossCurve {
     /// Means over groups of [`LOSS_EVERY`] steps.
     pub fn new(task: &str, losses: &[f64]) -> Self {
-        let mean = losses.chunks(LOSS_EVERY).map(|group| group.iter().sum::<f64>() / group.len() as f64).collect();
-        Self { task: task.to_owned(), steps: losses.len(), every: LOSS_EVERY, mean }
+        let mean = losses
+            .chunks(LOSS_EVERY)
+            .map(|group| group.iter().sum::<f64>() / group.len() as f64)
+            .collect();
+        Self {
+            task: task.to_owned(),
+            steps: losses.len(),
+            every: LOSS_EVERY,
+            mean,
+        }
     }
 }
 
@@ -190,11 +202,16 @@ impl Record {
 
     /// Reads a record.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).or_bad_input(|| format!("reading {}", path.display()))?;
-        let record: Self =
-            serde_json::from_str(&text).map_err(|e| BadInput(format!("{}: not a record: {e}", path.display())))?;
+        let text =
+            std::fs::read_to_string(path).or_bad_input(|| format!("reading {}", path.display()))?;
+        let record: Self = serde_json::from_str(&text)
+            .map_err(|e| BadInput(format!("{}: not a record: {e}", path.display())))?;
         if record.format != FORMAT {
-            let problem = format!("{}: format {}, expected {FORMAT}", path.display(), record.format);
+            let problem = format!(
+                "{}: format {}, expected {FORMAT}",
+                path.display(),
+                record.format
+            );
             return Err(BadInput(problem).into());
         }
         Ok(record)
@@ -214,7 +231,9 @@ pub fn bits(correct: &[bool]) -> String {
 /// Largest resident memory of this process so far, in MiB.
 pub fn peak_rss_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024)
 }

@@ -49,7 +49,9 @@ impl StopFlag {
 
     /// Whether to stop now.
     pub fn is_raised(&self) -> bool {
-        if self.countdown.load(Ordering::Relaxed) > 0 && self.countdown.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.countdown.load(Ordering::Relaxed) > 0
+            && self.countdown.fetch_sub(1, Ordering::Relaxed) == 1
+        {
             self.raise();
         }
         self.raised.load(Ordering::Relaxed)
@@ -57,7 +59,11 @@ impl StopFlag {
 
     /// An error once the flag is up.
     pub fn check(&self) -> Result<(), Stopped> {
-        if self.is_raised() { Err(Stopped) } else { Ok(()) }
+        if self.is_raised() {
+            Err(Stopped)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -68,6 +74,14 @@ mod tests {
     #[test]
     fn the_flag_raises_itself_at_the_chosen_poll() {
         let flag = StopFlag::after_polls(3);
-        assert_eq!([flag.is_raised(), flag.is_raised(), flag.is_raised(), flag.is_raised()], [false, false, true, true]);
+        assert_eq!(
+            [
+                flag.is_raised(),
+                flag.is_raised(),
+                flag.is_raised(),
+                flag.is_raised()
+            ],
+            [false, false, true, true]
+        );
     }
 }

@@ -62,7 +62,9 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     arguments.change(&mut protocol)?;
     let protocol = protocol.canonical();
     protocol.check()?;
-    let out = arguments.out.unwrap_or_else(|| Path::new("runs").join(&protocol.name));
+    let out = arguments
+        .out
+        .unwrap_or_else(|| Path::new("runs").join(&protocol.name));
     check_out_folder(&out)?;
     runs::run(&protocol, &out, stop)?;
     print(&report::terminal(&out)?)
@@ -93,7 +95,10 @@ impl Arguments {
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {
-                protocol.methods = MethodConfig::all().iter().map(|m| m.name().to_owned()).collect();
+                protocol.methods = MethodConfig::all()
+                    .iter()
+                    .map(|m| m.name().to_owned())
+                    .collect();
             }
             Some(names) => protocol.methods = names.to_vec(),
             None => {}

@@ -60,13 +60,24 @@ pub(crate) fn load(
     let stored = adapter
         .map(|dir| Adapter::read(dir).or_bad_input(|| format!("reading adapter {}", dir.display())))
         .transpose()?;
-    let lora = stored.as_ref().map_or(fresh, |adapter| adapter.config.clone());
+    let lora = stored
+        .as_ref()
+        .map_or(fresh, |adapter| adapter.config.clone());
     let options = model_options(compute, Trainable::Adapter(lora.clone()), seed);
-    let mut model = kif_model::load(base, &options).or_bad_input(|| format!("loading model {}", base.display()))?;
+    let mut model = kif_model::load(base, &options)
+        .or_bad_input(|| format!("loading model {}", base.display()))?;
     if let (Some(stored), Some(dir)) = (stored, adapter) {
         let params = stored.into_params(model.layout());
-        let params = params.or_bad_input(|| format!("fitting adapter {} to model {}", dir.display(), base.display()))?;
-        model.set_params(&params).or_bad_input(|| format!("loading adapter {}", dir.display()))?;
+        let params = params.or_bad_input(|| {
+            format!(
+                "fitting adapter {} to model {}",
+                dir.display(),
+                base.display()
+            )
+        })?;
+        model
+            .set_params(&params)
+            .or_bad_input(|| format!("loading adapter {}", dir.display()))?;
     }
     Ok(Loaded { model, lora })
 }
@@ -83,7 +94,11 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Fails early where a folder to write into cannot be one.
 pub(crate) fn check_out_folder(out: &Path) -> Result<()> {
     if out.exists() && !out.is_dir() {
-        return Err(BadInput(format!("--out {}: there is a file of that name", out.display())).into());
+        return Err(BadInput(format!(
+            "--out {}: there is a file of that name",
+            out.display()
+        ))
+        .into());
     }
     Ok(())
 }

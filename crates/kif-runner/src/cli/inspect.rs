@@ -40,10 +40,21 @@ pub(crate) struct Arguments {
 /// Computes, writes, prints the mean loss.
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let compute = arguments.compute.apply(Compute::default())?;
-    let limits = Limits { max_input: usize::MAX, max_target: usize::MAX };
-    let rows = Codec::of_model(&arguments.model)?.encode_rows(&read_rows(&arguments.data)?, limits)?;
+    let limits = Limits {
+        max_input: usize::MAX,
+        max_target: usize::MAX,
+    };
+    let rows =
+        Codec::of_model(&arguments.model)?.encode_rows(&read_rows(&arguments.data)?, limits)?;
     let adapter = arguments.adapter.as_deref();
-    let mut model = load(&arguments.model, adapter, LoraConfig::default(), &compute, 1)?.model;
+    let mut model = load(
+        &arguments.model,
+        adapter,
+        LoraConfig::default(),
+        &compute,
+        1,
+    )?
+    .model;
 
     let nll = nll_per_row(model.as_ref(), &rows, BATCH_TOKENS, stop)?;
     let target_tokens: Vec<i64> = rows.iter().map(|row| row.target_ids.len() as i64).collect();
@@ -60,19 +71,33 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     if arguments.adapter.is_some() {
         let grad = gradient(model.as_mut(), &rows, n_tokens as usize, stop)?;
         for spec in model.layout().specs() {
-            tensors.push_f32(&format!("grad.{}", spec.name), spec.shape.clone(), &grad[spec.range.clone()]);
+            tensors.push_f32(
+                &format!("grad.{}", spec.name),
+                spec.shape.clone(),
+                &grad[spec.range.clone()],
+            );
         }
     }
     atomic::write(&arguments.out, &tensors.to_bytes()?)?;
     let n_rows = rows.len();
-    print(&format!("rows           {n_rows}\ntarget_tokens  {n_tokens}\nmean_loss      {mean_loss:.6}\n"))
+    print(&format!(
+        "rows           {n_rows}\ntarget_tokens  {n_tokens}\nmean_loss      {mean_loss:.6}\n"
+    ))
 }
 
 /// The gradient of the mean loss over all target tokens of the file, `[P]`.
-fn gradient(model: &mut dyn LanguageModel, rows: &[Encoded], n_tokens: usize, stop: &StopFlag) -> Result<Vec<f32>> {
+fn gradient(
+    model: &mut dyn LanguageModel,
+    rows: &[Encoded],
+    n_tokens: usize,
+    stop: &StopFlag,
+) -> Result<Vec<f32>> {
     let mut grad = vec![0.0; model.layout().n_params()];
     let weight = (1.0 / n_tokens as f64) as f32;
-    let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len() + row.target_ids.len()).collect();
+    let lengths: Vec<usize> = rows
+        .iter()
+        .map(|row| row.input_ids.len() + row.target_ids.len())
+        .collect();
     for batch in kif_runner::evaluate::batches(&lengths, BATCH_TOKENS, usize::MAX) {
         stop.check()?;
         let batch = Batch::from_rows(batch.iter().map(|&i| &rows[i]));
@@ -90,17 +115,24 @@ struct Tensors {
 impl Tensors {
     fn push_f32(&mut self, name: &str, shape: Vec<usize>, values: &[f32]) {
         let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.entries.push((name.to_owned(), Dtype::F32, shape, bytes));
+        self.entries
+            .push((name.to_owned(), Dtype::F32, shape, bytes));
     }
 
     fn push_i64(&mut self, name: &str, shape: Vec<usize>, values: &[i64]) {
         let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.entries.push((name.to_owned(), Dtype::I64, shape, bytes));
+        self.entries
+            .push((name.to_owned(), Dtype::I64, shape, bytes));
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>> {
         let views = (self.entries.iter())
-            .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
+            .map(|(name, dtype, shape, bytes)| {
+                Ok((
+                    name.as_str(),
+                    TensorView::new(*dtype, shape.clone(), bytes)?,
+                ))
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(safetensors::serialize(views, None)?)
     }

@@ -98,14 +98,24 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let method = arguments.method()?;
     let compute = arguments.compute.apply(Compute::default())?;
     let codec = Codec::of_model(&arguments.model)?;
-    let limits = Limits { max_input: arguments.max_input, max_target: arguments.max_target };
+    let limits = Limits {
+        max_input: arguments.max_input,
+        max_target: arguments.max_target,
+    };
     let rows = codec.encode_rows(&read_rows(&arguments.task)?, limits)?;
-    let memory: Vec<Vec<Row>> = arguments.memory.iter().map(|path| read_rows(path)).collect::<Result<_, _>>()?;
+    let memory: Vec<Vec<Row>> = arguments
+        .memory
+        .iter()
+        .map(|path| read_rows(path))
+        .collect::<Result<_, _>>()?;
     let memory = codec.encode_rows(&memory.concat(), limits)?;
     let (adapter, fresh) = (arguments.adapter.as_deref(), arguments.fresh_adapter());
     fresh.validate()?;
     let Loaded { model, lora } = load(&arguments.model, adapter, fresh, &compute, arguments.seed)?;
-    let lora = LoraConfig { dropout: arguments.dropout.unwrap_or(lora.dropout), ..lora };
+    let lora = LoraConfig {
+        dropout: arguments.dropout.unwrap_or(lora.dropout),
+        ..lora
+    };
     arguments.check_adapter(&lora)?;
     let settings = arguments.settings(method, lora)?;
     let base_name = arguments.model.display().to_string();
@@ -117,27 +127,46 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     };
     let mut writer = Writer::of_folder(&arguments.out)?;
     let _guard = writer.hold()?;
-    let record = learn(model, &settings, LearnInputs { rows, memory, base_name, sources }, &arguments.out, stop)?;
+    let record = learn(
+        model,
+        &settings,
+        LearnInputs {
+            rows,
+            memory,
+            base_name,
+            sources,
+        },
+        &arguments.out,
+        stop,
+    )?;
     print(&outcome(&record, &arguments.out))
 }
 
 impl Arguments {
     /// The method with its settings; nothing is accumulated here, so no loss is divided.
     fn method(&self) -> Result<MethodConfig> {
-        let default = if self.memory.is_empty() { "seq_lora" } else { "kif" };
+        let default = if self.memory.is_empty() {
+            "seq_lora"
+        } else {
+            "kif"
+        };
         let name = self.method.as_deref().unwrap_or(default);
         let name = match (name, self.preset) {
             ("kif", Some(Preset::Released)) => "kif-released",
             ("kif", _) => "kif-paper",
             (name, None) => name,
-            (name, Some(_)) => return bad(format!("--preset belongs to the method kif, not to {name}")),
+            (name, Some(_)) => {
+                return bad(format!("--preset belongs to the method kif, not to {name}"));
+            }
         };
         let Some(method) = MethodConfig::by_name(name) else {
             return bad(format!("--method {name}: expected {}", known_methods()));
         };
         let regime = method.build(&kif_model::ParamLayout::default()).regime();
         if regime != Regime::Stream {
-            return bad(format!("--method {name} needs all tasks of a stream: run it with `kif bench`"));
+            return bad(format!(
+                "--method {name} needs all tasks of a stream: run it with `kif bench`"
+            ));
         }
         Ok(method.without_accumulation())
     }
@@ -161,16 +190,23 @@ impl Arguments {
             sorted
         };
         let differs = |flag: &str, given: String, own: String| {
-            bad(format!("{flag} {given} contradicts the adapter, which has {own}; leave it out with --adapter"))
+            bad(format!(
+                "{flag} {given} contradicts the adapter, which has {own}; leave it out with --adapter"
+            ))
         };
         match self {
-            Self { rank: Some(rank), .. } if *rank != lora.rank => {
-                differs("--rank", rank.to_string(), lora.rank.to_string())
-            }
-            Self { alpha: Some(alpha), .. } if *alpha != lora.alpha => {
+            Self {
+                rank: Some(rank), ..
+            } if *rank != lora.rank => differs("--rank", rank.to_string(), lora.rank.to_string()),
+            Self {
+                alpha: Some(alpha), ..
+            } if *alpha != lora.alpha => {
                 differs("--alpha", alpha.to_string(), lora.alpha.to_string())
             }
-            Self { targets: Some(targets), .. } if sorted(targets) != sorted(&lora.targets) => {
+            Self {
+                targets: Some(targets),
+                ..
+            } if sorted(targets) != sorted(&lora.targets) => {
                 differs("--targets", targets.join(","), lora.targets.join(","))
             }
             _ => Ok(()),
@@ -178,7 +214,11 @@ impl Arguments {
     }
 
     fn settings(&self, method: MethodConfig, adapter: LoraConfig) -> Result<LearnSettings> {
-        let optimizer = OptimizerConfig { lr: self.lr, warmup_steps: self.warmup, ..OptimizerConfig::default() };
+        let optimizer = OptimizerConfig {
+            lr: self.lr,
+            warmup_steps: self.warmup,
+            ..OptimizerConfig::default()
+        };
         let learner = LearnerConfig {
             optimizer,
             accumulate: Accumulate::Tokens,
@@ -188,7 +228,12 @@ impl Arguments {
         };
         learner.check()?;
         adapter.validate()?;
-        let name = self.task.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = self
+            .task
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         Ok(LearnSettings {
             task: name,
             method,
@@ -210,7 +255,10 @@ fn outcome(record: &LearnRecord, out: &Path) -> String {
     let n = record.losses.len();
     let tenth = (n / 10).max(1);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-    let (first, last) = (mean(&record.losses[..tenth.min(n)]), mean(&record.losses[n - tenth.min(n)..]));
+    let (first, last) = (
+        mean(&record.losses[..tenth.min(n)]),
+        mean(&record.losses[n - tenth.min(n)..]),
+    );
     let ((rows, cut), (memory, memory_cut)) = (record.rows, record.memory_rows);
     format!(
         "method   {}\nrows     {rows} of the task, {memory} of the memory; {} cut at --max-input\nsteps    {n} in {:.1} s\n\

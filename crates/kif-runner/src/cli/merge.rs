@@ -41,31 +41,51 @@ pub(crate) struct Arguments {
 
 /// Merges into a temporary folder, compares, and only then takes the name that was asked for.
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
-    let Arguments { model, adapter, out } = arguments;
+    let Arguments {
+        model,
+        adapter,
+        out,
+    } = arguments;
     if out.exists() {
-        return Err(BadInput(format!("--out {} exists; a merged model needs a new folder", out.display())).into());
+        return Err(BadInput(format!(
+            "--out {} exists; a merged model needs a new folder",
+            out.display()
+        ))
+        .into());
     }
     let reading = || format!("reading model {}", model.display());
     let config = ModelConfig::read(&model).or_bad_input(reading)?;
     let mut weights = Weights::read(&model).or_bad_input(reading)?;
-    let stored = Adapter::read(&adapter).or_bad_input(|| format!("reading adapter {}", adapter.display()))?;
-    kif_model::merge(&mut weights, &stored)
-        .or_bad_input(|| format!("fitting adapter {} to model {}", adapter.display(), model.display()))?;
+    let stored = Adapter::read(&adapter)
+        .or_bad_input(|| format!("reading adapter {}", adapter.display()))?;
+    kif_model::merge(&mut weights, &stored).or_bad_input(|| {
+        format!(
+            "fitting adapter {} to model {}",
+            adapter.display(),
+            model.display()
+        )
+    })?;
     let mut difference = 0.0;
     atomic::write_folder(&out, |at| {
         kif_model::write_model(at, &config, &weights, Dtype::F32)
             .with_context(|| format!("writing merged model {}", out.display()))?;
         for name in COMPANIONS.iter().filter(|name| model.join(name).exists()) {
-            std::fs::copy(model.join(name), at.join(name)).with_context(|| format!("copying {name}"))?;
+            std::fs::copy(model.join(name), at.join(name))
+                .with_context(|| format!("copying {name}"))?;
         }
         stop.check()?;
         difference = compare(&model, &adapter, at)?;
         if difference > TOLERANCE {
-            bail!("logits of the merged model differ by {difference:.1e} of the largest, expected at most {TOLERANCE:.0e}");
+            bail!(
+                "logits of the merged model differ by {difference:.1e} of the largest, expected at most {TOLERANCE:.0e}"
+            );
         }
         Ok(())
     })?;
-    print(&format!("merged   {}\nchecked  logits differ by {difference:.1e} of the largest\n", out.display()))
+    print(&format!(
+        "merged   {}\nchecked  logits differ by {difference:.1e} of the largest\n",
+        out.display()
+    ))
 }
 
 /// The largest difference of logits on random ids, relative to the largest logit.
@@ -79,14 +99,24 @@ fn compare(base: &Path, adapter: &Path, merged: &Path) -> Result<f64> {
     let got = two.target_logits(&Batch::from_rows(&rows))?;
     let pairs = || expected.iter().flatten().zip(got.iter().flatten());
     let largest = pairs().map(|(x, _)| f64::from(x.abs())).fold(0.0, f64::max);
-    let difference = pairs().map(|(x, y)| f64::from((x - y).abs())).fold(0.0, f64::max);
+    let difference = pairs()
+        .map(|(x, y)| f64::from((x - y).abs()))
+        .fold(0.0, f64::max);
     Ok(difference / largest.max(f64::MIN_POSITIVE))
 }
 
 fn random_rows(vocab_size: usize) -> Vec<Encoded> {
     let mut rng = stream(1, Purpose::Fixture, 0, 0);
-    let mut ids = |n: usize| (0..n).map(|_| below(&mut rng, vocab_size) as u32).collect::<Vec<_>>();
+    let mut ids = |n: usize| {
+        (0..n)
+            .map(|_| below(&mut rng, vocab_size) as u32)
+            .collect::<Vec<_>>()
+    };
     [(17, 5), (4, 9), (40, 3)]
-        .map(|(n_in, n_out)| Encoded { input_ids: ids(n_in), target_ids: ids(n_out), cut: false })
+        .map(|(n_in, n_out)| Encoded {
+            input_ids: ids(n_in),
+            target_ids: ids(n_out),
+            cut: false,
+        })
         .to_vec()
 }

@@ -15,7 +15,12 @@ use kif_runner::signal::StopFlag;
 
 /// Continual learning of language models with Recurrent-KIF: learn task after task with one adapter, forget little.
 #[derive(Debug, Parser)]
-#[command(name = "kif", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "kif",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,

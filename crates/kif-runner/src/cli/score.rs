@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
 use kif_model::LoraConfig;
+use kif_runner::atomic;
 use kif_runner::codec::Codec;
 use kif_runner::evaluate::{Evaluation, EvaluationOptions, TestSet, evaluate};
 use kif_runner::failure::BadInput;
 use kif_runner::progress::Progress;
 use kif_runner::protocol::{Compute, ScoreKind};
 use kif_runner::signal::StopFlag;
-use kif_runner::atomic;
 use serde::Serialize;
 
 use super::common::{ComputeArguments, at_least_one, load, print};
@@ -79,9 +79,19 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     if arguments.labels.is_some() && score != ScoreKind::Labels {
         return Err(BadInput("--labels needs --score labels".into()).into());
     }
-    let limits = Limits { max_input: usize::MAX, max_target: usize::MAX };
+    let limits = Limits {
+        max_input: usize::MAX,
+        max_target: usize::MAX,
+    };
     let test = TestSet::new(&rows, &codec, limits, score, arguments.labels)?;
-    let model = load(&arguments.model, arguments.adapter.as_deref(), LoraConfig::default(), &compute, 1)?.model;
+    let model = load(
+        &arguments.model,
+        arguments.adapter.as_deref(),
+        LoraConfig::default(),
+        &compute,
+        1,
+    )?
+    .model;
     let options = EvaluationOptions {
         score,
         max_new_tokens: arguments.max_new_tokens,
@@ -90,8 +100,9 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     };
     let mut progress = Progress::new(rows.len() as u64);
     progress.label(format!("scoring {}", arguments.data.display()));
-    let evaluation =
-        evaluate(model.as_ref(), &codec, &test, &options, stop, |n| progress.advance(n as u64))?;
+    let evaluation = evaluate(model.as_ref(), &codec, &test, &options, stop, |n| {
+        progress.advance(n as u64)
+    })?;
     progress.finish();
     if let Some(out) = &arguments.out {
         atomic::write(out, lines(&rows, &test, &evaluation)?.as_bytes())?;

@@ -12,9 +12,20 @@ use crate::progress::span;
 /// The report as Markdown.
 pub(super) fn render(summary: &Summary) -> String {
     let mut text = format!("# {}\n\n", escape(&summary.name));
-    section(&mut text, "Methods", &format!("{}\n{READING}", table::methods(summary).to_markdown()));
-    section(&mut text, "Tasks", &format!("{}\nScores after the last task, in percent; `majority` always answers the most frequent \
-        training label, `base` is the model before any task, `cut` counts prompts that lost tokens.\n", table::tasks(summary).to_markdown()));
+    section(
+        &mut text,
+        "Methods",
+        &format!("{}\n{READING}", table::methods(summary).to_markdown()),
+    );
+    section(
+        &mut text,
+        "Tasks",
+        &format!(
+            "{}\nScores after the last task, in percent; `majority` always answers the most frequent \
+        training label, `base` is the model before any task, `cut` counts prompts that lost tokens.\n",
+            table::tasks(summary).to_markdown()
+        ),
+    );
     section(&mut text, "Metrics", &metrics(summary));
     section(&mut text, "Matrices", &matrices(summary));
     section(&mut text, "Run", &run(summary));
@@ -41,7 +52,13 @@ fn matrices(summary: &Summary) -> String {
         .to_owned();
     for method in &summary.methods {
         for matrix in &method.matrices {
-            let _ = write!(text, "### {}, order {}\n\n{}\n", escape(&method.name), matrix.order, table_of(matrix).to_markdown());
+            let _ = write!(
+                text,
+                "### {}, order {}\n\n{}\n",
+                escape(&method.name),
+                matrix.order,
+                table_of(matrix).to_markdown()
+            );
         }
     }
     text
@@ -52,8 +69,14 @@ fn table_of(matrix: &MatrixMean) -> table::Table {
     head.extend(matrix.tasks.iter().cloned());
     let rows = (matrix.rows.iter().enumerate())
         .map(|(after, row)| {
-            let name = if after == 0 { "base".to_owned() } else { matrix.tasks[after - 1].clone() };
-            let cells = row.iter().map(|cell| cell.map_or(String::new(), |score| format!("{:.1}", 100.0 * score)));
+            let name = if after == 0 {
+                "base".to_owned()
+            } else {
+                matrix.tasks[after - 1].clone()
+            };
+            let cells = row
+                .iter()
+                .map(|cell| cell.map_or(String::new(), |score| format!("{:.1}", 100.0 * score)));
             std::iter::once(name).chain(cells).collect()
         })
         .collect();
@@ -64,13 +87,32 @@ fn run(summary: &Summary) -> String {
     let mut text = String::new();
     if let Some(lock) = &summary.lock {
         let program = &lock.program;
-        let _ = writeln!(text, "- kif {}, commit {}", program.version, escape(&program.git_commit));
-        let _ = writeln!(text, "- {:?}, {:?}", lock.compute.device, lock.compute.precision);
-        let _ = writeln!(text, "- {} data files, {} model files (hashes in `lock.json`)", lock.data.len(), lock.model.len());
+        let _ = writeln!(
+            text,
+            "- kif {}, commit {}",
+            program.version,
+            escape(&program.git_commit)
+        );
+        let _ = writeln!(
+            text,
+            "- {:?}, {:?}",
+            lock.compute.device, lock.compute.precision
+        );
+        let _ = writeln!(
+            text,
+            "- {} data files, {} model files (hashes in `lock.json`)",
+            lock.data.len(),
+            lock.model.len()
+        );
     }
     for method in &summary.methods {
         let time = span(std::time::Duration::from_secs_f64(method.seconds));
-        let _ = writeln!(text, "- {}: {} cells in {time}", escape(&method.name), method.n_cells);
+        let _ = writeln!(
+            text,
+            "- {}: {} cells in {time}",
+            escape(&method.name),
+            method.n_cells
+        );
     }
     let _ = write!(text, "\n```ron\n{}```\n", summary.protocol);
     text

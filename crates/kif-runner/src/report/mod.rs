@@ -29,7 +29,10 @@ pub const COLUMNS: [(Metric, &str); 4] = [
 /// Writes `report.md` and `report.html` of the run in `out`.
 pub fn write(out: &Path) -> Result<()> {
     let summary = load(out)?;
-    atomic::write(&out.join("report.md"), markdown::render(&summary).as_bytes())?;
+    atomic::write(
+        &out.join("report.md"),
+        markdown::render(&summary).as_bytes(),
+    )?;
     atomic::write(&out.join("report.html"), html::render(&summary).as_bytes())
 }
 
@@ -39,11 +42,19 @@ pub fn terminal(out: &Path) -> Result<String> {
     let mut text = table::methods(&summary).to_text();
     text.push('\n');
     for (metric, title) in COLUMNS.iter().filter(|(metric, _)| summary.has(*metric)) {
-        text.push_str(&format!("{title:<11}{} = {}\n", metric.name(), metric.formula()));
+        text.push_str(&format!(
+            "{title:<11}{} = {}\n",
+            metric.name(),
+            metric.formula()
+        ));
     }
     text.push_str(summary::READING);
     text.push('\n');
-    for (what, path) in [("report", "report.md"), ("", "report.html"), ("records", "cells")] {
+    for (what, path) in [
+        ("report", "report.md"),
+        ("", "report.html"),
+        ("records", "cells"),
+    ] {
         text.push_str(&format!("{what:<11}{}\n", out.join(path).display()));
     }
     Ok(text)
@@ -51,15 +62,25 @@ pub fn terminal(out: &Path) -> Result<String> {
 
 /// Metrics that follow from a matrix alone, by name.
 pub fn metrics_of(scores: &ScoreMatrix) -> BTreeMap<String, f64> {
-    let value = |metric: &Metric| Some((metric.name().to_owned(), metric.compute(scores, &References::default())?));
+    let value = |metric: &Metric| {
+        Some((
+            metric.name().to_owned(),
+            metric.compute(scores, &References::default())?,
+        ))
+    };
     Metric::ALL.iter().filter_map(value).collect()
 }
 
 /// All finished cells of a run, and what they say together.
 fn load(out: &Path) -> Result<Summary> {
     let path = out.join("protocol.ron");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| BadInput(format!("{} is not a run: {}: {e}", out.display(), path.display())))?;
+    let text = std::fs::read_to_string(&path).map_err(|e| {
+        BadInput(format!(
+            "{} is not a run: {}: {e}",
+            out.display(),
+            path.display()
+        ))
+    })?;
     let protocol = Protocol::parse(&path.display().to_string(), &text)?;
     let cells = out.join("cells");
     let mut paths: Vec<_> = match std::fs::read_dir(&cells) {
@@ -71,7 +92,10 @@ fn load(out: &Path) -> Result<Summary> {
     };
     paths.retain(|path| path.exists());
     paths.sort();
-    let records: Vec<Record> = paths.iter().map(|path| Record::read(path)).collect::<Result<_>>()?;
+    let records: Vec<Record> = paths
+        .iter()
+        .map(|path| Record::read(path))
+        .collect::<Result<_>>()?;
     if records.is_empty() {
         return Err(BadInput(format!("{} has no finished cell", out.display())).into());
     }

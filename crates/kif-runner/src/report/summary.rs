@@ -90,8 +90,15 @@ pub struct Spread {
 impl Spread {
     /// Of at least one value.
     fn of(values: &[f64]) -> Option<Self> {
-        let half_width = t_interval(values, 0.95).ok().map(|interval| interval.half_width);
-        Some(Self { mean: mean(values)?, std: sample_std(values), half_width, n: values.len() })
+        let half_width = t_interval(values, 0.95)
+            .ok()
+            .map(|interval| interval.half_width);
+        Some(Self {
+            mean: mean(values)?,
+            std: sample_std(values),
+            half_width,
+            n: values.len(),
+        })
     }
 
     /// `71.3 ± 0.8`, in percent.
@@ -105,7 +112,11 @@ impl Spread {
     /// `[70.1, 72.5]`, the 95 % interval in percent.
     pub fn interval(&self) -> Option<String> {
         let half = self.half_width?;
-        Some(format!("[{:.1}, {:.1}]", 100.0 * (self.mean - half), 100.0 * (self.mean + half)))
+        Some(format!(
+            "[{:.1}, {:.1}]",
+            100.0 * (self.mean - half),
+            100.0 * (self.mean + half)
+        ))
     }
 }
 
@@ -120,7 +131,10 @@ impl Summary {
         }
         let methods = (names.iter())
             .filter_map(|name| {
-                let own: Vec<&Record> = records.iter().filter(|record| &record.method == name).collect();
+                let own: Vec<&Record> = records
+                    .iter()
+                    .filter(|record| &record.method == name)
+                    .collect();
                 (!own.is_empty()).then(|| method(name, &own, &records))
             })
             .collect();
@@ -138,7 +152,9 @@ impl Summary {
 
     /// Whether some method has that metric.
     pub fn has(&self, metric: Metric) -> bool {
-        self.methods.iter().any(|method| method.metrics.contains_key(&metric))
+        self.methods
+            .iter()
+            .any(|method| method.metrics.contains_key(&metric))
     }
 }
 
@@ -148,8 +164,13 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
     for record in own {
         let per_task = reference(record, all, &MethodConfig::PerTask);
         let joint = reference(record, all, &MethodConfig::Joint);
-        let references = References { per_task: per_task.as_deref(), joint: joint.as_deref() };
-        for &metric in Metric::ALL {
+        let references = References {
+            per_task: per_task.as_deref(),
+            joint: joint.as_deref(),
+        };
+        // Tasks learned alone have no stream: their last row repeats the diagonal, and says nothing about transfer.
+        let alone = record.settings.method == MethodConfig::PerTask;
+        for &metric in if alone { &[Metric::Op] } else { Metric::ALL } {
             if let Some(value) = metric.compute(&record.scores, &references) {
                 values.entry(metric).or_default().push(value);
             }
@@ -160,7 +181,11 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
             }
         }
     }
-    let seconds = own.iter().flat_map(|r| &r.timing.tasks).map(|t| t.train_s + t.evaluate_s).sum();
+    let seconds = own
+        .iter()
+        .flat_map(|r| &r.timing.tasks)
+        .map(|t| t.train_s + t.evaluate_s)
+        .sum();
     MethodSummary {
         name: name.to_owned(),
         n_cells: own.len(),
@@ -172,7 +197,10 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
 }
 
 fn spreads<K: Ord>(values: BTreeMap<K, Vec<f64>>) -> BTreeMap<K, Spread> {
-    values.into_iter().filter_map(|(key, values)| Some((key, Spread::of(&values)?))).collect()
+    values
+        .into_iter()
+        .filter_map(|(key, values)| Some((key, Spread::of(&values)?)))
+        .collect()
 }
 
 /// Last scores of the cell of `method` with the same order and seed: what some metrics compare with.
@@ -180,7 +208,9 @@ fn reference(record: &Record, all: &[Record], method: &MethodConfig) -> Option<V
     let found = all.iter().find(|other| {
         &other.settings.method == method && (other.order, other.seed) == (record.order, record.seed)
     })?;
-    (0..found.tasks.len()).map(|task| found.scores.last(task)).collect()
+    (0..found.tasks.len())
+        .map(|task| found.scores.last(task))
+        .collect()
 }
 
 /// Means over the seeds of an order, where all of them have the cell.
@@ -192,17 +222,27 @@ fn matrices(own: &[&Record]) -> Vec<MatrixMean> {
         let same: Vec<&&Record> = own.iter().filter(|record| record.order == order).collect();
         let tasks = same[0].tasks.clone();
         let cell = |after: usize, task: usize| {
-            let values: Option<Vec<f64>> = same.iter().map(|record| record.scores.get(after, task)).collect();
+            let values: Option<Vec<f64>> = same
+                .iter()
+                .map(|record| record.scores.get(after, task))
+                .collect();
             mean(&values?)
         };
-        let rows = (0..=tasks.len()).map(|after| (0..tasks.len()).map(|task| cell(after, task)).collect()).collect();
+        let rows = (0..=tasks.len())
+            .map(|after| (0..tasks.len()).map(|task| cell(after, task)).collect())
+            .collect();
         MatrixMean { order, tasks, rows }
     };
     orders.into_iter().map(one).collect()
 }
 
 fn majority_op(record: &Record) -> f64 {
-    record.task_notes.iter().map(|task| task.majority).sum::<f64>() / record.task_notes.len() as f64
+    record
+        .task_notes
+        .iter()
+        .map(|task| task.majority)
+        .sum::<f64>()
+        / record.task_notes.len() as f64
 }
 
 fn one_per_order(records: &[Record], values: &[f64]) -> Vec<f64> {

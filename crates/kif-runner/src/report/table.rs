@@ -13,19 +13,29 @@ const NONE: &str = "–";
 
 /// Methods by metrics.
 pub(super) fn methods(summary: &Summary) -> Table {
-    let columns: Vec<_> = COLUMNS.iter().filter(|(metric, _)| summary.has(*metric)).collect();
+    let columns: Vec<_> = COLUMNS
+        .iter()
+        .filter(|(metric, _)| summary.has(*metric))
+        .collect();
     let mut head = vec!["method".to_owned()];
     head.extend(columns.iter().map(|(_, title)| (*title).to_owned()));
     head.push("cells".to_owned());
     let mut rows = Vec::new();
     for method in &summary.methods {
         let mut row = vec![method.name.clone()];
-        row.extend(columns.iter().map(|(metric, _)| percent(method.metrics.get(metric))));
+        row.extend(
+            columns
+                .iter()
+                .map(|(metric, _)| percent(method.metrics.get(metric))),
+        );
         row.push(method.n_cells.to_string());
         rows.push(row);
     }
     if let Some(majority) = &summary.majority {
-        let mut row = vec!["majority class".to_owned(), format!("{:.1}", 100.0 * majority.mean)];
+        let mut row = vec![
+            "majority class".to_owned(),
+            format!("{:.1}", 100.0 * majority.mean),
+        ];
         row.resize(head.len(), NONE.to_owned());
         rows.push(row);
     }
@@ -34,19 +44,28 @@ pub(super) fn methods(summary: &Summary) -> Table {
 
 /// Methods by all metrics that some of them have, with 95 % intervals.
 pub(super) fn intervals(summary: &Summary) -> Table {
-    let metrics: Vec<_> = kif_eval::Metric::ALL.iter().copied().filter(|&metric| summary.has(metric)).collect();
+    let metrics: Vec<_> = kif_eval::Metric::ALL
+        .iter()
+        .copied()
+        .filter(|&metric| summary.has(metric))
+        .collect();
     let mut head = vec!["metric".to_owned()];
     head.extend(summary.methods.iter().map(|method| method.name.clone()));
     let rows = (metrics.iter())
         .map(|metric| {
             let mut row = vec![metric.name().to_owned()];
-            row.extend(summary.methods.iter().map(|method| match method.metrics.get(metric) {
-                Some(spread) => match spread.interval() {
-                    Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
-                    None => spread.percent(),
-                },
-                None => NONE.to_owned(),
-            }));
+            row.extend(
+                summary
+                    .methods
+                    .iter()
+                    .map(|method| match method.metrics.get(metric) {
+                        Some(spread) => match spread.interval() {
+                            Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
+                            None => spread.percent(),
+                        },
+                        None => NONE.to_owned(),
+                    }),
+            );
             row
         })
         .collect();
@@ -55,11 +74,15 @@ pub(super) fn intervals(summary: &Summary) -> Table {
 
 /// Tasks, with the score of every method at the end.
 pub(super) fn tasks(summary: &Summary) -> Table {
-    let mut head: Vec<String> = ["task", "train", "test", "cut", "majority", "base"].map(str::to_owned).to_vec();
+    let mut head: Vec<String> = ["task", "train", "test", "cut", "majority", "base"]
+        .map(str::to_owned)
+        .to_vec();
     head.extend(summary.methods.iter().map(|method| method.name.clone()));
     let rows = (summary.tasks.iter())
         .map(|task| {
-            let base = task.base.map_or(NONE.to_owned(), |score| format!("{:.1}", 100.0 * score));
+            let base = task
+                .base
+                .map_or(NONE.to_owned(), |score| format!("{:.1}", 100.0 * score));
             let mut row = vec![
                 task.name.clone(),
                 task.train_rows.to_string(),
@@ -68,7 +91,12 @@ pub(super) fn tasks(summary: &Summary) -> Table {
                 format!("{:.1}", 100.0 * task.majority),
                 base,
             ];
-            row.extend(summary.methods.iter().map(|method| percent(method.last.get(&task.name))));
+            row.extend(
+                summary
+                    .methods
+                    .iter()
+                    .map(|method| percent(method.last.get(&task.name))),
+            );
             row
         })
         .collect();
@@ -84,14 +112,22 @@ impl Table {
     pub(super) fn to_text(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| &row[column]);
-            cells.chain([&self.head[column]]).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            cells
+                .chain([&self.head[column]])
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
         let line = |cells: &[String]| {
             let mut text = String::new();
             for (i, (cell, &width)) in cells.iter().zip(&widths).enumerate() {
                 let fill = " ".repeat(width - cell.chars().count());
-                text.push_str(&if i == 0 { format!("{cell}{fill}") } else { format!("  {fill}{cell}") });
+                text.push_str(&if i == 0 {
+                    format!("{cell}{fill}")
+                } else {
+                    format!("  {fill}{cell}")
+                });
             }
             text.truncate(text.trim_end().len());
             text + "\n"
@@ -107,7 +143,9 @@ impl Table {
             let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
             format!("| {} |\n", cells.join(" | "))
         };
-        let rule: Vec<String> = (0..self.head.len()).map(|i| if i == 0 { "---" } else { "---:" }.to_owned()).collect();
+        let rule: Vec<String> = (0..self.head.len())
+            .map(|i| if i == 0 { "---" } else { "---:" }.to_owned())
+            .collect();
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
         format!("{}{}{rows}", line(&self.head), line(&rule))
     }
@@ -132,17 +170,27 @@ mod tests {
 
     fn table() -> Table {
         let text = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        Table { head: text(["method", "OP"]), rows: vec![text(["a|b", "71.0 ± 1.4"])] }
+        Table {
+            head: text(["method", "OP"]),
+            rows: vec![text(["a|b", "71.0 ± 1.4"])],
+        }
     }
 
     #[test]
     fn text_columns_are_aligned_by_characters() {
         let lines = table().to_text();
-        assert_eq!(lines, "method          OP\n──────────────────\na|b     71.0 ± 1.4\n");
+        assert_eq!(
+            lines,
+            "method          OP\n──────────────────\na|b     71.0 ± 1.4\n"
+        );
     }
 
     #[test]
     fn bars_do_not_break_markdown() {
-        assert!(table().to_markdown().ends_with("| --- | ---: |\n| a\\|b | 71.0 ± 1.4 |\n"));
+        assert!(
+            table()
+                .to_markdown()
+                .ends_with("| --- | ---: |\n| a\\|b | 71.0 ± 1.4 |\n")
+        );
     }
 }

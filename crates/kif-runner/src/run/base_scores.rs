@@ -29,13 +29,15 @@ impl BaseScores {
     /// Those of a run, as far as they are known.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let content = match std::fs::read(path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| BadInput(format!("{}: {e}; remove it", path.display())))?
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| BadInput(format!("{}: {e}; remove it", path.display())))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Content::default(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        Ok(Self { path: path.to_owned(), content })
+        Ok(Self {
+            path: path.to_owned(),
+            content,
+        })
     }
 
     /// What the base answers on a task, if that is known.

@@ -84,12 +84,14 @@ impl Session<'_> {
     fn examine_base(&mut self, base: &mut BaseScores) -> Result<()> {
         for (i, name) in self.order.iter().enumerate() {
             if base.get(name).is_none() {
-                self.progress.label(format!("{}: base on {name}", self.title));
+                self.progress
+                    .label(format!("{}: base on {name}", self.title));
                 let evaluation = self.answer(i)?;
                 base.keep(name, evaluation)?;
             }
             if let Some(evaluation) = base.get(name) {
-                self.partial.enter(0, i, self.place.inputs.task(name).score, evaluation);
+                self.partial
+                    .enter(0, i, self.place.inputs.task(name).score, evaluation);
             }
         }
         Ok(())
@@ -99,13 +101,21 @@ impl Session<'_> {
     fn learn_all(&mut self) -> Result<()> {
         let phases = phases::phases(self.regime, self.order.len());
         let mut saved = Checkpoint::<Partial>::newest(&self.checkpoints())?;
-        let first = saved.as_ref().map_or(0, |checkpoint| checkpoint.position.phase);
+        let first = saved
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.position.phase);
         for phase in &phases[..first.min(phases.len())] {
             let evaluation = phases::evaluation_units(self.place.inputs, self.cell, phase);
             self.progress.skip(self.training_units(phase) + evaluation);
         }
         for (i, phase) in phases.iter().enumerate().skip(first) {
-            let view = phases::view(self.place.protocol, self.place.inputs, self.cell, self.regime, phase);
+            let view = phases::view(
+                self.place.protocol,
+                self.place.inputs,
+                self.cell,
+                self.regime,
+                phase,
+            );
             self.begin(i, &view, saved.take())?;
             self.train(phase, &view)?;
             // A method may drop its state at the end of a task, so a resumed run repeats `end_task` from here.
@@ -115,17 +125,28 @@ impl Session<'_> {
             self.examine(phase, &trained)?;
             self.save(&trained)?;
             let losses = std::mem::take(&mut self.partial.current_losses);
-            self.partial.losses.push(LossCurve::new(&view.name, &losses));
+            self.partial
+                .losses
+                .push(LossCurve::new(&view.name, &losses));
         }
         Ok(())
     }
 
     /// Prepares learner and method for a phase, and goes to where `saved` was.
-    fn begin(&mut self, phase_idx: usize, view: &TaskView, saved: Option<Checkpoint<Partial>>) -> Result<()> {
+    fn begin(
+        &mut self,
+        phase_idx: usize,
+        view: &TaskView,
+        saved: Option<Checkpoint<Partial>>,
+    ) -> Result<()> {
         let training = &self.place.protocol.training;
         let n_rows = self.method.training_rows(view).len() as u64;
         let total_steps = training.epochs * n_rows.div_ceil(training.batch_size as u64);
-        let schedule = Schedule::Linear { peak: training.lr, warmup_steps: training.warmup_steps, total_steps };
+        let schedule = Schedule::Linear {
+            peak: training.lr,
+            warmup_steps: training.warmup_steps,
+            total_steps,
+        };
         self.learner.begin_task(view.index, &view.name, schedule);
         self.method.begin_task(&mut self.learner, view)?;
         if let Some(Checkpoint { position, state }) = saved {
@@ -146,9 +167,13 @@ impl Session<'_> {
         let training = &self.place.protocol.training;
         let n_batches = rows.len().div_ceil(training.batch_size) as u64;
         let mut shares = Shares::new(self.training_units(phase), training.epochs * n_batches);
-        self.progress.skip(shares.upto(self.partial.epoch * n_batches + self.partial.batch as u64));
+        self.progress
+            .skip(shares.upto(self.partial.epoch * n_batches + self.partial.batch as u64));
         let (number, n_tasks) = (phase.task_idx + 1, self.order.len());
-        self.progress.label(format!("{}: learning {} ({number}/{n_tasks})", self.title, view.name));
+        self.progress.label(format!(
+            "{}: learning {} ({number}/{n_tasks})",
+            self.title, view.name
+        ));
         let mut clock = Instant::now();
         while self.partial.epoch < training.epochs {
             let order = epoch_order(rows.len(), view.seed, view.index as u64, self.partial.epoch);
@@ -186,7 +211,10 @@ impl Session<'_> {
                 continue;
             }
             let clock = Instant::now();
-            self.progress.label(format!("{}: examined on {name} after task {}", self.title, phase.after));
+            self.progress.label(format!(
+                "{}: examined on {name} after task {}",
+                self.title, phase.after
+            ));
             let evaluation = match self.answer(task) {
                 Err(error) if error.is::<Stopped>() => {
                     self.save(trained)?;
@@ -194,9 +222,12 @@ impl Session<'_> {
                 }
                 other => other?,
             };
-            self.partial.enter(phase.after, task, prepared.score, &evaluation);
+            self.partial
+                .enter(phase.after, task, prepared.score, &evaluation);
             if phase.after == self.order.len() || self.regime == Regime::PerTask {
-                self.partial.predictions.insert(name.clone(), evaluation.predictions);
+                self.partial
+                    .predictions
+                    .insert(name.clone(), evaluation.predictions);
             }
             let timing = self.timing();
             timing.evaluate_s += clock.elapsed().as_secs_f64();
@@ -218,7 +249,14 @@ impl Session<'_> {
         };
         let progress = &mut *self.progress;
         let model = self.learner.model();
-        evaluate(model, &inputs.codec, &task.test, &options, self.place.stop, |n| progress.advance(n as u64))
+        evaluate(
+            model,
+            &inputs.codec,
+            &task.test,
+            &options,
+            self.place.stop,
+            |n| progress.advance(n as u64),
+        )
     }
 
     /// Writes adapter and record, then drops the checkpoint.
@@ -233,11 +271,24 @@ impl Session<'_> {
             }
         }
         let adapter = self.place.folder.join("adapter");
-        let base_name = self.place.protocol.model.as_deref().unwrap_or(Path::new("embedded")).display().to_string();
+        let base_name = self
+            .place
+            .protocol
+            .model
+            .as_deref()
+            .unwrap_or(Path::new("embedded"))
+            .display()
+            .to_string();
         atomic::write_folder(&adapter, |at| {
             let config = self.place.protocol.lora_config();
-            Adapter::write(at, &config, self.learner.layout(), self.learner.params(), &base_name)
-                .with_context(|| format!("writing adapter {}", adapter.display()))
+            Adapter::write(
+                at,
+                &config,
+                self.learner.layout(),
+                self.learner.params(),
+                &base_name,
+            )
+            .with_context(|| format!("writing adapter {}", adapter.display()))
         })?;
         let (path, checkpoints) = (self.place.folder.join("record.json"), self.checkpoints());
         self.record().write(&path)?;
@@ -282,7 +333,11 @@ impl Session<'_> {
 
     /// Times of the phase that is being worked on.
     fn timing(&mut self) -> &mut TaskTiming {
-        self.partial.timing.tasks.last_mut().expect("a phase has begun")
+        self.partial
+            .timing
+            .tasks
+            .last_mut()
+            .expect("a phase has begun")
     }
 
     fn save_is_due(&self) -> bool {
@@ -290,7 +345,13 @@ impl Session<'_> {
     }
 
     fn training_units(&self, phase: &Phase) -> u64 {
-        phases::training_units(self.place.protocol, self.place.inputs, self.cell, phase, self.regime)
+        phases::training_units(
+            self.place.protocol,
+            self.place.inputs,
+            self.cell,
+            phase,
+            self.regime,
+        )
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -307,7 +368,11 @@ struct Shares {
 
 impl Shares {
     fn new(units: u64, steps: u64) -> Self {
-        Self { units, steps: steps.max(1), done: 0 }
+        Self {
+            units,
+            steps: steps.max(1),
+            done: 0,
+        }
     }
 
     /// Units of the steps before `step`; the next share is that of `step`.

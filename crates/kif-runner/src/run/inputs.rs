@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use kif_data::{Encoded, Layout, Limits, Row, Stream, Task, class_balanced_subset, draw_memory, labels, load_task, task_files, validation_split};
-use kif_eval::{exact_match, best_rouge_l};
+use kif_data::{
+    Encoded, Layout, Limits, Row, Stream, Task, class_balanced_subset, draw_memory, labels,
+    load_task, task_files, validation_split,
+};
+use kif_eval::{best_rouge_l, exact_match};
 
 use crate::codec::Codec;
 use crate::embedded;
@@ -59,13 +62,20 @@ impl Inputs {
         };
         let (stream, root) = match (protocol.stream(), &protocol.data) {
             (Some(stream), Some(data)) => (stream, data.clone()),
-            (Some(_), None) => bail!(BadInput("no folder of task files is given (--data DIR)".into())),
-            (None, Some(_)) => bail!(BadInput("the embedded stream brings its own data; leave out --data".into())),
+            (Some(_), None) => bail!(BadInput(
+                "no folder of task files is given (--data DIR)".into()
+            )),
+            (None, Some(_)) => bail!(BadInput(
+                "the embedded stream brings its own data; leave out --data".into()
+            )),
             (None, None) => embedded::unpack_stream(&unpacked)?,
         };
         protocol.check_orders(stream.orders.len())?;
         let codec = Codec::of_model(&model)?;
-        let limits = Limits { max_input: protocol.limits.max_input, max_target: protocol.limits.max_target };
+        let limits = Limits {
+            max_input: protocol.limits.max_input,
+            max_target: protocol.limits.max_target,
+        };
         let mut tasks = BTreeMap::new();
         let mut files = Vec::new();
         for name in task_names(protocol, &stream) {
@@ -76,8 +86,12 @@ impl Inputs {
         }
         files.sort();
         files.dedup();
-        let model_files = kif_model::model_files(&model).or_bad_input(|| format!("reading model {}", model.display()))?;
-        let mut model_files: Vec<PathBuf> = model_files.into_iter().chain(codec.path().map(Path::to_owned)).collect();
+        let model_files = kif_model::model_files(&model)
+            .or_bad_input(|| format!("reading model {}", model.display()))?;
+        let mut model_files: Vec<PathBuf> = model_files
+            .into_iter()
+            .chain(codec.path().map(Path::to_owned))
+            .collect();
         model_files.sort();
         model_files.dedup();
         Ok(Self {
@@ -133,25 +147,44 @@ impl PreparedTask {
             n_labels,
             majority: majority(&train_rows, &test, score, codec)?,
         };
-        Ok(Self { train_rows, train: Arc::new(train), test, score, note })
+        Ok(Self {
+            train_rows,
+            train: Arc::new(train),
+            test,
+            score,
+            note,
+        })
     }
 
     /// The rows that it leaves in the memory as task number `task_idx` (from 0).
     pub fn memory(&self, protocol: &Protocol, seed: u64, task_idx: usize) -> Vec<Encoded> {
         let memory = &protocol.memory;
-        let drawn = draw_memory(&self.train_rows, memory.fraction, memory.policy, seed, task_idx as u64);
+        let drawn = draw_memory(
+            &self.train_rows,
+            memory.fraction,
+            memory.policy,
+            seed,
+            task_idx as u64,
+        );
         drawn.into_iter().map(|i| self.train[i].clone()).collect()
     }
 
     /// What is known about it, with the rows that it leaves in the memory.
     pub fn note(&self, memory_rows: usize) -> TaskNote {
-        TaskNote { memory_rows, ..self.note.clone() }
+        TaskNote {
+            memory_rows,
+            ..self.note.clone()
+        }
     }
 }
 
 /// Names of the tasks in all orders that are run, each once.
 fn task_names<'a>(protocol: &Protocol, stream: &'a Stream) -> Vec<&'a String> {
-    let mut names: Vec<&String> = protocol.orders.iter().flat_map(|&order| &stream.orders[order - 1]).collect();
+    let mut names: Vec<&String> = protocol
+        .orders
+        .iter()
+        .flat_map(|&order| &stream.orders[order - 1])
+        .collect();
     names.sort();
     names.dedup();
     names
@@ -167,9 +200,10 @@ fn hold_out(task: &mut Task, fraction: f64) {
 
 fn subset(rows: Vec<Row>, limit: Option<usize>) -> Vec<Row> {
     match limit {
-        Some(limit) if limit < rows.len() => {
-            class_balanced_subset(&rows, limit, SUBSET_SEED).into_iter().map(|i| rows[i].clone()).collect()
-        }
+        Some(limit) if limit < rows.len() => class_balanced_subset(&rows, limit, SUBSET_SEED)
+            .into_iter()
+            .map(|i| rows[i].clone())
+            .collect(),
         _ => rows,
     }
 }
@@ -179,18 +213,23 @@ fn majority(train: &[Row], test: &TestSet, score: ScoreKind, codec: &Codec) -> R
     let mut counts: Vec<(String, usize)> = Vec::new();
     let mut slots: BTreeMap<String, usize> = BTreeMap::new();
     for row in train {
-        let Some(first) = codec.references(row)?.into_iter().next() else { continue };
+        let Some(first) = codec.references(row)?.into_iter().next() else {
+            continue;
+        };
         let slot = *slots.entry(first.clone()).or_insert(counts.len());
         if slot == counts.len() {
             counts.push((first, 0));
         }
         counts[slot].1 += 1;
     }
-    let best = counts.iter().rev().max_by_key(|(_, n)| n).map_or("", |(answer, _)| answer.as_str());
+    let best = counts
+        .iter()
+        .rev()
+        .max_by_key(|(_, n)| n)
+        .map_or("", |(answer, _)| answer.as_str());
     let value = |references: &Vec<String>| match score {
         ScoreKind::Exact | ScoreKind::Labels => f64::from(u8::from(exact_match(best, references))),
         ScoreKind::RougeL => best_rouge_l(best, references),
     };
     Ok(test.references.iter().map(value).sum::<f64>() / test.n_rows().max(1) as f64)
 }
-

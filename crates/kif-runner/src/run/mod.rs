@@ -71,19 +71,35 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     let protocol = settle(protocol, &inputs, out)?;
     let cells = cells(&protocol);
     let folder = |cell: &Cell| out.join("cells").join(cell.name());
-    let (found, open): (Vec<_>, Vec<_>) = cells.into_iter().partition(|cell| folder(cell).join("record.json").exists());
+    let (found, open): (Vec<_>, Vec<_>) = cells
+        .into_iter()
+        .partition(|cell| folder(cell).join("record.json").exists());
     let mut base = BaseScores::open(&out.join("base.json"))?;
     let mut progress = Progress::new(total_units(&protocol, &inputs, &base, &open));
-    progress.line(&format!("{}: {} cells to run, {} finished before", out.display(), open.len(), found.len()));
+    progress.line(&format!(
+        "{}: {} cells to run, {} finished before",
+        out.display(),
+        open.len(),
+        found.len()
+    ));
     let n_open = open.len();
     for (i, cell) in open.iter().enumerate() {
         let title = format!("cell {}/{n_open} {}", i + 1, cell.name());
-        let place = cell::Place { protocol: &protocol, inputs: &inputs, folder: folder(cell), stop };
-        cell::run(&place, cell, &title, &mut base, &mut progress).with_context(|| format!("running {}", cell.name()))?;
+        let place = cell::Place {
+            protocol: &protocol,
+            inputs: &inputs,
+            folder: folder(cell),
+            stop,
+        };
+        cell::run(&place, cell, &title, &mut base, &mut progress)
+            .with_context(|| format!("running {}", cell.name()))?;
     }
     progress.finish();
     report::write(out)?;
-    Ok(Outcome { finished: n_open, found: found.len() })
+    Ok(Outcome {
+        finished: n_open,
+        found: found.len(),
+    })
 }
 
 /// All cells, so that every method has been seen once before the next order, and every order before the next seed.
@@ -92,8 +108,15 @@ fn cells(protocol: &Protocol) -> Vec<Cell> {
     for &seed in &protocol.seeds {
         for &order in &protocol.orders {
             for method in &protocol.methods {
-                let config = protocol.method(method).expect("a checked protocol knows its methods");
-                cells.push(Cell { method: method.clone(), config, order, seed });
+                let config = protocol
+                    .method(method)
+                    .expect("a checked protocol knows its methods");
+                cells.push(Cell {
+                    method: method.clone(),
+                    config,
+                    order,
+                    seed,
+                });
             }
         }
     }
@@ -108,7 +131,11 @@ fn settle(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> 
     if let Some(earlier) = Lock::read(&path)? {
         let differences = earlier.differences(&lock);
         if !differences.is_empty() {
-            return Err(LockChanged { run: out.to_owned(), differences }.into());
+            return Err(LockChanged {
+                run: out.to_owned(),
+                differences,
+            }
+            .into());
         }
         lock = lock.merged_with(earlier);
         if let Ok(text) = std::fs::read_to_string(out.join("protocol.ron")) {
@@ -147,7 +174,11 @@ fn regime_of(config: &MethodConfig) -> Regime {
 
 /// The base with a fresh adapter.
 pub fn load_base(protocol: &Protocol, model: &Path, seed: u64) -> Result<Box<dyn LanguageModel>> {
-    let options = model_options(&protocol.compute, Trainable::Adapter(protocol.lora_config()), seed);
+    let options = model_options(
+        &protocol.compute,
+        Trainable::Adapter(protocol.lora_config()),
+        seed,
+    );
     kif_model::load(model, &options).or_bad_input(|| format!("loading model {}", model.display()))
 }
 
@@ -162,5 +193,11 @@ pub fn model_options(compute: &Compute, trainable: Trainable, seed: u64) -> Mode
         Precision::Bf16 => kif_model::Precision::Bf16,
         Precision::F16 => kif_model::Precision::F16,
     };
-    ModelOptions { device, engine: kif_model::EngineKind::Fused, precision, trainable, seed }
+    ModelOptions {
+        device,
+        engine: kif_model::EngineKind::Fused,
+        precision,
+        trainable,
+        seed,
+    }
 }

@@ -44,10 +44,25 @@ impl Partial {
     }
 
     /// Enters what an evaluation found: cell (`after`, `task`) of the matrix.
-    pub(super) fn enter(&mut self, after: usize, task: usize, kind: ScoreKind, evaluation: &Evaluation) {
+    pub(super) fn enter(
+        &mut self,
+        after: usize,
+        task: usize,
+        kind: ScoreKind,
+        evaluation: &Evaluation,
+    ) {
         self.scores.set(after, task, evaluation.score(kind));
-        let rouge_l = if kind == ScoreKind::RougeL { evaluation.rouge_l.clone() } else { Vec::new() };
-        self.correctness.push(Correctness { after, task, correct: bits(&evaluation.correct), rouge_l });
+        let rouge_l = if kind == ScoreKind::RougeL {
+            evaluation.rouge_l.clone()
+        } else {
+            Vec::new()
+        };
+        self.correctness.push(Correctness {
+            after,
+            task,
+            correct: bits(&evaluation.correct),
+            rouge_l,
+        });
     }
 
     /// Whether that cell of the matrix is known.

@@ -23,16 +23,28 @@ pub(super) struct Phase {
 /// In a stream every task seen so far is evaluated, and the next one, which forward transfer needs. Joint training has
 /// only the last row. Tasks alone have only the diagonal.
 pub(super) fn phases(regime: Regime, n_tasks: usize) -> Vec<Phase> {
-    let one = |task_idx: usize, evaluated: Vec<usize>| Phase { task_idx, after: task_idx + 1, evaluated };
+    let one = |task_idx: usize, evaluated: Vec<usize>| Phase {
+        task_idx,
+        after: task_idx + 1,
+        evaluated,
+    };
     match regime {
-        Regime::Stream => (0..n_tasks).map(|t| one(t, (0..n_tasks.min(t + 2)).collect())).collect(),
+        Regime::Stream => (0..n_tasks)
+            .map(|t| one(t, (0..n_tasks.min(t + 2)).collect()))
+            .collect(),
         Regime::Joint => vec![one(n_tasks - 1, (0..n_tasks).collect())],
         Regime::PerTask => (0..n_tasks).map(|t| one(t, vec![t])).collect(),
     }
 }
 
 /// What a cell's method sees in a phase.
-pub(super) fn view(protocol: &Protocol, inputs: &Inputs, cell: &Cell, regime: Regime, phase: &Phase) -> TaskView {
+pub(super) fn view(
+    protocol: &Protocol,
+    inputs: &Inputs,
+    cell: &Cell,
+    regime: Regime,
+    phase: &Phase,
+) -> TaskView {
     let order = inputs.order(cell.order);
     let task = |i: usize| inputs.task(&order[i]);
     let (mut memory, mut all_rows) = (Vec::new(), Vec::new());
@@ -42,12 +54,18 @@ pub(super) fn view(protocol: &Protocol, inputs: &Inputs, cell: &Cell, regime: Re
                 memory.extend(task(earlier).memory(protocol, cell.seed, earlier));
             }
         }
-        Regime::Joint => (0..order.len()).for_each(|i| all_rows.extend(task(i).train.iter().cloned())),
+        Regime::Joint => {
+            (0..order.len()).for_each(|i| all_rows.extend(task(i).train.iter().cloned()))
+        }
         Regime::PerTask => {}
     }
     TaskView {
         index: phase.task_idx,
-        name: if regime == Regime::Joint { "all tasks".to_owned() } else { order[phase.task_idx].clone() },
+        name: if regime == Regime::Joint {
+            "all tasks".to_owned()
+        } else {
+            order[phase.task_idx].clone()
+        },
         rows: Arc::clone(&task(phase.task_idx).train),
         memory: Arc::new(memory),
         all_rows: Arc::new(all_rows),
@@ -61,7 +79,13 @@ pub(super) fn view(protocol: &Protocol, inputs: &Inputs, cell: &Cell, regime: Re
 pub(super) const UNITS_PER_TRAINED_ROW: u64 = 2;
 
 /// Rows that are trained on in a phase, with the steps that a method adds to them.
-pub(super) fn training_units(protocol: &Protocol, inputs: &Inputs, cell: &Cell, phase: &Phase, regime: Regime) -> u64 {
+pub(super) fn training_units(
+    protocol: &Protocol,
+    inputs: &Inputs,
+    cell: &Cell,
+    phase: &Phase,
+    regime: Regime,
+) -> u64 {
     let order = inputs.order(cell.order);
     let n_train = |i: usize| inputs.task(&order[i]).train.len();
     let rows = match regime {
@@ -69,7 +93,11 @@ pub(super) fn training_units(protocol: &Protocol, inputs: &Inputs, cell: &Cell, 
         Regime::Stream | Regime::PerTask => n_train(phase.task_idx),
     };
     let epochs = protocol.training.epochs as f64;
-    let added = if phase.task_idx > 0 && regime == Regime::Stream { added_share(&cell.config) } else { 0.0 };
+    let added = if phase.task_idx > 0 && regime == Regime::Stream {
+        added_share(&cell.config)
+    } else {
+        0.0
+    };
     (rows as f64 * epochs * (1.0 + added)) as u64 * UNITS_PER_TRAINED_ROW
 }
 
@@ -82,14 +110,21 @@ fn added_share(config: &MethodConfig) -> f64 {
             share(config.inner_steps, config.outer_steps)
         }
         MethodConfig::SeqLoraMatched(config) => share(config.inner_steps, config.outer_steps),
-        MethodConfig::SeqLora | MethodConfig::Replay | MethodConfig::Joint | MethodConfig::PerTask => 0.0,
+        MethodConfig::SeqLora
+        | MethodConfig::Replay
+        | MethodConfig::Joint
+        | MethodConfig::PerTask => 0.0,
     }
 }
 
 /// Rows that are answered after a phase.
 pub(super) fn evaluation_units(inputs: &Inputs, cell: &Cell, phase: &Phase) -> u64 {
     let order = inputs.order(cell.order);
-    phase.evaluated.iter().map(|&i| inputs.task(&order[i]).test.n_rows() as u64).sum()
+    phase
+        .evaluated
+        .iter()
+        .map(|&i| inputs.task(&order[i]).test.n_rows() as u64)
+        .sum()
 }
 
 #[cfg(test)]
@@ -98,14 +133,30 @@ mod tests {
 
     #[test]
     fn a_stream_is_examined_on_what_it_has_seen_and_on_the_next_task() {
-        let evaluated: Vec<_> = phases(Regime::Stream, 3).into_iter().map(|p| (p.after, p.evaluated)).collect();
-        assert_eq!(evaluated, [(1, vec![0, 1]), (2, vec![0, 1, 2]), (3, vec![0, 1, 2])]);
+        let evaluated: Vec<_> = phases(Regime::Stream, 3)
+            .into_iter()
+            .map(|p| (p.after, p.evaluated))
+            .collect();
+        assert_eq!(
+            evaluated,
+            [(1, vec![0, 1]), (2, vec![0, 1, 2]), (3, vec![0, 1, 2])]
+        );
     }
 
     #[test]
     fn joint_training_has_only_the_last_row_and_tasks_alone_only_the_diagonal() {
-        assert_eq!(phases(Regime::Joint, 3), [Phase { task_idx: 2, after: 3, evaluated: vec![0, 1, 2] }]);
-        let alone: Vec<_> = phases(Regime::PerTask, 2).into_iter().map(|p| (p.after, p.evaluated)).collect();
+        assert_eq!(
+            phases(Regime::Joint, 3),
+            [Phase {
+                task_idx: 2,
+                after: 3,
+                evaluated: vec![0, 1, 2]
+            }]
+        );
+        let alone: Vec<_> = phases(Regime::PerTask, 2)
+            .into_iter()
+            .map(|p| (p.after, p.evaluated))
+            .collect();
         assert_eq!(alone, [(1, vec![0]), (2, vec![1])]);
     }
 }

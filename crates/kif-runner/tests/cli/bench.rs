@@ -1,0 +1,294 @@
+//! Whole runs of `kif bench` on two small tasks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::kit::{arg, fail, files, kif, kif_with, small_benchmark, succeed};
+
+const METHODS: &str = "\"seq_lora\", \"replay\", \"kif-released\", \"joint\", \"per_task\"";
+
+fn bench(protocol: &Path, out: &Path, more: &[&str]) -> String {
+    succeed(&[&["bench", arg(protocol), "--out", arg(out)], more].concat())
+}
+
+/// A record without what differs between two runs.
+fn record(path: &Path) -> Value {
+    let mut record: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    record.as_object_mut().unwrap().remove("timing").unwrap();
+    record
+}
+
+/// All bits that two equal runs must share, by file name.
+fn bits(out: &Path) -> Vec<(PathBuf, String)> {
+    let keep = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let content = match name {
+            "record.json" => record(path).to_string(),
+            "adapter_model.safetensors" => blake3_of(path),
+            _ => return None,
+        };
+        Some((path.strip_prefix(out).unwrap().to_owned(), content))
+    };
+    files(out).iter().filter_map(keep).collect()
+}
+
+fn blake3_of(path: &Path) -> String {
+    kif_runner::lock::hash_of(path).unwrap()
+}
+
+#[test]
+fn a_run_leaves_records_adapters_and_a_report_and_is_not_run_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), METHODS);
+    let out = folder.path().join("run");
+    let long = ["--epochs", "20"];
+    let stdout = bench(&protocol, &out, &long);
+    for word in [
+        "seq_lora",
+        "kif-released",
+        "majority class",
+        "OP",
+        "BWT",
+        "FWT",
+        "forgetting",
+        "report.md",
+    ] {
+        assert!(stdout.contains(word), "{word}: {stdout}");
+    }
+    let cell = out.join("cells/seq_lora-o1-s1");
+    let record = record(&cell.join("record.json"));
+    let scores = record["scores"].as_array().unwrap();
+    assert_eq!(scores.len(), 3);
+    assert!(
+        scores[1][0].as_f64().unwrap() > 0.9,
+        "task a is learned: {scores:?}"
+    );
+    assert!(
+        scores[2][0].as_f64().unwrap() < 0.5,
+        "and forgotten: {scores:?}"
+    );
+    assert!(
+        scores[1][1].is_number(),
+        "the next task is evaluated for forward transfer: {scores:?}"
+    );
+    assert_eq!(record["correctness"].as_array().unwrap().len(), 6);
+    assert_eq!(
+        record["correctness"][0]["correct"].as_str().unwrap().len(),
+        12
+    );
+    assert_eq!(record["task_notes"][0]["majority"], 0.25);
+    assert_eq!(record["task_notes"][0]["memory_rows"], 8);
+    assert!(record["metrics"]["bwt.gem"].is_number());
+    assert!(cell.join("adapter/adapter_model.safetensors").exists());
+    assert!(!cell.join("checkpoint").exists());
+    let kif = self::record(&out.join("cells/kif-released-o1-s1/record.json"));
+    assert!(
+        kif["scores"][2][0].as_f64() > record["scores"][2][0].as_f64(),
+        "{}",
+        kif["scores"]
+    );
+    let joint = self::record(&out.join("cells/joint-o1-s1/record.json"));
+    assert!(joint["scores"][1][0].is_null() && joint["scores"][2][0].is_number());
+    let alone = self::record(&out.join("cells/per_task-o1-s1/record.json"));
+    assert_eq!(alone["scores"][1][0], alone["scores"][2][0]);
+
+    let records = || {
+        files(&out)
+            .into_iter()
+            .filter(|path| path.ends_with("record.json"))
+    };
+    let times = || {
+        records()
+            .map(|path| fs::metadata(path).unwrap().modified().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let (n_files, first) = (files(&out).len(), times());
+    assert_eq!(bench(&protocol, &out, &long), stdout);
+    assert_eq!(times(), first);
+    assert_eq!(files(&out).len(), n_files);
+
+    let html = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(
+        html.starts_with("<!DOCTYPE html>") && !html.contains("http"),
+        "{}",
+        &html[..200]
+    );
+    fs::remove_file(out.join("report.html")).unwrap();
+    assert_eq!(succeed(&["report", arg(&out)]), stdout);
+    assert_eq!(fs::read_to_string(out.join("report.html")).unwrap(), html);
+
+    // A run may grow: another seed is added, the table covers both.
+    let grown = bench(
+        &protocol,
+        &out,
+        &["--seeds", "2", "--methods", "seq_lora", "--epochs", "20"],
+    );
+    assert!(grown.contains('±'), "{grown}");
+    assert!(out.join("cells/seq_lora-o1-s2/record.json").exists());
+}
+
+#[test]
+fn results_are_the_same_bits_for_any_number_of_threads_and_any_evaluation_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"replay\", \"kif-paper\"");
+    let text = fs::read_to_string(&protocol).unwrap();
+    let other = folder.path().join("other.ron");
+    fs::write(
+        &other,
+        text.replace("max_new_tokens: 4", "max_new_tokens: 4, batch_tokens: 9"),
+    )
+    .unwrap();
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    bench(&protocol, &one, &["--threads", "1"]);
+    bench(&other, &two, &["--threads", "3"]);
+    for ((name, mut x), (_, mut y)) in bits(&one).into_iter().zip(bits(&two)) {
+        for text in [&mut x, &mut y] {
+            *text = text.replace("\"batch_tokens\":9,", "\"batch_tokens\":4096,");
+        }
+        assert_eq!(x, y, "{}", name.display());
+    }
+}
+
+#[test]
+fn a_stopped_run_goes_on_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"kif-released\", \"per_task\"");
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    bench(&protocol, &whole, &[]);
+    // Every process gets a bit further: in the base's evaluation, in trainings and in evaluations.
+    let mut ends = Vec::new();
+    for polls in [1, 2, 8, 13, 24, 3, 20, 22, 21, 2, 9, 30, 17]
+        .iter()
+        .cycle()
+        .take(40)
+    {
+        let polls = polls.to_string();
+        let ended = kif_with(
+            &["bench", arg(&protocol), "--out", arg(&parts)],
+            &[("KIF_STOP_AFTER_POLLS", &polls)],
+        );
+        ends.push(ended.code);
+        assert!([0, 75].contains(&ended.code), "{}", ended.stderr);
+        if ended.code == 0 {
+            break;
+        }
+    }
+    assert_eq!(ends.last(), Some(&0), "{ends:?}");
+    assert!(ends.len() > 5, "{ends:?}");
+    assert_eq!(bits(&whole), bits(&parts));
+    let table = |out: &Path| {
+        fs::read_to_string(out.join("report.md"))
+            .unwrap()
+            .split("## Run")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(table(&whole), table(&parts));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_terminated_run_saves_and_says_so() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let out = folder.path().join("run");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kif"))
+        .args([
+            "bench",
+            arg(&protocol),
+            "--out",
+            arg(&out),
+            "--epochs",
+            "2000",
+        ])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !out.join("base.json").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(out.join("cells/seq_lora-o1-s1/checkpoint").exists());
+    assert!(!out.join("cells/seq_lora-o1-s1/record.json").exists());
+}
+
+#[test]
+fn a_run_under_other_data_or_settings_is_refused_with_the_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let out = folder.path().join("run");
+    bench(&protocol, &out, &[]);
+    fail(
+        2,
+        &["training: was", "lr:"],
+        &["bench", arg(&protocol), "--out", arg(&out), "--lr", "0.5"],
+    );
+    fail(
+        2,
+        &["precision: was f32, is bf16"],
+        &[
+            "bench",
+            arg(&protocol),
+            "--out",
+            arg(&out),
+            "--precision",
+            "bf16",
+        ],
+    );
+    let file = folder.path().join("data/b/train.jsonl");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("b-0", "b-x")).unwrap();
+    fail(
+        2,
+        &["data file b/train.jsonl: was"],
+        &["bench", arg(&protocol), "--out", arg(&out), "--seeds", "2"],
+    );
+}
+
+#[test]
+fn a_report_of_a_folder_without_a_run_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fail(2, &["is not a run"], &["report", arg(folder.path())]);
+    assert_eq!(kif(&["report"]).code, 2);
+}
+
+#[test]
+fn limits_take_fixed_class_balanced_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let out = folder.path().join("run");
+    bench(
+        &protocol,
+        &out,
+        &[
+            "--limit-train",
+            "20",
+            "--limit-test",
+            "8",
+            "--epochs",
+            "1",
+            "--orders",
+            "2",
+        ],
+    );
+    let record = record(&out.join("cells/seq_lora-o2-s1/record.json"));
+    assert_eq!(record["tasks"][0], "b");
+    let note = &record["task_notes"][1];
+    assert_eq!(
+        (note["train_rows"].as_u64(), note["test_rows"].as_u64()),
+        (Some(20), Some(8))
+    );
+    assert_eq!(note["majority"], 0.25);
+}

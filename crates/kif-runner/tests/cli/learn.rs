@@ -1,0 +1,262 @@
+//! One task after the other with `kif learn`, and what the other commands make of the adapter.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::kit::{arg, golden, kif_with, rows, succeed};
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn exact(stdout: &str) -> f64 {
+    let line = stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("exact"))
+        .unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_adapter_is_learned_scored_inspected_and_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let model = golden("tiny-t5");
+    let (task, memory) = (at("b.jsonl"), at("a.jsonl"));
+    fs::write(&memory, rows("a", 40, 0)).unwrap();
+    fs::write(&task, rows("b", 40, 1)).unwrap();
+    let common = ["--model", arg(&model), "--lr", "1e-2", "--warmup", "2"];
+
+    let first = at("first");
+    let flags = [
+        "learn",
+        "--task",
+        arg(&memory),
+        "--out",
+        arg(&first),
+        "--epochs",
+        "25",
+    ];
+    succeed(&[&flags[..], &common].concat());
+    let record = json(&first.join("learn.json"));
+    assert_eq!(record["settings"]["method"], "seq_lora");
+    assert_eq!(record["losses"].as_array().unwrap().len(), 125);
+    let losses: Vec<f64> = record["losses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .collect();
+    assert!(losses[124] < 0.5 * losses[0], "{losses:?}");
+    assert!(!first.join("checkpoint").exists());
+
+    let second = at("second");
+    let flags = [
+        "learn",
+        "--task",
+        arg(&task),
+        "--memory",
+        arg(&memory),
+        "--adapter",
+        arg(&first),
+        "--out",
+    ];
+    succeed(&[&flags[..], &[arg(&second), "--steps", "16"], &common].concat());
+    let record = json(&second.join("learn.json"));
+    assert!(
+        record["settings"]["method"]["kif"].is_object(),
+        "{}",
+        record["settings"]["method"]
+    );
+    assert_eq!(record["memory_losses"].as_array().unwrap().len(), 8);
+
+    let answers = at("answers.jsonl");
+    let score = |adapter: &Path, batch: &str, out: &Path| {
+        let flags = [
+            "score",
+            "--model",
+            arg(&model),
+            "--adapter",
+            arg(adapter),
+            "--data",
+            arg(&memory),
+            "--out",
+        ];
+        succeed(
+            &[
+                &flags[..],
+                &[arg(out), "--batch-size", batch, "--max-new-tokens", "4"],
+            ]
+            .concat(),
+        )
+    };
+    let stdout = score(&first, "7", &answers);
+    assert!(exact(&stdout) > 0.9, "{stdout}");
+    let first_line: Value = serde_json::from_str(
+        fs::read_to_string(&answers)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap(),
+    )
+    .unwrap();
+    assert_eq!(first_line["id"], "a-0");
+    assert_eq!(first_line["references"][0], "w20");
+    let others = at("others.jsonl");
+    score(&first, "1", &others);
+    assert_eq!(
+        fs::read(&answers).unwrap(),
+        fs::read(&others).unwrap(),
+        "batches must not change answers"
+    );
+    let flags = [
+        "score",
+        "--model",
+        arg(&model),
+        "--adapter",
+        arg(&first),
+        "--data",
+        arg(&memory),
+    ];
+    let by_label = succeed(&[&flags[..], &["--score", "labels"]].concat());
+    assert!(exact(&by_label) > 0.9, "{by_label}");
+
+    let merged = at("merged");
+    succeed(&[
+        "merge",
+        "--model",
+        arg(&model),
+        "--adapter",
+        arg(&first),
+        "--out",
+        arg(&merged),
+    ]);
+    let inspect = |model: &Path, adapter: Option<&Path>, out: &Path| {
+        let mut flags = vec![
+            "inspect",
+            "--model",
+            arg(model),
+            "--data",
+            arg(&task),
+            "--out",
+            arg(out),
+        ];
+        adapter
+            .iter()
+            .for_each(|adapter| flags.extend(["--adapter", arg(adapter)]));
+        let stdout = succeed(&flags);
+        stdout
+            .split_whitespace()
+            .last()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    let with_adapter = inspect(&model, Some(&first), &at("one.safetensors"));
+    let of_merged = inspect(&merged, None, &at("two.safetensors"));
+    assert!(
+        (with_adapter - of_merged).abs() < 1e-4,
+        "{with_adapter} against {of_merged}"
+    );
+}
+
+#[test]
+fn a_stopped_training_goes_on_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let model = golden("tiny-t5");
+    fs::write(at("a.jsonl"), rows("a", 30, 0)).unwrap();
+    fs::write(at("b.jsonl"), rows("b", 30, 1)).unwrap();
+    for order in [&[][..], &["--no-shuffle"]] {
+        for name in ["whole", "parts"] {
+            let out = at(name);
+            let (task, memory) = (at("b.jsonl"), at("a.jsonl"));
+            let flags = [
+                "learn",
+                "--model",
+                arg(&model),
+                "--task",
+                arg(&task),
+                "--memory",
+                arg(&memory),
+            ];
+            let rest = [
+                "--steps",
+                "21",
+                "--lr",
+                "1e-2",
+                "--preset",
+                "released",
+                "--out",
+                arg(&out),
+            ];
+            let flags = [&flags[..], &rest, order].concat();
+            let stops: &[&str] = if name == "parts" {
+                &["5", "9", "1"]
+            } else {
+                &[]
+            };
+            for polls in stops {
+                let ended = kif_with(&flags, &[("KIF_STOP_AFTER_POLLS", polls)]);
+                assert_eq!(ended.code, 75, "{}", ended.stderr);
+                assert!(out.join("checkpoint").exists());
+            }
+            succeed(&flags);
+        }
+        let adapter = |name: &str| fs::read(at(name).join("adapter_model.safetensors")).unwrap();
+        assert_eq!(adapter("whole"), adapter("parts"));
+        let (whole, parts) = (json(&at("whole/learn.json")), json(&at("parts/learn.json")));
+        for field in ["losses", "memory_losses", "settings"] {
+            assert_eq!(whole[field], parts[field], "{field}");
+        }
+        ["whole", "parts"]
+            .iter()
+            .for_each(|name| fs::remove_dir_all(at(name)).unwrap());
+    }
+}
+
+#[test]
+fn rows_of_ids_are_learned_and_scored_as_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let row = |i: usize| {
+        format!(
+            "{{\"id\": \"r{i}\", \"input_ids\": [{}, 9, 1], \"target_ids\": [{}, 1]}}\n",
+            5 + i % 2,
+            20 + i % 2
+        )
+    };
+    fs::write(at("ids.jsonl"), (0..16).map(row).collect::<String>()).unwrap();
+    let (model, data, out) = (golden("tiny-t5"), at("ids.jsonl"), at("adapter"));
+    let flags = [
+        "learn",
+        "--model",
+        arg(&model),
+        "--task",
+        arg(&data),
+        "--out",
+        arg(&out),
+        "--lr",
+        "1e-2",
+        "--warmup",
+    ];
+    succeed(
+        &[
+            &flags[..],
+            &["0", "--epochs", "30", "--rank", "4", "--targets", "q,k,v,o"],
+        ]
+        .concat(),
+    );
+    let stdout = succeed(&[
+        "score",
+        "--model",
+        arg(&model),
+        "--adapter",
+        arg(&out),
+        "--data",
+        arg(&data),
+    ]);
+    assert_eq!(exact(&stdout), 1.0, "{stdout}");
+}

@@ -1,0 +1,7 @@
+//! The built program on small models: what users type, what they get, and how it ends when something is wrong.
+
+mod bench;
+mod failures;
+mod golden;
+mod kit;
+mod learn;
