@@ -196,16 +196,35 @@ mod tests {
         }
     }
 
-    /// `torch.optim.AdamW([1., -2.], lr=1e-2, weight_decay=0.1)` on the gradients below (PyTorch 2, float32).
+    /// Three steps of `torch.optim.AdamW` (PyTorch 2.15, float32, CPU, `foreach=False`), met bit for bit.
     #[test]
-    fn decay_is_decoupled_from_the_gradient() {
+    fn three_steps_are_those_of_pytorch() {
         let config = OptimizerConfig {
             weight_decay: 0.1,
             ..OptimizerConfig::default()
         };
-        let mut adamw = AdamW::new(&config, 1);
-        let mut params = [1.0];
-        adamw.step(&mut params, &[0.0], 0.01);
-        assert_eq!(params, [1.0 * (1.0f64 - 0.01 * 0.1) as f32]);
+        let mut adamw = AdamW::new(&config, 4);
+        let mut params = [0.5, -1.25, 3.0, 1e-3];
+        let steps: [(f64, [f32; 4], [u32; 4]); 3] = [
+            (
+                1e-2,
+                [0.1, -2.0, 1e-6, 0.0],
+                [0x3efa9fbf, 0xbf9e8f5c, 0x403f2ca1, 0x3a82f0e1],
+            ),
+            (
+                5e-3,
+                [0.3, 1.0, -1e-6, 5e-4],
+                [0x3ef82630, 0xbf9e4f6d, 0x403f186d, 0xbb3264e5],
+            ),
+            (
+                3e-4,
+                [-0.7, 0.25, 2e-6, -3.0],
+                [0x3ef82fb2, 0xbf9e4ce6, 0x403f1487, 0xbb25d4c0],
+            ),
+        ];
+        for (lr, grads, bits) in steps {
+            adamw.step(&mut params, &grads, lr);
+            assert_eq!(params.map(f32::to_bits), bits, "{params:?}");
+        }
     }
 }

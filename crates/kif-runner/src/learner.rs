@@ -1,12 +1,16 @@
 //! The learner: a model, its gradient, its optimizer and what they cost.
 
+mod clip;
+mod micro_batch;
+
 use anyhow::Result;
+use kif_data::Batch;
 use kif_data::chance::{self, Purpose};
-use kif_data::{Batch, Ragged};
 use kif_model::{Dropout, LanguageModel, ParamLayout};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::clip::{clip, norm};
+use self::micro_batch::{by_rows, by_tokens};
 use crate::adamw::{AdamW, OptimizerConfig};
 use crate::error::{NonFinite, Quantity, SettingError, check_setting};
 use crate::schedule::Schedule;
@@ -358,93 +362,4 @@ enum Weighing {
     Tokens,
     /// Every micro-batch weighs the same.
     Means,
-}
-
-/// Micro-batches of `n` rows; the last may be smaller.
-fn by_rows(batch: &Batch, n: usize) -> Vec<Batch> {
-    (0..batch.n_rows())
-        .step_by(n)
-        .map(|start| rows(batch, start, (start + n).min(batch.n_rows())))
-        .collect()
-}
-
-/// Micro-batches of consecutive rows with at most `limit` tokens, or one row.
-fn by_tokens(batch: &Batch, limit: usize) -> Vec<Batch> {
-    let mut parts = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for i in 0..batch.n_rows() {
-        let row = batch.inputs.row(i).len() + batch.targets.row(i).len();
-        if i > start && tokens + row > limit {
-            parts.push(rows(batch, start, i));
-            (start, tokens) = (i, 0);
-        }
-        tokens += row;
-    }
-    parts.push(rows(batch, start, batch.n_rows()));
-    parts
-}
-
-/// Rows `start..end` of a batch.
-fn rows(batch: &Batch, start: usize, end: usize) -> Batch {
-    let part = |ragged: &Ragged| Ragged::from_rows((start..end).map(|i| ragged.row(i)));
-    Batch {
-        inputs: part(&batch.inputs),
-        targets: part(&batch.targets),
-    }
-}
-
-/// The Euclidean norm, summed in f64 in an order that does not depend on the number of threads.
-fn norm(values: &[f32]) -> f64 {
-    let squares = |chunk: &[f32]| {
-        chunk
-            .iter()
-            .map(|&x| f64::from(x) * f64::from(x))
-            .sum::<f64>()
-    };
-    let sums: Vec<f64> = values.par_chunks(1 << 14).map(squares).collect();
-    sums.iter().sum::<f64>().sqrt()
-}
-
-/// Multiplies by `limit / (norm + 1e-6)` where that is below 1 (`torch.nn.utils.clip_grad_norm_`).
-fn clip(grad: &mut [f32], norm: f64, limit: f32) {
-    let factor = (f64::from(limit) / (norm + 1e-6)) as f32;
-    if factor < 1.0 {
-        grad.par_iter_mut().for_each(|g| *g *= factor);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kif_data::Encoded;
-
-    fn batch(lengths: &[usize]) -> Batch {
-        let rows: Vec<Encoded> = (lengths.iter())
-            .map(|&n| Encoded {
-                input_ids: vec![1; n],
-                target_ids: vec![2],
-                cut: false,
-            })
-            .collect();
-        Batch::from_rows(&rows)
-    }
-
-    #[test]
-    fn micro_batches_keep_rows_and_limits() {
-        let sizes = |parts: Vec<Batch>| parts.iter().map(Batch::n_rows).collect::<Vec<_>>();
-        assert_eq!(sizes(by_rows(&batch(&[1; 5]), 2)), [2, 2, 1]);
-        assert_eq!(sizes(by_tokens(&batch(&[1, 1, 9, 1]), 4)), [2, 1, 1]);
-        assert_eq!(sizes(by_tokens(&batch(&[9]), 4)), [1]);
-    }
-
-    #[test]
-    fn clipping_leaves_short_gradients_and_scales_long_ones() {
-        let mut short = [0.3, 0.4];
-        clip(&mut short, norm(&[0.3, 0.4]), 1.0);
-        assert_eq!(short, [0.3, 0.4]);
-        let mut long = [3.0, 4.0];
-        clip(&mut long, norm(&[3.0, 4.0]), 1.0);
-        let factor = (1.0 / (5.0 + 1e-6)) as f32;
-        assert_eq!(long, [3.0 * factor, 4.0 * factor]);
-    }
 }

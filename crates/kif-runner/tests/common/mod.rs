@@ -1,0 +1,230 @@
+//! A model small enough to check by hand, and streams for it.
+// Every test binary compiles this as a module of its own and uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use kif_data::{Batch, Encoded, epoch_order};
+use kif_model::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout};
+use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Schedule, TaskView};
+
+/// Parameters of the toy model, in two tensors of 4.
+pub const P: usize = 8;
+
+/// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1, the others to 0.
+///
+/// Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
+/// [`EXPLODE`] one gradient infinite.
+pub struct Quadratic {
+    theta: Vec<f32>,
+    layout: ParamLayout,
+}
+
+pub const POISON: u32 = 1000;
+pub const EXPLODE: u32 = 1001;
+
+impl Quadratic {
+    pub fn new() -> Self {
+        let mut layout = ParamLayout::default();
+        layout.push("first".into(), vec![2, 2]);
+        layout.push("second".into(), vec![2, 2]);
+        let theta = (0..P).map(|i| 0.1 + 0.02 * i as f32).collect();
+        Self { theta, layout }
+    }
+
+    fn nll(&self, token: u32) -> f64 {
+        let square = |(i, p): (usize, &f32)| (f64::from(*p) - f64::from(i as u32 == token)).powi(2);
+        self.theta.iter().enumerate().map(square).sum::<f64>() / 2.0
+    }
+}
+
+impl LanguageModel for Quadratic {
+    fn layout(&self) -> &ParamLayout {
+        &self.layout
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.theta
+    }
+
+    fn set_params(&mut self, params: &[f32]) -> Result<(), ModelError> {
+        self.theta.copy_from_slice(params);
+        Ok(())
+    }
+
+    fn loss_and_grad(
+        &mut self,
+        batch: &Batch,
+        weight: f32,
+        dropout: Option<Dropout>,
+        grad: &mut [f32],
+    ) -> Result<BatchLoss, ModelError> {
+        let mut loss = BatchLoss {
+            nll: 0.0,
+            n_tokens: batch.targets.n_tokens(),
+        };
+        for &token in batch.targets.ids() {
+            loss.nll += self.nll(token);
+            for (i, (g, p)) in grad.iter_mut().zip(&self.theta).enumerate() {
+                let shift = dropout.map_or(0.0, |d| f32::from(d.key[(i + 24) % 32] % 100) * 1e-4);
+                *g += weight * (p - f32::from(u8::from(i as u32 == token)) + shift);
+            }
+        }
+        if batch.inputs.ids().contains(&POISON) {
+            loss.nll = f64::NAN;
+        }
+        if batch.inputs.ids().contains(&EXPLODE) {
+            grad[P - 1] = f32::INFINITY;
+        }
+        Ok(loss)
+    }
+
+    fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
+        Ok(batch
+            .targets
+            .rows()
+            .map(|row| row.iter().map(|&t| self.nll(t)).sum())
+            .collect())
+    }
+
+    fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        Ok(vec![Vec::new(); batch.n_rows()])
+    }
+
+    fn generate(&self, prompts: &[&[u32]], _: usize) -> Result<Vec<Vec<u32>>, ModelError> {
+        Ok(vec![Vec::new(); prompts.len()])
+    }
+
+    fn label_scores(
+        &self,
+        prompts: &[&[u32]],
+        labels: &[Vec<u32>],
+    ) -> Result<Vec<Vec<f64>>, ModelError> {
+        Ok(vec![vec![0.0; labels.len()]; prompts.len()])
+    }
+
+    fn vocab_size(&self) -> usize {
+        P
+    }
+}
+
+/// A row with one input token.
+pub fn row(input: u32, targets: &[u32]) -> Encoded {
+    Encoded {
+        input_ids: vec![input],
+        target_ids: targets.to_vec(),
+        cut: false,
+    }
+}
+
+/// A learner without warm-up at a rate that the toy learns with.
+pub fn learner(dropout: f32) -> Learner {
+    let mut config = LearnerConfig {
+        dropout,
+        micro_tokens: 8,
+        ..LearnerConfig::default()
+    };
+    config.optimizer.lr = 0.02;
+    config.optimizer.warmup_steps = 0;
+    Learner::new(Box::new(Quadratic::new()), config)
+}
+
+/// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept.
+pub fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
+    let rows = |k: u32| -> Vec<Encoded> {
+        (0..13)
+            .map(|i| {
+                if i % 3 == 0 {
+                    row(i, &[k, k])
+                } else {
+                    row(i, &[k])
+                }
+            })
+            .collect()
+    };
+    let all: Arc<Vec<Encoded>> = Arc::new((0..3).flat_map(rows).collect());
+    (0..3)
+        .map(|k| TaskView {
+            index: k as usize,
+            name: format!("task {k}"),
+            rows: Arc::new(rows(k)),
+            memory: Arc::new((0..k).flat_map(|k| rows(k).into_iter().take(4)).collect()),
+            all_rows: all.clone(),
+            batch_size: 3,
+            seed: 7,
+            memory_order,
+        })
+        .collect()
+}
+
+/// Batches of all epochs of a task, in the order of the run.
+pub fn batches(method: &dyn Method, task: &TaskView, n_epochs: u64) -> Vec<Batch> {
+    let rows = method.training_rows(task);
+    let mut batches = Vec::new();
+    for epoch in 0..n_epochs {
+        let order = epoch_order(rows.len(), task.seed, task.index as u64, epoch);
+        batches.extend(
+            order
+                .chunks(task.batch_size)
+                .map(|c| Batch::from_rows(c.iter().map(|&i| &rows[i]))),
+        );
+    }
+    batches
+}
+
+/// Starts a task with the published schedule over `n_steps`.
+pub fn begin(learner: &mut Learner, method: &mut dyn Method, task: &TaskView, n_steps: usize) {
+    let optimizer = learner.config().optimizer;
+    let schedule = Schedule::Linear {
+        peak: optimizer.lr,
+        warmup_steps: optimizer.warmup_steps,
+        total_steps: n_steps as u64,
+    };
+    learner.begin_task(task.index, &task.name, schedule);
+    method.begin_task(learner, task).unwrap();
+}
+
+/// A whole task; returns the losses.
+pub fn learn(
+    learner: &mut Learner,
+    method: &mut dyn Method,
+    task: &TaskView,
+    n_epochs: u64,
+) -> Vec<f64> {
+    let batches = batches(method, task, n_epochs);
+    begin(learner, method, task, batches.len());
+    let losses = batches
+        .iter()
+        .map(|batch| method.observe(learner, batch).unwrap())
+        .collect();
+    method.end_task(learner, task).unwrap();
+    losses
+}
+
+/// The parameters after learning all `tasks` with `config`.
+pub fn params_after(config: &MethodConfig, tasks: &[TaskView], n_epochs: u64) -> Vec<f32> {
+    let mut learner = learner(0.0);
+    let mut method = config.build(learner.layout());
+    for task in tasks {
+        learn(&mut learner, method.as_mut(), task, n_epochs);
+    }
+    learner.params().to_vec()
+}
+
+/// Mean loss over rows, without dropout.
+pub fn loss_on(learner: &Learner, rows: &[Encoded]) -> f64 {
+    let nll = learner
+        .model()
+        .nll_per_row(&Batch::from_rows(rows))
+        .unwrap();
+    nll.iter().sum::<f64>() / rows.iter().map(|r| r.target_ids.len()).sum::<usize>() as f64
+}
+
+/// The largest difference of two vectors.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}

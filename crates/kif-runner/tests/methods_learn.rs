@@ -1,0 +1,127 @@
+//! Every method learns the toy stream, each in its own way.
+
+mod common;
+
+use common::{batches, begin, learn, learner, loss_on, params_after, stream};
+use kif_runner::methods::SeqLoraMatchedConfig;
+use kif_runner::{MemoryOrder, MethodConfig, Regime};
+
+#[test]
+fn every_method_learns_the_toy_stream() {
+    for config in MethodConfig::all() {
+        let mut learner = learner(0.05);
+        let mut method = config.build(learner.layout());
+        let tasks = stream(MemoryOrder::Drawn);
+        let (tasks, rows) = match method.regime() {
+            Regime::Joint => (&tasks[..1], &tasks[0].all_rows),
+            Regime::Stream | Regime::PerTask => (&tasks[..], &tasks[2].rows),
+        };
+        let before = loss_on(&learner, rows);
+        for task in tasks {
+            learn(&mut learner, method.as_mut(), task, 12);
+        }
+        let after = loss_on(&learner, rows);
+        assert!(
+            after < 0.75 * before,
+            "{}: {before} to {after}",
+            config.name()
+        );
+    }
+}
+
+#[test]
+fn methods_with_a_memory_forget_less_than_plain_fine_tuning() {
+    let forgotten = |config: &MethodConfig| {
+        let mut learner = learner(0.0);
+        let mut method = config.build(learner.layout());
+        let tasks = stream(MemoryOrder::Drawn);
+        learn(&mut learner, method.as_mut(), &tasks[0], 20);
+        let before = loss_on(&learner, &tasks[0].rows);
+        learn(&mut learner, method.as_mut(), &tasks[1], 20);
+        loss_on(&learner, &tasks[0].rows) - before
+    };
+    let plain = forgotten(&MethodConfig::SeqLora);
+    for name in [
+        "replay",
+        "replay_matched",
+        "halve",
+        "kif-paper",
+        "kif-released",
+    ] {
+        let config = MethodConfig::by_name(name).unwrap();
+        assert!(
+            forgotten(&config) < 0.95 * plain,
+            "{name} forgets more than {plain}"
+        );
+    }
+}
+
+#[test]
+fn replay_adds_the_memory_and_joint_takes_everything() {
+    let tasks = stream(MemoryOrder::Drawn);
+    let n_rows = |name: &str| {
+        let config = MethodConfig::by_name(name).unwrap();
+        config
+            .build(learner(0.0).layout())
+            .training_rows(&tasks[2])
+            .len()
+    };
+    assert_eq!(n_rows("seq_lora"), 13);
+    assert_eq!(n_rows("replay"), 13 + 2 * 4);
+    assert_eq!(n_rows("joint"), 3 * 13);
+    assert_eq!(n_rows("kif"), 13);
+}
+
+#[test]
+fn per_task_starts_every_task_from_the_initial_parameters() {
+    let tasks = stream(MemoryOrder::Drawn);
+    let alone = params_after(&MethodConfig::PerTask, &tasks[2..], 3);
+    assert_eq!(params_after(&MethodConfig::PerTask, &tasks, 3), alone);
+}
+
+#[test]
+fn matched_methods_take_four_steps_more_behind_every_eighth() {
+    let tasks = stream(MemoryOrder::Drawn);
+    for (name, memory_rows) in [
+        ("seq_lora_matched", 0),
+        ("replay_matched", 12),
+        ("kif", 12),
+        ("halve", 12),
+    ] {
+        let mut learner = learner(0.0);
+        let mut method = MethodConfig::by_name(name).unwrap().build(learner.layout());
+        let batches = batches(method.as_ref(), &tasks[1], 4);
+        begin(&mut learner, method.as_mut(), &tasks[1], batches.len());
+        for (i, batch) in batches[..20].iter().enumerate() {
+            method.observe(&mut learner, batch).unwrap();
+            let n_rounds = (i as u64 + 1) / 8;
+            assert_eq!(learner.steps(), i as u64 + 1, "{name}");
+            assert_eq!(
+                learner.counters().updates,
+                i as u64 + 1 + 4 * n_rounds,
+                "{name}"
+            );
+            assert_eq!(
+                learner.counters().memory_rows,
+                memory_rows * n_rounds,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn extra_steps_on_the_task_learn_it_faster() {
+    let tasks = stream(MemoryOrder::Drawn);
+    let loss = |config: MethodConfig| {
+        let mut learner = learner(0.0);
+        let mut method = config.build(learner.layout());
+        learn(&mut learner, method.as_mut(), &tasks[1], 2);
+        loss_on(&learner, &tasks[1].rows)
+    };
+    let config = SeqLoraMatchedConfig {
+        inner_steps: 2,
+        outer_steps: 1,
+    };
+    assert!(loss(MethodConfig::SeqLoraMatched(config)) < loss(MethodConfig::SeqLora));
+}
