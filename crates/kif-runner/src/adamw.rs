@@ -117,7 +117,7 @@ impl AdamW {
         self.t += 1;
         let t = self.t as f64;
         let (beta1, beta2) = self.betas;
-        let decay = (self.weight_decay != 0.0).then(|| (1.0 - lr * self.weight_decay) as f32);
+        let decay = (self.weight_decay != 0.0).then_some((1.0 - lr * self.weight_decay) as f32);
         let rates = Rates {
             decay,
             one_minus_beta1: (1.0 - beta1) as f32,

@@ -148,6 +148,7 @@ impl Learner {
         self.task = name.to_owned();
         self.step = 0;
         self.pass = 0;
+        self.memory_losses.clear();
     }
 
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
