@@ -1,7 +1,7 @@
 //! Transformer language models with LoRA, on dfdx tensors and tape.
 //!
 //! The rest of the workspace sees a [`LanguageModel`]: P trainable parameters in one flat vector, losses, gradients,
-//! generated ids. Inside, an architecture ([`t5`]) is written once over a small set of operations ([`engine`]), and two
+//! generated ids. Inside, an architecture (`t5`) is written once over a small set of operations (`engine`), and two
 //! engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device.
 
 mod engine;

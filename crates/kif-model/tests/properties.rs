@@ -200,11 +200,11 @@ proptest! {
         for engine in [EngineKind::Fused, EngineKind::Stock] {
             let model = adapted(&case, engine);
             let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
-            let written = model.generate(&prompts, 6).unwrap();
+            let written = model.generate(&prompts, 20).unwrap();
             for (prompt, written) in prompts.iter().zip(&written) {
                 // Teacher forcing on what was written must prefer it at every position.
                 let mut target = written.clone();
-                if target.len() < 6 {
+                if target.len() < 20 {
                     target.push(case.config.eos_token_id);
                 }
                 let logits = &model.target_logits(&batch(&[(prompt.to_vec(), target.clone())])).unwrap()[0];

@@ -18,6 +18,9 @@ pub(crate) type Act<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
 /// A single number, such as the loss.
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<Rank0, f32, D, T>;
 
+/// A weighted sum of losses with its tape, and the unweighted loss of every row in nats.
+pub(crate) type Loss<D, T = NoneTape> = (Scalar<D, T>, Vec<f32>);
+
 /// What a weight is used for; decides how an engine keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -174,7 +177,7 @@ pub(crate) trait Engine: Clone {
         scale: f32,
         targets: &[u32],
         weight: f32,
-    ) -> Result<(Scalar<Self::Device, T>, Vec<f32>), ModelError>;
+    ) -> Result<Loss<Self::Device, T>, ModelError>;
 
     /// `scale * x head^T` on the host, `[rows, V]`.
     fn logits(

@@ -4,7 +4,7 @@ use dfdx::prelude::{PutTape, SplitTape, Tape, WithEmptyTape};
 use kif_data::{Batch, Ragged};
 
 use super::{AttentionLayer, FeedForward, Stack, T5, position};
-use crate::engine::{Act, Attention, Engine, PositionBias, Scalar, Span};
+use crate::engine::{Act, Attention, Engine, Loss, PositionBias, Span};
 use crate::{Dropout, ModelError};
 
 /// The places of all rows of a ragged batch.
@@ -245,7 +245,7 @@ impl<E: Engine> T5<E> {
         batch: &Batch,
         weight: f32,
         dropout: Option<Dropout>,
-    ) -> Result<(Scalar<E::Device, T>, Vec<f32>), ModelError> {
+    ) -> Result<Loss<E::Device, T>, ModelError> {
         let (hidden, encoder_tape) = self.hidden::<T>(batch, dropout)?;
         let (loss, nll) = self.engine.cross_entropy(
             hidden,

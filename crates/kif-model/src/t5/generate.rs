@@ -18,23 +18,45 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(n_rows: usize, capacity: usize, width: usize) -> Self {
-        let len = n_rows * capacity * width;
+    /// Room for the first tokens: answers are mostly short, however long they may get.
+    const FIRST_CAPACITY: usize = 8;
+
+    fn new(n_rows: usize, width: usize) -> Self {
+        let len = n_rows * Self::FIRST_CAPACITY * width;
         Self {
             keys: vec![0.0; len],
             values: vec![0.0; len],
             width,
-            capacity,
+            capacity: Self::FIRST_CAPACITY,
         }
     }
 
     /// Writes position `at` of every row; `keys` and `values` are `[rows, width]`.
     fn append(&mut self, at: usize, keys: &[f32], values: &[f32]) {
+        if at == self.capacity {
+            self.double();
+        }
         for (cache, new) in [(&mut self.keys, keys), (&mut self.values, values)] {
             for (row, new) in new.chunks_exact(self.width).enumerate() {
                 cache[(row * self.capacity + at) * self.width..][..self.width].copy_from_slice(new);
             }
         }
+    }
+
+    /// Gives every row twice the places.
+    fn double(&mut self) {
+        let size = self.capacity * self.width;
+        for cache in [&mut self.keys, &mut self.values] {
+            let mut larger = vec![0.0; 2 * cache.len()];
+            for (new, old) in larger
+                .chunks_exact_mut(2 * size)
+                .zip(cache.chunks_exact(size))
+            {
+                new[..size].copy_from_slice(old);
+            }
+            *cache = larger;
+        }
+        self.capacity *= 2;
     }
 
     /// Keeps the rows at `kept` (ascending), moved together.
@@ -57,6 +79,9 @@ impl Cache {
             .collect()
     }
 }
+
+/// Cross-attention keys and values of one decoder layer, `[encoder tokens, H * head_dim]`.
+type KeysAndValues<E> = (Act<<E as Engine>::Device>, Act<<E as Engine>::Device>);
 
 /// A row that is being written.
 struct Active {
@@ -82,7 +107,7 @@ impl<E: Engine> T5<E> {
         let cross = self.cross_keys_and_values(&encoded)?;
         let width = self.config.num_heads * self.config.d_kv;
         let mut caches: Vec<Cache> = (0..self.decoder.blocks.len())
-            .map(|_| Cache::new(prompts.n_rows(), max_new_tokens, width))
+            .map(|_| Cache::new(prompts.n_rows(), width))
             .collect();
         let mut active: Vec<Active> = spans(prompts)
             .into_iter()
@@ -123,7 +148,7 @@ impl<E: Engine> T5<E> {
     fn cross_keys_and_values(
         &self,
         encoded: &Act<E::Device>,
-    ) -> Result<Vec<(Act<E::Device>, Act<E::Device>)>, ModelError> {
+    ) -> Result<Vec<KeysAndValues<E>>, ModelError> {
         let cross_layers = self
             .decoder
             .blocks
@@ -165,7 +190,7 @@ impl<E: Engine> T5<E> {
         active: &[Active],
         position: usize,
         caches: &mut [Cache],
-        cross: &[(Act<E::Device>, Act<E::Device>)],
+        cross: &[KeysAndValues<E>],
     ) -> Result<Vec<f32>, ModelError> {
         let n_rows = active.len();
         let ids: Vec<u32> = active.iter().map(|row| row.last_id).collect();

@@ -2,7 +2,7 @@
 
 use dfdx::prelude::*;
 
-use super::{Fused, take_gradient, view};
+use super::{Fused, buffers, take_gradient, view};
 use crate::ModelError;
 use crate::engine::Act;
 
@@ -13,7 +13,7 @@ pub(super) fn relu<T: Tape<f32, Cpu>>(
     let (x, mut tape) = x.split_tape();
     let (n_rows, width) = *x.shape();
     let x_ghost = x.ghost();
-    let mut y = vec![0.0; n_rows * width];
+    let mut y = buffers::take(n_rows * width);
     kif_kernels::relu(view(&x), &mut y);
     // The output tells where the input was positive: the input can go.
     drop(x);
@@ -23,6 +23,7 @@ pub(super) fn relu<T: Tape<f32, Cpu>>(
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
             kif_kernels::relu_backward(view(&y), &gy, gradients.get_or_alloc_mut(&x_ghost)?);
+            buffers::give(gy);
             Ok(())
         });
     }
@@ -38,17 +39,18 @@ pub(super) fn gated_gelu<T: Tape<f32, Cpu>>(
     let (up, up_tape) = up.split_tape();
     let mut tape = gate_tape.merge(up_tape);
     let (n_rows, width) = *gate.shape();
-    let mut y = vec![0.0; n_rows * width];
+    let mut y = buffers::take(n_rows * width);
     kif_kernels::gated_gelu(view(&gate), view(&up), &mut y);
     let out = engine.tensor(y, n_rows, width)?;
     if T::OWNS_TAPE {
         let out_ghost = out.ghost();
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
-            let (mut g_gate, mut g_up) = (vec![0.0; gy.len()], vec![0.0; gy.len()]);
+            let (mut g_gate, mut g_up) = (buffers::take(gy.len()), buffers::take(gy.len()));
             kif_kernels::gated_gelu_backward(view(&gate), view(&up), &gy, &mut g_gate, &mut g_up);
-            **gradients.get_or_alloc_mut(&gate)? = g_gate;
-            **gradients.get_or_alloc_mut(&up)? = g_up;
+            buffers::give(gy);
+            buffers::replace(gradients.get_or_alloc_mut(&gate)?, g_gate);
+            buffers::replace(gradients.get_or_alloc_mut(&up)?, g_up);
             Ok(())
         });
     }

@@ -3,7 +3,7 @@
 use dfdx::prelude::*;
 use kif_kernels::{AttentionShape, RelativeBias};
 
-use super::{Fused, FusedWeight, take_gradient, view};
+use super::{Fused, FusedWeight, buffers, take_gradient, view};
 use crate::ModelError;
 use crate::engine::{Act, Attention, PositionBias, bias_by_distance};
 
@@ -55,7 +55,7 @@ pub(super) fn attention<T: Tape<f32, Cpu>>(
     let mut tape = q_tape.merge(k_tape).merge(v_tape);
     let bias = bias.map(|bias| Bias::new(bias, shape.n_heads));
     let (n_rows, width) = *q.shape();
-    let mut y = vec![0.0; n_rows * width];
+    let mut y = buffers::take(n_rows * width);
     let mut probs = T::OWNS_TAPE.then(Vec::new);
     let kernel = kernel_shape(shape, bias.as_ref());
     kif_kernels::attention(view(&q), view(&k), view(&v), kernel, &mut y, probs.as_mut());
@@ -64,7 +64,7 @@ pub(super) fn attention<T: Tape<f32, Cpu>>(
         let (out_ghost, shape) = (out.ghost(), shape.clone());
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
-            let gradient_of = |x: &Act<Cpu>| vec![0.0; x.shape().0 * x.shape().1];
+            let gradient_of = |x: &Act<Cpu>| buffers::take(x.shape().0 * x.shape().1);
             let (mut gq, mut gk, mut gv) = (gradient_of(&q), gradient_of(&k), gradient_of(&v));
             let trained_bias = bias.as_ref().filter(|bias| bias.leaf.is_some());
             let mut g_distance = trained_bias.map(|bias| vec![0.0; bias.by_distance.len()]);
@@ -81,9 +81,10 @@ pub(super) fn attention<T: Tape<f32, Cpu>>(
                 g_distance.as_deref_mut(),
             );
             // q, k and v have no other consumer: their gradients are moved, not added.
-            **gradients.get_or_alloc_mut(&q)? = gq;
-            **gradients.get_or_alloc_mut(&k)? = gk;
-            **gradients.get_or_alloc_mut(&v)? = gv;
+            buffers::give(gy);
+            buffers::replace(gradients.get_or_alloc_mut(&q)?, gq);
+            buffers::replace(gradients.get_or_alloc_mut(&k)?, gk);
+            buffers::replace(gradients.get_or_alloc_mut(&v)?, gv);
             if let (Some(bias), Some(g_distance)) = (trained_bias, g_distance) {
                 let leaf = bias.leaf.as_ref().expect("a trained bias has a leaf");
                 let into = gradients.get_or_alloc_mut(leaf)?;
@@ -109,7 +110,7 @@ pub(super) fn attention_cached(
 ) -> Result<Act<Cpu>, ModelError> {
     let bias = bias.map(|bias| Bias::new(bias, shape.n_heads));
     let (n_rows, width) = *q.shape();
-    let mut y = vec![0.0; n_rows * width];
+    let mut y = buffers::take(n_rows * width);
     kif_kernels::attention(
         view(&q),
         k,

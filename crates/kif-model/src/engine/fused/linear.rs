@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use kif_kernels::{MatMut, MatRef, PackedWeight};
 
-use super::{Fused, FusedWeight, take_gradient, view};
+use super::{Fused, FusedWeight, buffers, take_gradient, view};
 use crate::engine::{Act, LowRank};
 use crate::{Dropout, ModelError};
 
@@ -36,13 +36,15 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
 
     let mut residual_ghost = None;
     let mut y = match residual {
-        None => vec![0.0; n_rows * n_out],
+        None => buffers::take(n_rows * n_out),
         Some(residual) => {
             let (residual, residual_tape) = residual.split_tape();
             tape = tape.merge(residual_tape);
             assert_eq!(*residual.shape(), (n_rows, n_out), "shape of a residual");
             residual_ghost = Some(residual.ghost());
-            view(&residual).to_vec()
+            let mut y = buffers::take(n_rows * n_out);
+            y.copy_from_slice(view(&residual));
+            y
         }
     };
     weight
@@ -78,7 +80,7 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
                     n_out,
                     rank,
                 );
-                let mut g_hidden = vec![0.0; n_rows * rank];
+                let mut g_hidden = buffers::take(n_rows * rank);
                 saved.b.backward(n_rows, &gy, &mut g_hidden, false);
                 g_hidden.iter_mut().for_each(|g| *g *= saved.scale);
                 let dropped = dropped(view(x), n_in, saved.dropout);
@@ -95,7 +97,7 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
                     match saved.dropout {
                         None => saved.a.backward(n_rows, &g_hidden, gx, true),
                         Some((dropout, stream)) => {
-                            let mut g_dropped = vec![0.0; n_rows * n_in];
+                            let mut g_dropped = buffers::take(n_rows * n_in);
                             saved.a.backward(n_rows, &g_hidden, &mut g_dropped, false);
                             kif_kernels::dropout_backward(
                                 &g_dropped,
@@ -105,13 +107,20 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
                                 stream,
                                 gx,
                             );
+                            buffers::give(g_dropped);
                         }
                     }
                 }
+                buffers::give(g_hidden);
+                buffers::give(saved.hidden);
+                if let Some(dropped) = dropped {
+                    buffers::give(dropped);
+                }
             }
-            if let Some(residual) = residual_ghost {
+            match residual_ghost {
                 // The last consumer in the forward pass is the first in the backward pass: nothing is there yet.
-                **gradients.get_or_alloc_mut(&residual)? = gy;
+                Some(residual) => buffers::replace(gradients.get_or_alloc_mut(&residual)?, gy),
+                None => buffers::give(gy),
             }
             Ok(())
         });
@@ -123,9 +132,12 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
 fn hidden_states(low_rank: &LowRank<'_, FusedWeight>, n_rows: usize, x: &[f32]) -> Vec<f32> {
     let a = low_rank.a.packed();
     let dropped = dropped(x, a.n_in(), low_rank.dropout);
-    let mut hidden = vec![0.0; n_rows * a.n_out()];
+    let mut hidden = buffers::take(n_rows * a.n_out());
     a.forward(n_rows, dropped.as_deref().unwrap_or(x), &mut hidden, false);
     hidden.iter_mut().for_each(|h| *h *= low_rank.scale);
+    if let Some(dropped) = dropped {
+        buffers::give(dropped);
+    }
     hidden
 }
 
@@ -145,7 +157,7 @@ fn save(low_rank: LowRank<'_, FusedWeight>, hidden: Vec<f32>) -> Option<SavedLow
 /// `x` after dropout, or nothing where there is none. Made again in the backward pass: cheaper than keeping it.
 fn dropped(x: &[f32], width: usize, dropout: Option<(Dropout, u64)>) -> Option<Vec<f32>> {
     let (dropout, stream) = dropout?;
-    let mut y = vec![0.0; x.len()];
+    let mut y = buffers::take(x.len());
     kif_kernels::dropout(x, width, dropout.p, dropout.key, stream, &mut y);
     Some(y)
 }

@@ -5,7 +5,7 @@ use dfdx::prelude::*;
 
 use super::{Fused, FusedWeight, view};
 use crate::ModelError;
-use crate::engine::{Act, Scalar, device_error};
+use crate::engine::{Act, Loss, device_error};
 
 pub(super) fn cross_entropy<T: Tape<f32, Cpu>>(
     engine: &Fused,
@@ -14,7 +14,7 @@ pub(super) fn cross_entropy<T: Tape<f32, Cpu>>(
     scale: f32,
     targets: &[u32],
     weight: f32,
-) -> Result<(Scalar<Cpu, T>, Vec<f32>), ModelError> {
+) -> Result<Loss<Cpu, T>, ModelError> {
     let (x, mut tape) = x.split_tape();
     let (n_rows, width) = *x.shape();
     let x_scaled = scaled(view(&x), scale);
@@ -49,7 +49,7 @@ fn trained_head<T: Tape<f32, Cpu>>(
     targets: &[u32],
     weight: f32,
     mut tape: T,
-) -> Result<(Scalar<Cpu, T>, Vec<f32>), ModelError> {
+) -> Result<Loss<Cpu, T>, ModelError> {
     let (n_rows, width) = *x.shape();
     let vocab_size = head.spec.n_rows;
     let mut g_logits = vec![0.0; n_rows * vocab_size];

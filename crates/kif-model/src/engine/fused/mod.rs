@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod buffers;
 mod embedding;
 mod linear;
 mod loss;
@@ -17,7 +18,7 @@ use dfdx::prelude::*;
 use kif_kernels::{PackedWeight, Precision};
 use view::view;
 
-use super::{Act, Attention, Engine, LowRank, PositionBias, Scalar, WeightSpec, device_error};
+use super::{Act, Attention, Engine, Loss, LowRank, PositionBias, WeightSpec, device_error};
 use crate::ModelError;
 
 /// The engine; `precision` is that of frozen weights.
@@ -229,7 +230,7 @@ impl Engine for Fused {
         scale: f32,
         targets: &[u32],
         weight: f32,
-    ) -> Result<(Scalar<Cpu, T>, Vec<f32>), ModelError> {
+    ) -> Result<Loss<Cpu, T>, ModelError> {
         loss::cross_entropy(self, x, head, scale, targets, weight)
     }
 

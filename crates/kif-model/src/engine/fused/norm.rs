@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 
-use super::{Fused, FusedWeight, take_gradient, view};
+use super::{Fused, FusedWeight, buffers, take_gradient, view};
 use crate::ModelError;
 use crate::engine::Act;
 
@@ -16,7 +16,7 @@ pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
 ) -> Result<Act<Cpu, T>, ModelError> {
     let (x, mut tape) = x.split_tape();
     let (n_rows, width) = *x.shape();
-    let mut y = vec![0.0; n_rows * width];
+    let mut y = buffers::take(n_rows * width);
     let mut inv_rms = vec![0.0; n_rows];
     kif_kernels::rms_norm(view(&x), gain.values(), eps, &mut y, &mut inv_rms);
     let out = engine.tensor(y, n_rows, width)?;
@@ -35,6 +35,7 @@ pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
                 gx,
                 gain_gradient.as_deref_mut(),
             );
+            buffers::give(gy);
             if let (Some(leaf), Some(gain_gradient)) = (leaf, gain_gradient) {
                 let into = gradients.get_or_alloc_mut(&leaf)?;
                 into.iter_mut()

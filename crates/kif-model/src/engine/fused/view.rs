@@ -14,15 +14,17 @@ pub(super) fn view<T>(tensor: &Act<Cpu, T>) -> &[f32] {
     if len == 0 {
         return &[];
     }
+    let place = |row: usize, col: usize| -> usize { (&raw const tensor[[row, col]]) as usize };
     let first: *const f32 = &tensor[[0, 0]];
-    let last: *const f32 = &tensor[[n_rows - 1, n_cols - 1]];
-    assert_eq!(
-        last as usize - first as usize,
-        (len - 1) * size_of::<f32>(),
+    let end_of_row = place(0, n_cols - 1) - place(0, 0);
+    let last_row = place(n_rows - 1, 0) - place(0, 0);
+    assert!(
+        end_of_row == (n_cols - 1) * size_of::<f32>()
+            && last_row == (n_rows - 1) * n_cols * size_of::<f32>(),
         "a strided tensor of {n_rows} x {n_cols} has no view"
     );
-    // SAFETY: both ends lie `len - 1` values apart in one `Vec<f32>` that the tensor keeps alive and that nobody can
-    // change while the tensor is borrowed, so all values between them are initialised and stay as they are.
+    // SAFETY: rows and columns have the strides of a contiguous tensor, so `len` values from `first` on lie in the one
+    // `Vec<f32>` that the tensor keeps alive and that nobody can change while the tensor is borrowed.
     unsafe { std::slice::from_raw_parts(first, len) }
 }
 

@@ -10,7 +10,7 @@ use dfdx::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Act, Attention, Engine, LowRank, PositionBias, Scalar, WeightSpec, device_error};
+use super::{Act, Attention, Engine, Loss, LowRank, PositionBias, WeightSpec, device_error};
 use crate::{Dropout, ModelError};
 
 /// The engine on device `D`.
@@ -240,7 +240,7 @@ impl<D: Device<f32>> Engine for Stock<D> {
         scale: f32,
         targets: &[u32],
         weight: f32,
-    ) -> Result<(Scalar<D, T>, Vec<f32>), ModelError> {
+    ) -> Result<Loss<D, T>, ModelError> {
         let logits = product(x.try_mul(scale).map_err(device_error)?, head)?;
         let targets = self.indices(
             targets.iter().map(|&id| id as usize).collect(),
