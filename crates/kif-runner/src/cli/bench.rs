@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// Longest prompt in tokens, end token included
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
     /// Run directory; running again goes on where it stopped [default: runs/<protocol>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -92,6 +95,7 @@ impl Arguments {
         put_some(&mut protocol.limits.train_rows, &self.limit_train);
         put_some(&mut protocol.limits.test_rows, &self.limit_test);
         put(&mut protocol.evaluation.validation, &self.validation);
+        put(&mut protocol.evaluation.max_new_tokens, &self.max_new_tokens);
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {
