@@ -96,3 +96,17 @@ impl Codec {
         }
     }
 }
+
+/// Names the first row with a token id that a model of `vocab_size` ids does not have.
+pub fn check_vocabulary(rows: &[Row], encoded: &[Encoded], vocab_size: usize) -> Result<()> {
+    for (row, encoded) in rows.iter().zip(encoded) {
+        let mut ids = encoded.input_ids.iter().chain(&encoded.target_ids);
+        if let Some(id) = ids.find(|&&id| id as usize >= vocab_size) {
+            bail!(BadInput(format!(
+                "row {}: token id {id} is outside the model's vocabulary of {vocab_size}",
+                row.id
+            )));
+        }
+    }
+    Ok(())
+}

@@ -24,13 +24,22 @@ const CONFIG: &str = "(
 
 /// A corpus in which the colour of a thing decides the answer, and a configuration.
 fn prepare(folder: &Path) -> (Vec<PathBuf>, PretrainConfig) {
-    let colours = [("red", "warm"), ("blue", "cold"), ("orange", "warm"), ("green", "cold")];
+    let colours = [
+        ("red", "warm"),
+        ("blue", "cold"),
+        ("orange", "warm"),
+        ("green", "cold"),
+    ];
     let things = ["hat", "cup", "door", "boat", "lamp"];
     let (mut pairs, mut text) = (String::new(), String::new());
     for (i, (colour, answer)) in colours.iter().cycle().take(80).enumerate() {
         let thing = things[i % things.len()];
-        pairs += &format!("{{\"input\": \"how is the {colour} {thing} number {i}?\", \"output\": \"{answer}\"}}\n");
-        text += &format!("the {colour} {thing} number {i} is {answer}, and so is every other {colour} {thing}.\n");
+        pairs += &format!(
+            "{{\"input\": \"how is the {colour} {thing} number {i}?\", \"output\": \"{answer}\"}}\n"
+        );
+        text += &format!(
+            "the {colour} {thing} number {i} is {answer}, and so is every other {colour} {thing}.\n"
+        );
     }
     let files = vec![folder.join("pairs.jsonl"), folder.join("text.txt")];
     std::fs::write(&files[0], pairs).unwrap();
@@ -40,9 +49,24 @@ fn prepare(folder: &Path) -> (Vec<PathBuf>, PretrainConfig) {
     (files, PretrainConfig::load(&config).unwrap())
 }
 
-fn pretrain(corpus: &[PathBuf], out: &Path, config: &PretrainConfig, stop: &StopFlag) -> anyhow::Result<()> {
-    let inputs = Inputs { corpus: corpus.to_vec(), out: out.to_owned() };
-    run(&inputs, config, &ModelOptions::cpu(Trainable::All), stop, &mut Progress::hidden()).map(drop)
+fn pretrain(
+    corpus: &[PathBuf],
+    out: &Path,
+    config: &PretrainConfig,
+    stop: &StopFlag,
+) -> anyhow::Result<()> {
+    let inputs = Inputs {
+        corpus: corpus.to_vec(),
+        out: out.to_owned(),
+    };
+    run(
+        &inputs,
+        config,
+        &ModelOptions::cpu(Trainable::All),
+        stop,
+        &mut Progress::hidden(),
+    )
+    .map(drop)
 }
 
 #[test]
@@ -57,8 +81,17 @@ fn a_run_that_was_stopped_twice_gives_the_same_bits() {
         assert!(!parts.join("pretrain.json").exists());
     }
     pretrain(&corpus, &parts, &config, &StopFlag::default()).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-        assert_eq!(std::fs::read(whole.join(name)).unwrap(), std::fs::read(parts.join(name)).unwrap(), "{name}");
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        assert_eq!(
+            std::fs::read(whole.join(name)).unwrap(),
+            std::fs::read(parts.join(name)).unwrap(),
+            "{name}"
+        );
     }
     assert!(!parts.join("checkpoint.safetensors").exists());
 }
@@ -70,7 +103,12 @@ fn the_result_is_a_model_that_takes_an_adapter() {
     let out = folder.path().join("base");
     pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
     let tokenizer = Tokenizer::from_file(&out.join("tokenizer.json")).unwrap();
-    let lora = LoraConfig { rank: 2, alpha: 4.0, dropout: 0.0, targets: vec!["q".into(), "v".into()] };
+    let lora = LoraConfig {
+        rank: 2,
+        alpha: 4.0,
+        dropout: 0.0,
+        targets: vec!["q".into(), "v".into()],
+    };
     let model = kif_model::load(&out, &ModelOptions::cpu(Trainable::Adapter(lora))).unwrap();
     assert_eq!(model.vocab_size(), tokenizer.vocab_size());
     let prompt = tokenizer.encode("how is the red hat number 3?").unwrap();
@@ -79,7 +117,13 @@ fn the_result_is_a_model_that_takes_an_adapter() {
     let before = std::fs::read(out.join("pretrain.json")).unwrap();
     pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
     assert_eq!(std::fs::read(out.join("pretrain.json")).unwrap(), before);
-    let error = pretrain(&corpus, &out, &PretrainConfig { seed: 4, ..config }, &StopFlag::default()).unwrap_err();
+    let error = pretrain(
+        &corpus,
+        &out,
+        &PretrainConfig { seed: 4, ..config },
+        &StopFlag::default(),
+    )
+    .unwrap_err();
     assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
 }
 
@@ -87,11 +131,27 @@ fn the_result_is_a_model_that_takes_an_adapter() {
 fn bad_corpora_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let (mut corpus, config) = prepare(folder.path());
-    std::fs::write(&corpus[0], "{\"input\": \"a\", \"output\": \"b\"}\n{\"input\": 3, \"output\": \"b\"}\n").unwrap();
-    let error = pretrain(&corpus, &folder.path().join("a"), &config, &StopFlag::default()).unwrap_err();
+    std::fs::write(
+        &corpus[0],
+        "{\"input\": \"a\", \"output\": \"b\"}\n{\"input\": 3, \"output\": \"b\"}\n",
+    )
+    .unwrap();
+    let error = pretrain(
+        &corpus,
+        &folder.path().join("a"),
+        &config,
+        &StopFlag::default(),
+    )
+    .unwrap_err();
     assert_eq!(exit_of(&error), Exit::BadInput);
     assert!(format!("{error:#}").contains("pairs.jsonl:2"), "{error:#}");
     corpus[1] = folder.path().join("nonesuch.txt");
-    let error = pretrain(&corpus, &folder.path().join("b"), &config, &StopFlag::default()).unwrap_err();
+    let error = pretrain(
+        &corpus,
+        &folder.path().join("b"),
+        &config,
+        &StopFlag::default(),
+    )
+    .unwrap_err();
     assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
 }

@@ -95,7 +95,10 @@ impl Arguments {
         put_some(&mut protocol.limits.train_rows, &self.limit_train);
         put_some(&mut protocol.limits.test_rows, &self.limit_test);
         put(&mut protocol.evaluation.validation, &self.validation);
-        put(&mut protocol.evaluation.max_new_tokens, &self.max_new_tokens);
+        put(
+            &mut protocol.evaluation.max_new_tokens,
+            &self.max_new_tokens,
+        );
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
 use kif_model::{LanguageModel, LoraConfig};
 use kif_runner::atomic;
-use kif_runner::codec::Codec;
+use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::evaluate::nll_per_row;
 use kif_runner::failure::BadInput;
 use kif_runner::protocol::Compute;
@@ -44,8 +44,8 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         max_input: usize::MAX,
         max_target: usize::MAX,
     };
-    let rows =
-        Codec::of_model(&arguments.model)?.encode_rows(&read_rows(&arguments.data)?, limits)?;
+    let read = read_rows(&arguments.data)?;
+    let rows = Codec::of_model(&arguments.model)?.encode_rows(&read, limits)?;
     let adapter = arguments.adapter.as_deref();
     let mut model = load(
         &arguments.model,
@@ -55,6 +55,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         1,
     )?
     .model;
+    check_vocabulary(&read, &rows, model.vocab_size())?;
 
     let nll = nll_per_row(model.as_ref(), &rows, BATCH_TOKENS, stop)?;
     let target_tokens: Vec<i64> = rows.iter().map(|row| row.target_ids.len() as i64).collect();

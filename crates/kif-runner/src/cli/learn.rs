@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
 use kif_model::LoraConfig;
-use kif_runner::codec::Codec;
+use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::failure::BadInput;
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 use kif_runner::lock::Writer;
@@ -102,16 +102,20 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         max_input: arguments.max_input,
         max_target: arguments.max_target,
     };
-    let rows = codec.encode_rows(&read_rows(&arguments.task)?, limits)?;
+    let task_rows = read_rows(&arguments.task)?;
+    let rows = codec.encode_rows(&task_rows, limits)?;
     let memory: Vec<Vec<Row>> = arguments
         .memory
         .iter()
         .map(|path| read_rows(path))
         .collect::<Result<_, _>>()?;
-    let memory = codec.encode_rows(&memory.concat(), limits)?;
+    let memory_rows = memory.concat();
+    let memory = codec.encode_rows(&memory_rows, limits)?;
     let (adapter, fresh) = (arguments.adapter.as_deref(), arguments.fresh_adapter());
     fresh.validate()?;
     let Loaded { model, lora } = load(&arguments.model, adapter, fresh, &compute, arguments.seed)?;
+    check_vocabulary(&task_rows, &rows, model.vocab_size())?;
+    check_vocabulary(&memory_rows, &memory, model.vocab_size())?;
     let lora = LoraConfig {
         dropout: arguments.dropout.unwrap_or(lora.dropout),
         ..lora

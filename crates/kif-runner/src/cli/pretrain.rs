@@ -34,10 +34,15 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     check_out_folder(&arguments.out)?;
     let compute = arguments.compute.apply(Compute::default())?;
     let options = model_options(&compute, Trainable::All, config.seed);
-    let inputs = Inputs { corpus: arguments.corpus, out: arguments.out };
+    let inputs = Inputs {
+        corpus: arguments.corpus,
+        out: arguments.out,
+    };
     let mut progress = Progress::new(config.steps);
     let record = pretrain::run(&inputs, &config, &options, stop, &mut progress)?;
-    let exact = record.exact_share.map_or("no pairs".into(), |share| format!("{:.1} %", 100.0 * share));
+    let exact = record
+        .exact_share
+        .map_or("no pairs".into(), |share| format!("{:.1} %", 100.0 * share));
     print(&format!(
         "{} weights, {} tokens; held-out pairs answered exactly: {exact}; base in {}\n",
         record.n_weights,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
 use kif_model::LoraConfig;
 use kif_runner::atomic;
-use kif_runner::codec::Codec;
+use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::evaluate::{Evaluation, EvaluationOptions, TestSet, evaluate};
 use kif_runner::failure::BadInput;
 use kif_runner::progress::Progress;
@@ -92,6 +92,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         1,
     )?
     .model;
+    check_vocabulary(&rows, &test.encoded, model.vocab_size())?;
     let options = EvaluationOptions {
         score,
         max_new_tokens: arguments.max_new_tokens,

@@ -19,7 +19,10 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The checkpoint of the run `identity` in `folder`; nothing is read or written yet.
     pub fn new(folder: &Path, identity: blake3::Hash) -> Self {
-        Self { path: folder.join("checkpoint.safetensors"), identity }
+        Self {
+            path: folder.join("checkpoint.safetensors"),
+            identity,
+        }
     }
 
     /// Saves the state behind `step` steps.
@@ -35,7 +38,12 @@ impl Checkpoint {
     }
 
     /// The step and weights of the saved state, its moments put into `optimizer`; none where nothing was saved.
-    pub fn load(&self, n_params: usize, steps: u64, optimizer: &mut RelativeAdamW) -> Result<Option<(u64, Vec<f32>)>> {
+    pub fn load(
+        &self,
+        n_params: usize,
+        steps: u64,
+        optimizer: &mut RelativeAdamW,
+    ) -> Result<Option<(u64, Vec<f32>)>> {
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -46,11 +54,16 @@ impl Checkpoint {
         for (word, name) in self.identity_words() {
             if state.counter(&name).or_bad_input(reading)? != word {
                 let path = self.path.display();
-                bail!(BadInput(format!("{path} is of another configuration, corpus or tokenizer; remove it to start anew")));
+                bail!(BadInput(format!(
+                    "{path} is of another configuration, corpus or tokenizer; remove it to start anew"
+                )));
             }
         }
         let step = state.counter_up_to("step", steps).or_bad_input(reading)?;
-        let params = state.tensor("params", n_params).or_bad_input(reading)?.to_vec();
+        let params = state
+            .tensor("params", n_params)
+            .or_bad_input(reading)?
+            .to_vec();
         optimizer.load(&state).or_bad_input(reading)?;
         Ok(Some((step, params)))
     }
@@ -66,7 +79,16 @@ impl Checkpoint {
     }
 
     fn identity_words(&self) -> impl Iterator<Item = (u64, String)> {
-        let words = self.identity.as_bytes().as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        words.zip((0..).map(|i| format!("identity.{i}"))).collect::<Vec<_>>().into_iter()
+        let words = self
+            .identity
+            .as_bytes()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| u64::from_le_bytes(*bytes));
+        words
+            .zip((0..).map(|i| format!("identity.{i}")))
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 }

@@ -142,15 +142,22 @@ fn clip() -> f32 {
 impl PretrainConfig {
     /// Reads and checks a RON file. A relative tokenizer path becomes one from the file's folder.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).or_bad_input(|| format!("reading {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).or_bad_input(|| format!("reading {}", path.display()))?;
         let mut config: Self = match ron::from_str(&text) {
             Ok(config) => config,
             Err(e) => {
                 let (line, column) = (e.span.start.line, e.span.start.col);
-                bail!(BadInput(format!("{}:{line}:{column}: {}", path.display(), e.code)));
+                bail!(BadInput(format!(
+                    "{}:{line}:{column}: {}",
+                    path.display(),
+                    e.code
+                )));
             }
         };
-        config.check().or_bad_input(|| format!("configuration {}", path.display()))?;
+        config
+            .check()
+            .or_bad_input(|| format!("configuration {}", path.display()))?;
         if let TokenizerSource::File(file) = &mut config.tokenizer {
             *file = path.parent().unwrap_or(Path::new("")).join(&*file);
         }
@@ -163,27 +170,101 @@ impl PretrainConfig {
         let share = |x: f64| (0.0..=1.0).contains(&x);
         let beta = |x: f64| (0.0..1.0).contains(&x);
         check_setting(self.steps > 0, "steps", self.steps, "at least 1")?;
-        check_setting(self.validate_every > 0, "validate_every", self.validate_every, "at least 1")?;
-        check_setting(self.checkpoint_every > 0, "checkpoint_every", self.checkpoint_every, "at least 1")?;
-        check_setting(batches.batch_tokens > 0, "batch_tokens", batches.batch_tokens, "at least 1")?;
-        check_setting(batches.max_input >= 8, "max_input", batches.max_input, "at least 8")?;
-        check_setting(batches.max_target >= 2, "max_target", batches.max_target, "at least 2")?;
-        check_setting(share(batches.span_share), "span_share", batches.span_share, "a number in 0..=1")?;
+        check_setting(
+            self.validate_every > 0,
+            "validate_every",
+            self.validate_every,
+            "at least 1",
+        )?;
+        check_setting(
+            self.checkpoint_every > 0,
+            "checkpoint_every",
+            self.checkpoint_every,
+            "at least 1",
+        )?;
+        check_setting(
+            batches.batch_tokens > 0,
+            "batch_tokens",
+            batches.batch_tokens,
+            "at least 1",
+        )?;
+        check_setting(
+            batches.max_input >= 8,
+            "max_input",
+            batches.max_input,
+            "at least 8",
+        )?;
+        check_setting(
+            batches.max_target >= 2,
+            "max_target",
+            batches.max_target,
+            "at least 2",
+        )?;
+        check_setting(
+            share(batches.span_share),
+            "span_share",
+            batches.span_share,
+            "a number in 0..=1",
+        )?;
         let density = batches.noise_density;
-        check_setting(density > 0.0 && density < 1.0, "noise_density", density, "a number in (0, 1)")?;
+        check_setting(
+            density > 0.0 && density < 1.0,
+            "noise_density",
+            density,
+            "a number in (0, 1)",
+        )?;
         let span = batches.mean_span;
-        check_setting(span.is_finite() && span >= 1.0, "mean_span", span, "a finite number, at least 1")?;
+        check_setting(
+            span.is_finite() && span >= 1.0,
+            "mean_span",
+            span,
+            "a finite number, at least 1",
+        )?;
         let lr = optimizer.lr;
-        check_setting(lr.is_finite() && lr >= 0.0, "lr", lr, "a finite number, at least 0")?;
+        check_setting(
+            lr.is_finite() && lr >= 0.0,
+            "lr",
+            lr,
+            "a finite number, at least 0",
+        )?;
         let betas = optimizer.betas;
-        check_setting(beta(betas.0) && beta(betas.1), "betas", format!("{betas:?}"), "two in [0, 1)")?;
-        check_setting(optimizer.clip > 0.0, "clip", optimizer.clip, "a number above 0")?;
+        check_setting(
+            beta(betas.0) && beta(betas.1),
+            "betas",
+            format!("{betas:?}"),
+            "two in [0, 1)",
+        )?;
+        check_setting(
+            optimizer.clip > 0.0,
+            "clip",
+            optimizer.clip,
+            "a number above 0",
+        )?;
         if let Start::CoOccurrence { window } = self.start {
-            check_setting((1..=64).contains(&window), "window", window, "a number in 1..=64")?;
+            check_setting(
+                (1..=64).contains(&window),
+                "window",
+                window,
+                "a number in 1..=64",
+            )?;
         }
-        if let TokenizerSource::Train { vocab_size, n_sentinels } = self.tokenizer {
-            check_setting((1..=100).contains(&n_sentinels), "n_sentinels", n_sentinels, "a number in 1..=100")?;
-            check_setting((512..=65536).contains(&vocab_size), "vocab_size", vocab_size, "a number in 512..=65536")?;
+        if let TokenizerSource::Train {
+            vocab_size,
+            n_sentinels,
+        } = self.tokenizer
+        {
+            check_setting(
+                (1..=100).contains(&n_sentinels),
+                "n_sentinels",
+                n_sentinels,
+                "a number in 1..=100",
+            )?;
+            check_setting(
+                (512..=65536).contains(&vocab_size),
+                "vocab_size",
+                vocab_size,
+                "a number in 512..=65536",
+            )?;
         }
         Ok(())
     }
@@ -191,7 +272,12 @@ impl PretrainConfig {
 
 impl Sizes {
     /// The model's configuration for a vocabulary.
-    pub fn t5(&self, vocab_size: usize, pad_token_id: u32, eos_token_id: u32) -> Result<ModelConfig> {
+    pub fn t5(
+        &self,
+        vocab_size: usize,
+        pad_token_id: u32,
+        eos_token_id: u32,
+    ) -> Result<ModelConfig> {
         let config = T5Config {
             vocab_size,
             d_model: self.d_model,
@@ -203,7 +289,11 @@ impl Sizes {
             relative_attention_num_buckets: 32,
             relative_attention_max_distance: 128,
             layer_norm_epsilon: 1e-6,
-            feed_forward: if self.gated { FeedForward::GatedGelu } else { FeedForward::Relu },
+            feed_forward: if self.gated {
+                FeedForward::GatedGelu
+            } else {
+                FeedForward::Relu
+            },
             tie_word_embeddings: self.tied,
             scale_decoder_outputs: Some(self.tied),
             pad_token_id,
@@ -212,7 +302,9 @@ impl Sizes {
             initializer_factor: 1.0,
             dropout_rate: 0.0,
         };
-        config.validate(Path::new("the configuration's model")).or_bad_input(|| "sizes of the model".into())?;
+        config
+            .validate(Path::new("the configuration's model"))
+            .or_bad_input(|| "sizes of the model".into())?;
         Ok(ModelConfig::T5(config))
     }
 }
@@ -227,6 +319,9 @@ mod tests {
         let path = folder.path().join("p.ron");
         std::fs::write(&path, "(\n  steps: 3,\n  colour: 1,\n)").unwrap();
         let error = format!("{:#}", PretrainConfig::load(&path).unwrap_err());
-        assert!(error.contains("p.ron:3:") && error.contains("colour"), "{error}");
+        assert!(
+            error.contains("p.ron:3:") && error.contains("colour"),
+            "{error}"
+        );
     }
 }

@@ -19,13 +19,26 @@ pub struct Noise {
 ///
 /// `ids` has at least two tokens, none of them a sentinel; at least one token is taken out and one stays. There are
 /// never more spans than sentinels.
-pub fn corrupt(ids: &[u32], noise: Noise, sentinels: &[u32], rng: &mut ChaCha8Rng) -> (Vec<u32>, Vec<u32>) {
-    assert!(ids.len() >= 2 && !sentinels.is_empty(), "{} tokens, {} sentinels", ids.len(), sentinels.len());
+pub fn corrupt(
+    ids: &[u32],
+    noise: Noise,
+    sentinels: &[u32],
+    rng: &mut ChaCha8Rng,
+) -> (Vec<u32>, Vec<u32>) {
+    assert!(
+        ids.len() >= 2 && !sentinels.is_empty(),
+        "{} tokens, {} sentinels",
+        ids.len(),
+        sentinels.len()
+    );
     let n_noise = ((ids.len() as f64 * noise.density).round() as usize).clamp(1, ids.len() - 1);
     let n_clean = ids.len() - n_noise;
     let n_spans = (n_noise as f64 / noise.mean_span).round() as usize;
     let n_spans = n_spans.clamp(1, n_noise.min(n_clean).min(sentinels.len()));
-    let (clean, taken) = (partition(n_clean, n_spans, rng), partition(n_noise, n_spans, rng));
+    let (clean, taken) = (
+        partition(n_clean, n_spans, rng),
+        partition(n_noise, n_spans, rng),
+    );
     let (mut input, mut target, mut at) = (Vec::new(), Vec::new(), 0);
     for ((n_clean, n_taken), &sentinel) in clean.into_iter().zip(taken).zip(sentinels) {
         input.extend_from_slice(&ids[at..at + n_clean]);
@@ -45,7 +58,11 @@ pub fn fill(input: &[u32], target: &[u32], sentinels: &[u32]) -> Vec<u32> {
     };
     let mut ids = Vec::new();
     for &id in input {
-        if sentinels.contains(&id) { ids.extend(span_of(id)) } else { ids.push(id) }
+        if sentinels.contains(&id) {
+            ids.extend(span_of(id))
+        } else {
+            ids.push(id)
+        }
     }
     ids
 }
@@ -57,7 +74,8 @@ fn partition(n: usize, n_parts: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     cuts.sort_unstable();
     let ends = cuts.into_iter().map(|cut| cut + 1).chain([n]);
     let mut start = 0;
-    ends.map(|end| end - std::mem::replace(&mut start, end)).collect()
+    ends.map(|end| end - std::mem::replace(&mut start, end))
+        .collect()
 }
 
 #[cfg(test)]
@@ -88,8 +106,16 @@ mod tests {
     fn fifteen_percent_in_spans_of_three() {
         let ids: Vec<u32> = (100..200).collect();
         let sentinels: Vec<u32> = (0..20).collect();
-        let noise = Noise { density: 0.15, mean_span: 3.0 };
-        let (input, target) = corrupt(&ids, noise, &sentinels, &mut stream(1, Purpose::Pretrain, 0, 0));
+        let noise = Noise {
+            density: 0.15,
+            mean_span: 3.0,
+        };
+        let (input, target) = corrupt(
+            &ids,
+            noise,
+            &sentinels,
+            &mut stream(1, Purpose::Pretrain, 0, 0),
+        );
         assert_eq!((input.len(), target.len()), (85 + 5, 15 + 5));
         assert_eq!(target[0], 0);
     }

@@ -56,7 +56,10 @@ pub struct HeldOut {
 }
 
 /// Calls `each` with every piece of the corpus, document marks left out.
-pub fn for_each_item(files: &[PathBuf], mut each: impl FnMut(CorpusItem) -> Result<()>) -> Result<()> {
+pub fn for_each_item(
+    files: &[PathBuf],
+    mut each: impl FnMut(CorpusItem) -> Result<()>,
+) -> Result<()> {
     for file in files {
         for item in corpus_items(file)? {
             match item? {
@@ -78,18 +81,43 @@ impl Examples {
         n_validation: usize,
         seed: u64,
     ) -> Result<Self> {
-        let mut reader = Reader { tokenizer, limits: limits(batches), pairs: Pairs::default(), passages: Ragged::default(), n_short: 0 };
+        let mut reader = Reader {
+            tokenizer,
+            limits: limits(batches),
+            pairs: Pairs::default(),
+            passages: Ragged::default(),
+            n_short: 0,
+        };
         let mut chunk = Vec::with_capacity(CHUNK);
         for_each_item(files, |item| {
             chunk.push(item);
-            if chunk.len() == CHUNK { reader.take(&mut chunk) } else { Ok(()) }
+            if chunk.len() == CHUNK {
+                reader.take(&mut chunk)
+            } else {
+                Ok(())
+            }
         })?;
         reader.take(&mut chunk)?;
-        let Reader { pairs, passages, n_short, .. } = reader;
+        let Reader {
+            pairs,
+            passages,
+            n_short,
+            ..
+        } = reader;
         if pairs.inputs.n_rows() + passages.n_rows() == 0 {
-            bail!(BadInput("the corpus has nothing to learn: no pair, and no passage of 8 tokens".into()));
+            bail!(BadInput(
+                "the corpus has nothing to learn: no pair, and no passage of 8 tokens".into()
+            ));
         }
-        let mut all = Self { pairs, passages, held_out: HeldOut::default(), batches, special, seed, n_short };
+        let mut all = Self {
+            pairs,
+            passages,
+            held_out: HeldOut::default(),
+            batches,
+            special,
+            seed,
+            n_short,
+        };
         all.hold_out(n_validation);
         Ok(all)
     }
@@ -101,13 +129,18 @@ impl Examples {
 
     /// Training pairs, training passages, and tokens of all inputs, targets and passages together.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let n_tokens = self.pairs.inputs.n_tokens() + self.pairs.targets.n_tokens() + self.passages.n_tokens();
+        let n_tokens =
+            self.pairs.inputs.n_tokens() + self.pairs.targets.n_tokens() + self.passages.n_tokens();
         (self.pairs.inputs.n_rows(), self.passages.n_rows(), n_tokens)
     }
 
     /// Every training text as ids: inputs, targets and passages.
     pub fn texts(&self) -> impl Iterator<Item = &[u32]> {
-        self.pairs.inputs.rows().chain(self.pairs.targets.rows()).chain(self.passages.rows())
+        self.pairs
+            .inputs
+            .rows()
+            .chain(self.pairs.targets.rows())
+            .chain(self.passages.rows())
     }
 
     /// The batch of a step: rows drawn with replacement until they have the tokens asked for.
@@ -134,18 +167,32 @@ impl Examples {
     /// A corrupted window of a passage.
     fn span_row(&self, passage: &[u32], rng: &mut ChaCha8Rng) -> Encoded {
         let most = self.batches.max_input - 1;
-        let start = if passage.len() > most { chance::below(rng, passage.len() - most + 1) } else { 0 };
+        let start = if passage.len() > most {
+            chance::below(rng, passage.len() - most + 1)
+        } else {
+            0
+        };
         let window = &passage[start..(start + most).min(passage.len())];
-        let noise = Noise { density: self.batches.noise_density, mean_span: self.batches.mean_span };
+        let noise = Noise {
+            density: self.batches.noise_density,
+            mean_span: self.batches.mean_span,
+        };
         let (mut input_ids, mut target_ids) = corrupt(window, noise, &self.special.sentinels, rng);
         input_ids.push(self.special.end);
         target_ids.push(self.special.end);
-        Encoded { input_ids, target_ids, cut: false }
+        Encoded {
+            input_ids,
+            target_ids,
+            cut: false,
+        }
     }
 
     fn hold_out(&mut self, n_validation: usize) {
         let chosen = |n: usize, kind: u64| {
-            let mut rows = chance::permutation(&mut chance::stream(self.seed, Purpose::Validation, kind, 0), n);
+            let mut rows = chance::permutation(
+                &mut chance::stream(self.seed, Purpose::Validation, kind, 0),
+                n,
+            );
             rows.truncate(n_validation.min(n / 10));
             rows.sort_unstable();
             rows
@@ -161,7 +208,10 @@ impl Examples {
             let mut rng = chance::stream(self.seed, Purpose::Pretrain, 1, row as u64);
             self.span_row(self.passages.row(row), &mut rng)
         };
-        self.held_out = HeldOut { pairs: pairs.iter().map(pair).collect(), spans: passages.iter().map(span).collect() };
+        self.held_out = HeldOut {
+            pairs: pairs.iter().map(pair).collect(),
+            spans: passages.iter().map(span).collect(),
+        };
         self.pairs.inputs = without(&self.pairs.inputs, &pairs);
         self.pairs.targets = without(&self.pairs.targets, &pairs);
         self.passages = without(&self.passages, &passages);
@@ -180,7 +230,10 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Tokenizes pieces, in parallel and in order.
     fn take(&mut self, chunk: &mut Vec<CorpusItem>) -> Result<()> {
-        let encoded: Vec<Result<Encoded>> = chunk.par_drain(..).map(|item| encode(self.tokenizer, item, self.limits)).collect();
+        let encoded: Vec<Result<Encoded>> = chunk
+            .par_drain(..)
+            .map(|item| encode(self.tokenizer, item, self.limits))
+            .collect();
         for row in encoded {
             let row = row?;
             if !row.target_ids.is_empty() {
@@ -200,25 +253,45 @@ impl Reader<'_> {
 fn encode(tokenizer: &Tokenizer, item: CorpusItem, limits: Limits) -> Result<Encoded> {
     match item {
         CorpusItem::Pair { prompt, target } => {
-            let content = Content::Text { prompt, references: vec![target] };
-            Ok(tokenizer.encode_row(&Row { id: "of the corpus".into(), content }, limits)?)
+            let content = Content::Text {
+                prompt,
+                references: vec![target],
+            };
+            Ok(tokenizer.encode_row(
+                &Row {
+                    id: "of the corpus".into(),
+                    content,
+                },
+                limits,
+            )?)
         }
         CorpusItem::Text(text) => {
             let mut input_ids = tokenizer.encode(&text)?;
             input_ids.pop();
-            Ok(Encoded { input_ids, target_ids: Vec::new(), cut: false })
+            Ok(Encoded {
+                input_ids,
+                target_ids: Vec::new(),
+                cut: false,
+            })
         }
         CorpusItem::Document(_) => unreachable!("document marks are left out"),
     }
 }
 
 fn limits(batches: Batches) -> Limits {
-    Limits { max_input: batches.max_input, max_target: batches.max_target }
+    Limits {
+        max_input: batches.max_input,
+        max_target: batches.max_target,
+    }
 }
 
 /// All rows but the given ones, which are in order.
 fn without(rows: &Ragged, left_out: &[usize]) -> Ragged {
-    Ragged::from_rows((0..rows.n_rows()).filter(|row| left_out.binary_search(row).is_err()).map(|row| rows.row(row)))
+    Ragged::from_rows(
+        (0..rows.n_rows())
+            .filter(|row| left_out.binary_search(row).is_err())
+            .map(|row| rows.row(row)),
+    )
 }
 
 /// What the tokenizer appends to a text; a tokenizer that appends nothing, or more than one token, is refused.
@@ -226,7 +299,10 @@ pub fn end_token(tokenizer: &Tokenizer, path: &Path) -> Result<u32> {
     match tokenizer.encode("")?.as_slice() {
         [end] => Ok(*end),
         ids => {
-            let problem = format!("appends {} tokens to a text, expected one end token", ids.len());
+            let problem = format!(
+                "appends {} tokens to a text, expected one end token",
+                ids.len()
+            );
             bail!(BadInput(format!("{}: {problem}", path.display())))
         }
     }
@@ -239,23 +315,50 @@ mod tests {
     fn examples(seed: u64) -> Examples {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("a.txt");
-        let words = |n: usize| (0..n).map(|w| format!("w{}", 10 + w)).collect::<Vec<_>>().join(" ");
-        std::fs::write(&text, format!("<|doc|>x\n{}\n{}\n{}\n", words(3), words(300), words(20).repeat(2))).unwrap();
+        let words = |n: usize| {
+            (0..n)
+                .map(|w| format!("w{}", 10 + w))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        std::fs::write(
+            &text,
+            format!(
+                "<|doc|>x\n{}\n{}\n{}\n",
+                words(3),
+                words(300),
+                words(20).repeat(2)
+            ),
+        )
+        .unwrap();
         let rows = folder.path().join("b.jsonl");
         let row = |n: usize| format!("{{\"input\": \"w{n} w5\", \"output\": \"w{}\"}}\n", n + 1);
         std::fs::write(&rows, (10..60).map(row).collect::<String>()).unwrap();
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/tiny-t5/tokenizer.json");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../fixtures/golden/tiny-t5/tokenizer.json");
         let tokenizer = Tokenizer::from_file(&golden).unwrap();
-        let special = Special { end: end_token(&tokenizer, &golden).unwrap(), sentinels: vec![511, 510, 509, 508, 507, 506, 505] };
-        let batches =
-            Batches { batch_tokens: 200, max_input: 32, max_target: 8, span_share: 0.5, noise_density: 0.15, mean_span: 3.0 };
+        let special = Special {
+            end: end_token(&tokenizer, &golden).unwrap(),
+            sentinels: vec![511, 510, 509, 508, 507, 506, 505],
+        };
+        let batches = Batches {
+            batch_tokens: 200,
+            max_input: 32,
+            max_target: 8,
+            span_share: 0.5,
+            noise_density: 0.15,
+            mean_span: 3.0,
+        };
         Examples::read(&[text, rows], &tokenizer, special, batches, 3, seed).unwrap()
     }
 
     #[test]
     fn batches_have_the_tokens_asked_for_and_rows_that_end() {
         let examples = examples(1);
-        assert_eq!((examples.counts().0, examples.counts().1, examples.n_short), (47, 2, 1));
+        assert_eq!(
+            (examples.counts().0, examples.counts().1, examples.n_short),
+            (47, 2, 1)
+        );
         assert_eq!(examples.held_out().pairs.len(), 3);
         for step in 0..20 {
             let batch = examples.batch(step);
@@ -279,7 +382,11 @@ mod tests {
         let examples = examples(3);
         let drawn: Vec<Batch> = (0..200).map(|step| examples.batch(step)).collect();
         for held in &examples.held_out().pairs {
-            assert!(drawn.iter().all(|batch| batch.inputs.rows().all(|row| row != held.input_ids)));
+            assert!(
+                drawn
+                    .iter()
+                    .all(|batch| batch.inputs.rows().all(|row| row != held.input_ids))
+            );
         }
     }
 }

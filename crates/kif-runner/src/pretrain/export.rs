@@ -62,7 +62,9 @@ impl Record {
         let path = dir.join("pretrain.json");
         let reading = || format!("reading {}", path.display());
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).or_bad_input(reading).map(Some),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .or_bad_input(reading)
+                .map(Some),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(reading),
         }
@@ -71,12 +73,23 @@ impl Record {
 
 /// Writes `config.json`, `model.safetensors` in bf16, `tokenizer_config.json` and, last, `pretrain.json`: a directory
 /// with a record is complete. `tokenizer.json` is there already.
-pub fn export(dir: &Path, config: &ModelConfig, layout: &ParamLayout, params: &[f32], record: &Record) -> Result<()> {
+pub fn export(
+    dir: &Path,
+    config: &ModelConfig,
+    layout: &ParamLayout,
+    params: &[f32],
+    record: &Record,
+) -> Result<()> {
     let mut weights = Weights::new();
     for spec in layout.specs() {
-        weights.insert(spec.name.as_str(), spec.shape.clone(), params[spec.range.clone()].to_vec());
+        weights.insert(
+            spec.name.as_str(),
+            spec.shape.clone(),
+            params[spec.range.clone()].to_vec(),
+        );
     }
-    write_model(dir, config, &weights, Dtype::Bf16).with_context(|| format!("writing model {}", dir.display()))?;
+    write_model(dir, config, &weights, Dtype::Bf16)
+        .with_context(|| format!("writing model {}", dir.display()))?;
     // What transformers needs to choose a reader for tokenizer.json.
     let tokenizer = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -22,9 +22,18 @@ pub struct RelativeAdamW {
 impl RelativeAdamW {
     /// An optimizer that has taken no step.
     pub fn new(layout: &ParamLayout, betas: (f64, f64)) -> Self {
-        let config = OptimizerConfig { betas, ..OptimizerConfig::default() };
+        let config = OptimizerConfig {
+            betas,
+            ..OptimizerConfig::default()
+        };
         let of_tensor = |range: &Range<usize>| (range.clone(), AdamW::new(&config, range.len()));
-        Self { tensors: layout.specs().iter().map(|spec| of_tensor(&spec.range)).collect() }
+        Self {
+            tensors: layout
+                .specs()
+                .iter()
+                .map(|spec| of_tensor(&spec.range))
+                .collect(),
+        }
     }
 
     /// One update of `params` by `grads`, both `[P]`; `lr` is the share of its size that a tensor may move.
@@ -38,16 +47,30 @@ impl RelativeAdamW {
 
     /// Writes moments and steps, `[P]` each.
     pub fn save(&self, state: &mut State) {
-        let moments = |of: fn(&AdamW) -> &[f32]| self.tensors.iter().flat_map(|(_, a)| of(a)).copied().collect::<Vec<_>>();
+        let moments = |of: fn(&AdamW) -> &[f32]| {
+            self.tensors
+                .iter()
+                .flat_map(|(_, a)| of(a))
+                .copied()
+                .collect::<Vec<_>>()
+        };
         state.put("adamw.m", &moments(|adamw| adamw.moments().0));
         state.put("adamw.v", &moments(|adamw| adamw.moments().1));
-        state.put_counter("adamw.t", self.tensors.first().map_or(0, |(_, adamw)| adamw.moments().2));
+        state.put_counter(
+            "adamw.t",
+            self.tensors
+                .first()
+                .map_or(0, |(_, adamw)| adamw.moments().2),
+        );
     }
 
     /// Takes over what [`save`](Self::save) wrote.
     pub fn load(&mut self, state: &State) -> Result<(), StateError> {
         let n_params = self.tensors.last().map_or(0, |(range, _)| range.end);
-        let (m, v) = (state.tensor("adamw.m", n_params)?, state.tensor("adamw.v", n_params)?);
+        let (m, v) = (
+            state.tensor("adamw.m", n_params)?,
+            state.tensor("adamw.v", n_params)?,
+        );
         let t = state.counter("adamw.t")?;
         for (range, adamw) in &mut self.tensors {
             adamw.restore(&m[range.clone()], &v[range.clone()], t);

@@ -38,7 +38,11 @@ pub fn run(
     progress: &mut Progress,
 ) -> Result<Record> {
     let started = Instant::now();
-    let corpus = inputs.corpus.iter().map(|file| CorpusFile::of(file)).collect::<Result<Vec<_>>>()?;
+    let corpus = inputs
+        .corpus
+        .iter()
+        .map(|file| CorpusFile::of(file))
+        .collect::<Result<Vec<_>>>()?;
     let (tokenizer_text, tokenizer_path) = prepare_tokenizer(inputs, config, progress)?;
     let identity = identity(config, &corpus, &tokenizer_text, options)?;
     if let Some(record) = Record::read(&inputs.out)? {
@@ -47,20 +51,36 @@ pub fn run(
             return Ok(record);
         }
         let out = inputs.out.display();
-        bail!(BadInput(format!("{out} holds a base of another configuration, corpus or tokenizer; choose another folder")));
+        bail!(BadInput(format!(
+            "{out} holds a base of another configuration, corpus or tokenizer; choose another folder"
+        )));
     }
 
     let tokenizer = Tokenizer::from_file(&tokenizer_path)?;
     let special = special_ids(&tokenizer, &tokenizer_text, &tokenizer_path)?;
     progress.line("tokenizing the corpus");
-    let examples =
-        Examples::read(&inputs.corpus, &tokenizer, special.ids, config.batches, config.validation_rows, config.seed)?;
+    let examples = Examples::read(
+        &inputs.corpus,
+        &tokenizer,
+        special.ids,
+        config.batches,
+        config.validation_rows,
+        config.seed,
+    )?;
     let (n_pairs, n_passages, n_tokens) = examples.counts();
-    progress.line(&format!("{n_pairs} pairs and {n_passages} passages, {n_tokens} tokens"));
+    progress.line(&format!(
+        "{n_pairs} pairs and {n_passages} passages, {n_tokens} tokens"
+    ));
 
-    let model_config = config.model.t5(tokenizer.vocab_size(), special.pad, special.end)?;
+    let model_config = config
+        .model
+        .t5(tokenizer.vocab_size(), special.pad, special.end)?;
     let mut model = build(&model_config, config, &examples, options)?;
-    progress.line(&format!("{} weights, {} tokens in the vocabulary", model.params().len(), tokenizer.vocab_size()));
+    progress.line(&format!(
+        "{} weights, {} tokens in the vocabulary",
+        model.params().len(),
+        tokenizer.vocab_size()
+    ));
     let checkpoint = Checkpoint::new(&inputs.out, identity);
     let validations = trainer::train(&mut *model, &examples, config, &checkpoint, stop, progress)?;
 
@@ -81,20 +101,32 @@ pub fn run(
         threads: rayon::current_num_threads(),
         wall_s: started.elapsed().as_secs_f64(),
     };
-    export(&inputs.out, &model_config, model.layout(), model.params(), &record)?;
+    export(
+        &inputs.out,
+        &model_config,
+        model.layout(),
+        model.params(),
+        &record,
+    )?;
     checkpoint.remove()?;
     progress.finish();
     Ok(record)
 }
 
 /// The text of the tokenizer and its file in the model directory.
-fn prepare_tokenizer(inputs: &Inputs, config: &PretrainConfig, progress: &mut Progress) -> Result<(String, PathBuf)> {
+fn prepare_tokenizer(
+    inputs: &Inputs,
+    config: &PretrainConfig,
+    progress: &mut Progress,
+) -> Result<(String, PathBuf)> {
     let path = inputs.out.join("tokenizer.json");
     let text = match &config.tokenizer {
-        TokenizerSource::File(file) => {
-            std::fs::read_to_string(file).or_bad_input(|| format!("reading tokenizer {}", file.display()))?
-        }
-        TokenizerSource::Train { vocab_size, n_sentinels } => {
+        TokenizerSource::File(file) => std::fs::read_to_string(file)
+            .or_bad_input(|| format!("reading tokenizer {}", file.display()))?,
+        TokenizerSource::Train {
+            vocab_size,
+            n_sentinels,
+        } => {
             progress.line("learning a vocabulary");
             let mut texts = Vec::new();
             for_each_item(&inputs.corpus, |item| {
@@ -115,7 +147,12 @@ fn prepare_tokenizer(inputs: &Inputs, config: &PretrainConfig, progress: &mut Pr
 }
 
 /// Everything that decides the bits of the result.
-fn identity(config: &PretrainConfig, corpus: &[CorpusFile], tokenizer: &str, options: &ModelOptions) -> Result<blake3::Hash> {
+fn identity(
+    config: &PretrainConfig,
+    corpus: &[CorpusFile],
+    tokenizer: &str,
+    options: &ModelOptions,
+) -> Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     // The folder of a tokenizer file is no part of the run, its content is.
     let mut config = config.clone();
@@ -138,16 +175,29 @@ struct SpecialIds {
 }
 
 fn special_ids(tokenizer: &Tokenizer, text: &str, path: &Path) -> Result<SpecialIds> {
-    let raw: tokenizers::Tokenizer =
-        text.parse().map_err(|e: tokenizers::Error| BadInput(format!("{}: {e}", path.display())))?;
+    let raw: tokenizers::Tokenizer = text
+        .parse()
+        .map_err(|e: tokenizers::Error| BadInput(format!("{}: {e}", path.display())))?;
     let end = end_token(tokenizer, path)?;
     let pad = raw.token_to_id("<pad>");
-    let pad = pad.with_context(|| BadInput(format!("{}: has no token <pad>, which starts the decoder", path.display())))?;
+    let pad = pad.with_context(|| {
+        BadInput(format!(
+            "{}: has no token <pad>, which starts the decoder",
+            path.display()
+        ))
+    })?;
     let sentinels = tokenizer::sentinels(&raw);
     if sentinels.is_empty() {
-        bail!(BadInput(format!("{}: has no token <extra_id_0>, which span corruption needs", path.display())));
+        bail!(BadInput(format!(
+            "{}: has no token <extra_id_0>, which span corruption needs",
+            path.display()
+        )));
     }
-    Ok(SpecialIds { ids: Special { end, sentinels }, pad, end })
+    Ok(SpecialIds {
+        ids: Special { end, sentinels },
+        pad,
+        end,
+    })
 }
 
 fn build(
@@ -166,7 +216,13 @@ fn build(
             n_decoder_layers: t5.num_decoder_layers,
             start_id: t5.decoder_start_token_id,
         };
-        let embeddings = start::co_occurrence(examples.texts(), t5.vocab_size, t5.d_model, window, config.seed);
+        let embeddings = start::co_occurrence(
+            examples.texts(),
+            t5.vocab_size,
+            t5.d_model,
+            window,
+            config.seed,
+        );
         let mut params = model.params().to_vec();
         start::quiet_reader(model.layout(), &mut params, &embeddings, shape);
         model.set_params(&params)?;
@@ -176,7 +232,14 @@ fn build(
 
 impl CorpusFile {
     fn of(path: &Path) -> Result<Self> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, blake3: hash_of(path).or_bad_input(|| format!("reading corpus {}", path.display()))? })
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self {
+            name,
+            blake3: hash_of(path).or_bad_input(|| format!("reading corpus {}", path.display()))?,
+        })
     }
 }

@@ -37,13 +37,20 @@ pub fn quiet_reader(layout: &ParamLayout, params: &mut [f32], embeddings: &[f32]
         if name == "shared.weight" {
             values.copy_from_slice(embeddings);
             let start = shape.start_id as usize * shape.d_model;
-            values[start..start + shape.d_model].iter_mut().for_each(|x| *x *= 0.05);
+            values[start..start + shape.d_model]
+                .iter_mut()
+                .for_each(|x| *x *= 0.05);
         } else if name.ends_with(".o.weight") || name.ends_with(".wo.weight") {
-            let quiet = if name.starts_with("encoder") { 0.2 } else { 0.05 };
+            let quiet = if name.starts_with("encoder") {
+                0.2
+            } else {
+                0.05
+            };
             values.iter_mut().for_each(|x| *x *= quiet);
         }
-        let upper = (shape.n_decoder_layers / 2..shape.n_decoder_layers)
-            .any(|layer| name.starts_with(&format!("decoder.block.{layer}.layer.1.EncDecAttention.")));
+        let upper = (shape.n_decoder_layers / 2..shape.n_decoder_layers).any(|layer| {
+            name.starts_with(&format!("decoder.block.{layer}.layer.1.EncDecAttention."))
+        });
         if upper && shape.inner == shape.d_model {
             match name.rsplit('.').nth(1) {
                 Some("v") => identity(values, shape.d_model, 1.0),
@@ -73,13 +80,18 @@ pub fn co_occurrence<'a>(
     let pmi = Sparse::pmi(texts, vocab_size, window);
     let mut rng = chance::stream(seed, Purpose::Init, 1, 0);
     let n_factors = (d_model + EXTRA).min(vocab_size);
-    let mut basis: Vec<Vec<f64>> = (0..n_factors).map(|_| (0..vocab_size).map(|_| normal(&mut rng)).collect()).collect();
+    let mut basis: Vec<Vec<f64>> = (0..n_factors)
+        .map(|_| (0..vocab_size).map(|_| normal(&mut rng)).collect())
+        .collect();
     for _ in 0..ROUNDS {
         orthonormalize(&mut basis);
         basis = basis.par_iter().map(|column| pmi.times(column)).collect();
     }
     // Columns are now factors times their eigenvalues, strongest first; the root of an eigenvalue is its share.
-    let norms: Vec<f64> = basis.iter().map(|column| dot(column, column).sqrt()).collect();
+    let norms: Vec<f64> = basis
+        .iter()
+        .map(|column| dot(column, column).sqrt())
+        .collect();
     orthonormalize(&mut basis);
     let mut embeddings = vec![0.0f32; vocab_size * d_model];
     for (factor, (column, norm)) in basis.iter().zip(&norms).take(d_model).enumerate() {
@@ -90,12 +102,18 @@ pub fn co_occurrence<'a>(
     }
     for (token, row) in embeddings.chunks_exact_mut(d_model).enumerate() {
         if pmi.is_empty(token) {
-            row.iter_mut().for_each(|x| *x = (0.5 * normal(&mut rng)) as f32);
+            row.iter_mut()
+                .for_each(|x| *x = (0.5 * normal(&mut rng)) as f32);
             continue;
         }
-        let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let norm = row
+            .iter()
+            .map(|x| f64::from(*x).powi(2))
+            .sum::<f64>()
+            .sqrt();
         let scale = 1.0 / (norm / (d_model as f64).sqrt() + 0.15);
-        row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+        row.iter_mut()
+            .for_each(|x| *x = (f64::from(*x) * scale) as f32);
     }
     embeddings
 }
@@ -108,7 +126,8 @@ struct Sparse {
 impl Sparse {
     /// Positive pointwise mutual information; a neighbour at distance k counts 1/k.
     fn pmi<'a>(texts: impl Iterator<Item = &'a [u32]>, vocab_size: usize, window: usize) -> Self {
-        let mut counts: Vec<std::collections::BTreeMap<u32, f64>> = vec![Default::default(); vocab_size];
+        let mut counts: Vec<std::collections::BTreeMap<u32, f64>> =
+            vec![Default::default(); vocab_size];
         for ids in texts {
             for (at, &id) in ids.iter().enumerate() {
                 for (distance, &near) in ids[at + 1..].iter().take(window).enumerate() {
@@ -122,12 +141,20 @@ impl Sparse {
         // Rare neighbours count for more than their share would say (Levy, Goldberg and Dagan 2015).
         let smooth: Vec<f64> = totals.iter().map(|n| n.powf(0.75)).collect();
         let all_smooth = smooth.iter().sum::<f64>();
-        let pmi = |count: f64, a: usize, b: usize| (count * all_smooth / (totals[a] * smooth[b])).ln();
-        let value = |count: f64, a: usize, b: usize| 0.5 * (pmi(count, a, b).max(0.0) + pmi(count, b, a).max(0.0));
-        let row = |(a, row): (usize, &std::collections::BTreeMap<u32, f64>)| {
-            row.iter().map(|(&b, &count)| (b, value(count, a, b as usize))).filter(|&(_, v)| v > 0.0).collect()
+        let pmi =
+            |count: f64, a: usize, b: usize| (count * all_smooth / (totals[a] * smooth[b])).ln();
+        let value = |count: f64, a: usize, b: usize| {
+            0.5 * (pmi(count, a, b).max(0.0) + pmi(count, b, a).max(0.0))
         };
-        Self { rows: counts.iter().enumerate().map(row).collect() }
+        let row = |(a, row): (usize, &std::collections::BTreeMap<u32, f64>)| {
+            row.iter()
+                .map(|(&b, &count)| (b, value(count, a, b as usize)))
+                .filter(|&(_, v)| v > 0.0)
+                .collect()
+        };
+        Self {
+            rows: counts.iter().enumerate().map(row).collect(),
+        }
     }
 
     fn is_empty(&self, row: usize) -> bool {
@@ -135,7 +162,14 @@ impl Sparse {
     }
 
     fn times(&self, vector: &[f64]) -> Vec<f64> {
-        self.rows.iter().map(|row| row.iter().map(|&(column, value)| value * vector[column as usize]).sum()).collect()
+        self.rows
+            .iter()
+            .map(|row| {
+                row.iter()
+                    .map(|&(column, value)| value * vector[column as usize])
+                    .sum()
+            })
+            .collect()
     }
 }
 
@@ -148,11 +182,18 @@ fn orthonormalize(columns: &mut [Vec<f64>]) {
         for _ in 0..2 {
             let shares: Vec<f64> = before.par_iter().map(|other| dot(other, column)).collect();
             for (other, share) in before.iter().zip(shares) {
-                column.iter_mut().zip(other).for_each(|(x, y)| *x -= share * y);
+                column
+                    .iter_mut()
+                    .zip(other)
+                    .for_each(|(x, y)| *x -= share * y);
             }
         }
         let norm = dot(column, column).sqrt();
-        let scale = if norm > 1e-9 * length { 1.0 / norm } else { 0.0 };
+        let scale = if norm > 1e-9 * length {
+            1.0 / norm
+        } else {
+            0.0
+        };
         column.iter_mut().for_each(|x| *x *= scale);
     }
 }
@@ -175,10 +216,23 @@ mod tests {
     #[test]
     fn tokens_that_are_used_alike_start_alike() {
         // 10 and 11 stand between 3 and 4, 20 and 21 between 5 and 6.
-        let texts: Vec<Vec<u32>> = (0..40).map(|i| if i % 2 == 0 { vec![3, 10 + i / 2 % 2, 4] } else { vec![5, 20 + i / 2 % 2, 6] }).collect();
+        let texts: Vec<Vec<u32>> = (0..40)
+            .map(|i| {
+                if i % 2 == 0 {
+                    vec![3, 10 + i / 2 % 2, 4]
+                } else {
+                    vec![5, 20 + i / 2 % 2, 6]
+                }
+            })
+            .collect();
         let d = 8;
         let e = co_occurrence(texts.iter().map(Vec::as_slice), 32, d, 2, 1);
-        let row = |id: usize| e[id * d..(id + 1) * d].iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        let row = |id: usize| {
+            e[id * d..(id + 1) * d]
+                .iter()
+                .map(|&x| f64::from(x))
+                .collect::<Vec<_>>()
+        };
         let cosine = |a: usize, b: usize| {
             dot(&row(a), &row(b)) / (dot(&row(a), &row(a)) * dot(&row(b), &row(b))).sqrt()
         };

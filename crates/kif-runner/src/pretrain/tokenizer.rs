@@ -20,8 +20,8 @@ use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-    SplitDelimiterBehavior, TokenizerBuilder, Trainer,
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, SplitDelimiterBehavior, TokenizerBuilder, Trainer,
 };
 
 /// The first ids.
@@ -30,21 +30,33 @@ const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
 /// Learns at most `vocab_size` tokens from texts and returns the text of a `tokenizer.json`.
 ///
 /// The same texts give the same bytes. Rare characters, beyond a quarter of the vocabulary, are left to bytes.
-pub fn train<'a>(texts: impl Iterator<Item = &'a str>, vocab_size: usize, n_sentinels: usize) -> Result<String> {
+pub fn train<'a>(
+    texts: impl Iterator<Item = &'a str>,
+    vocab_size: usize,
+    n_sentinels: usize,
+) -> Result<String> {
     let words = count_words(texts)?;
     let n_reserved = SPECIAL.len() + 256 + n_sentinels;
     let n_pieces = vocab_size.saturating_sub(n_reserved);
     let (pieces, merges) = learn_merges(&words, n_pieces)?;
 
     let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
-    let tokens = SPECIAL.iter().map(|&token| token.to_owned()).chain(bytes).chain(pieces);
+    let tokens = SPECIAL
+        .iter()
+        .map(|&token| token.to_owned())
+        .chain(bytes)
+        .chain(pieces);
     let vocab = tokens.zip(0u32..).collect();
     let mut model = BPE::new(vocab, merges);
     (model.unk_token, model.byte_fallback) = (Some("<unk>".into()), true);
 
     let (normalizer, pre_tokenizer) = (normalizer()?, pre_tokenizer());
     let metaspace = Metaspace::new('▁', PrependScheme::Always, true);
-    let decoder = DecoderSequence::new(vec![ByteFallback::new().into(), metaspace.into(), Fuse::new().into()]);
+    let decoder = DecoderSequence::new(vec![
+        ByteFallback::new().into(),
+        metaspace.into(),
+        Fuse::new().into(),
+    ]);
     let end = TemplateProcessing::builder()
         .try_single("$A </s>")
         .and_then(|builder| builder.try_pair("$A </s> $B </s>"))
@@ -59,25 +71,45 @@ pub fn train<'a>(texts: impl Iterator<Item = &'a str>, vocab_size: usize, n_sent
         .with_decoder(Some(decoder));
     let mut tokenizer = builder.build().map_err(made)?;
     let special = |name: String| AddedToken::from(name, true);
-    tokenizer.add_special_tokens(SPECIAL.iter().map(|&name| special(name.into())).collect::<Vec<_>>()).map_err(made)?;
-    let sentinels = (0..n_sentinels).rev().map(|n| special(format!("<extra_id_{n}>")));
-    tokenizer.add_special_tokens(sentinels.collect::<Vec<_>>()).map_err(made)?;
+    tokenizer
+        .add_special_tokens(
+            SPECIAL
+                .iter()
+                .map(|&name| special(name.into()))
+                .collect::<Vec<_>>(),
+        )
+        .map_err(made)?;
+    let sentinels = (0..n_sentinels)
+        .rev()
+        .map(|n| special(format!("<extra_id_{n}>")));
+    tokenizer
+        .add_special_tokens(sentinels.collect::<Vec<_>>())
+        .map_err(made)?;
     tokenizer.to_string(true).map_err(made)
 }
 
 /// Sentinels of a tokenizer in the order in which spans use them, up to the first that it does not have.
 pub fn sentinels(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
-    (0..100).map_while(|n| tokenizer.token_to_id(&format!("<extra_id_{n}>"))).collect()
+    (0..100)
+        .map_while(|n| tokenizer.token_to_id(&format!("<extra_id_{n}>")))
+        .collect()
 }
 
 fn normalizer() -> Result<NormalizerSequence> {
     let spaces = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(made)?;
-    Ok(NormalizerSequence::new(vec![NFKC.into(), spaces.into(), Strip::new(true, true).into()]))
+    Ok(NormalizerSequence::new(vec![
+        NFKC.into(),
+        spaces.into(),
+        Strip::new(true, true).into(),
+    ]))
 }
 
 fn pre_tokenizer() -> PreTokenizerSequence {
     let words = Metaspace::new('▁', PrependScheme::Always, true);
-    PreTokenizerSequence::new(vec![words.into(), Punctuation::new(SplitDelimiterBehavior::Isolated).into()])
+    PreTokenizerSequence::new(vec![
+        words.into(),
+        Punctuation::new(SplitDelimiterBehavior::Isolated).into(),
+    ])
 }
 
 /// How often each word occurs, as the tokenizer will split it.
@@ -100,27 +132,51 @@ fn count_words<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<Stri
 }
 
 /// At most `n_pieces` pieces in the order of their ids, and the merges that make them.
-fn learn_merges(words: &BTreeMap<String, u64>, n_pieces: usize) -> Result<(Vec<String>, Vec<(String, String)>)> {
+fn learn_merges(
+    words: &BTreeMap<String, u64>,
+    n_pieces: usize,
+) -> Result<(Vec<String>, Vec<(String, String)>)> {
     // The trainer breaks ties among rare characters by chance, so the alphabet is cut here: by count, then by character.
     let mut counts: BTreeMap<char, u64> = BTreeMap::new();
     for (word, n) in words {
-        word.chars().for_each(|c| *counts.entry(c).or_default() += n);
+        word.chars()
+            .for_each(|c| *counts.entry(c).or_default() += n);
     }
     let mut alphabet: Vec<(char, u64)> = counts.into_iter().collect();
     alphabet.sort_by_key(|&(c, n)| (std::cmp::Reverse(n), c));
     alphabet.truncate(n_pieces / 4);
     let alphabet: HashSet<char> = alphabet.into_iter().map(|(c, _)| c).collect();
 
-    let mut trainer = BpeTrainer::builder().vocab_size(n_pieces).show_progress(false).min_frequency(2).build();
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(n_pieces)
+        .show_progress(false)
+        .min_frequency(2)
+        .build();
     // Counts become repetitions, capped in ratio: the trainer counts texts, not weighted words.
-    let repeated = words.iter().flat_map(|(word, &n)| std::iter::repeat_n(word.as_str(), n as usize));
-    let known = |word: &str| word.split(|c| !alphabet.contains(&c)).filter(|w| !w.is_empty()).map(str::to_owned).collect();
-    trainer.feed(repeated, |word| Ok(known(word))).map_err(made)?;
+    let repeated = words
+        .iter()
+        .flat_map(|(word, &n)| std::iter::repeat_n(word.as_str(), n as usize));
+    let known = |word: &str| {
+        word.split(|c| !alphabet.contains(&c))
+            .filter(|w| !w.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    trainer
+        .feed(repeated, |word| Ok(known(word)))
+        .map_err(made)?;
     let mut model = BPE::default();
     trainer.train(&mut model).map_err(made)?;
-    let mut pieces: Vec<(u32, String)> = model.get_vocab().into_iter().map(|(piece, id)| (id, piece)).collect();
+    let mut pieces: Vec<(u32, String)> = model
+        .get_vocab()
+        .into_iter()
+        .map(|(piece, id)| (id, piece))
+        .collect();
     pieces.sort_unstable();
-    Ok((pieces.into_iter().map(|(_, piece)| piece).collect(), merges_of(&model)?))
+    Ok((
+        pieces.into_iter().map(|(_, piece)| piece).collect(),
+        merges_of(&model)?,
+    ))
 }
 
 /// The merges of a trained model in order, as its file has them.
@@ -138,7 +194,12 @@ mod tests {
     use super::*;
 
     fn trained() -> String {
-        let texts = ["the goat sees the hen.", "the hen, the goat", "a goat\n\n  a hen"].repeat(5);
+        let texts = [
+            "the goat sees the hen.",
+            "the hen, the goat",
+            "a goat\n\n  a hen",
+        ]
+        .repeat(5);
         train(texts.into_iter(), 512, 10).unwrap()
     }
 
@@ -146,7 +207,13 @@ mod tests {
     fn ids_are_laid_out_as_t5s_and_the_end_is_appended() {
         let tokenizer: tokenizers::Tokenizer = trained().parse().unwrap();
         let n = tokenizer.get_vocab_size(true) as u32;
-        for (token, id) in [("<pad>", 0), ("</s>", 1), ("<unk>", 2), ("<0x00>", 3), ("<extra_id_0>", n - 1)] {
+        for (token, id) in [
+            ("<pad>", 0),
+            ("</s>", 1),
+            ("<unk>", 2),
+            ("<0x00>", 3),
+            ("<extra_id_0>", n - 1),
+        ] {
             assert_eq!(tokenizer.token_to_id(token), Some(id), "{token}");
         }
         assert_eq!(sentinels(&tokenizer), (n - 10..n).rev().collect::<Vec<_>>());

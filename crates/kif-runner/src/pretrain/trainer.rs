@@ -42,8 +42,11 @@ pub fn train(
     progress: &mut Progress,
 ) -> Result<Vec<Validation>> {
     let optimizer_config = &config.optimizer;
-    let schedule =
-        Schedule::Linear { peak: optimizer_config.lr, warmup_steps: optimizer_config.warmup_steps, total_steps: config.steps };
+    let schedule = Schedule::Linear {
+        peak: optimizer_config.lr,
+        warmup_steps: optimizer_config.warmup_steps,
+        total_steps: config.steps,
+    };
     let mut optimizer = RelativeAdamW::new(model.layout(), optimizer_config.betas);
     let mut params = model.params().to_vec();
     let mut grad = vec![0.0; params.len()];
@@ -64,7 +67,10 @@ pub fn train(
         let batch = examples.batch(step);
         let n_targets = batch.targets.n_tokens();
         grad.fill(0.0);
-        let loss = model.loss_and_grad(&batch, 1.0 / n_targets as f32, None, &mut grad)?.nll / n_targets as f64;
+        let loss = model
+            .loss_and_grad(&batch, 1.0 / n_targets as f32, None, &mut grad)?
+            .nll
+            / n_targets as f64;
         let norm = norm(&grad);
         for (quantity, value) in [(Quantity::Loss, loss), (Quantity::Gradient, norm)] {
             if !value.is_finite() {
@@ -80,7 +86,11 @@ pub fn train(
 
         let done = step + 1;
         recent.add(loss);
-        progress.label(format!("step {done} of {}, loss {:.3}", config.steps, recent.mean()));
+        progress.label(format!(
+            "step {done} of {}, loss {:.3}",
+            config.steps,
+            recent.mean()
+        ));
         progress.advance(1);
         if done % config.validate_every == 0 || done == config.steps {
             let validation = validate(model, examples.held_out(), done)?;
@@ -100,11 +110,18 @@ pub fn validate(model: &dyn LanguageModel, held_out: &HeldOut, step: u64) -> Res
         let n_targets: usize = rows.iter().map(|row| row.target_ids.len()).sum();
         let mut nll = 0.0;
         for rows in rows.chunks(VALIDATION_BATCH) {
-            nll += model.nll_per_row(&kif_data::Batch::from_rows(rows))?.iter().sum::<f64>();
+            nll += model
+                .nll_per_row(&kif_data::Batch::from_rows(rows))?
+                .iter()
+                .sum::<f64>();
         }
         Ok((n_targets > 0).then(|| nll / n_targets as f64))
     };
-    Ok(Validation { step, pairs: mean(&held_out.pairs)?, spans: mean(&held_out.spans)? })
+    Ok(Validation {
+        step,
+        pairs: mean(&held_out.pairs)?,
+        spans: mean(&held_out.spans)?,
+    })
 }
 
 /// Share of held-out pairs that the model answers exactly; none without pairs.
@@ -112,28 +129,56 @@ pub fn exact_share(model: &dyn LanguageModel, pairs: &[Encoded]) -> Result<Optio
     let mut n_exact = 0;
     for rows in pairs.chunks(VALIDATION_BATCH) {
         let prompts: Vec<&[u32]> = rows.iter().map(|row| row.input_ids.as_slice()).collect();
-        let longest = rows.iter().map(|row| row.target_ids.len()).max().unwrap_or(1);
+        let longest = rows
+            .iter()
+            .map(|row| row.target_ids.len())
+            .max()
+            .unwrap_or(1);
         let answers = model.generate(&prompts, longest)?;
-        let exact = |(row, answer): &(&Encoded, Vec<u32>)| row.target_ids[..row.target_ids.len() - 1] == answer[..];
+        let exact = |(row, answer): &(&Encoded, Vec<u32>)| {
+            row.target_ids[..row.target_ids.len() - 1] == answer[..]
+        };
         n_exact += rows.iter().zip(answers).filter(exact).count();
     }
     Ok((!pairs.is_empty()).then(|| n_exact as f64 / pairs.len() as f64))
 }
 
 fn norm(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+    values
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt()
 }
 
-fn non_finite(model: &dyn LanguageModel, grad: &[f32], step: u64, quantity: Quantity, value: f64) -> NonFinite {
+fn non_finite(
+    model: &dyn LanguageModel,
+    grad: &[f32],
+    step: u64,
+    quantity: Quantity,
+    value: f64,
+) -> NonFinite {
     let bad = |values: &[f32]| values.iter().position(|x| !x.is_finite());
-    let parameter = bad(model.params()).or_else(|| bad(grad)).and_then(|at| model.layout().name_at(at)).map(str::to_owned);
-    NonFinite { task: "pretraining".into(), step, quantity, value, parameter }
+    let parameter = bad(model.params())
+        .or_else(|| bad(grad))
+        .and_then(|at| model.layout().name_at(at))
+        .map(str::to_owned);
+    NonFinite {
+        task: "pretraining".into(),
+        step,
+        quantity,
+        value,
+        parameter,
+    }
 }
 
 fn line(validation: &Validation, training: f64) -> String {
     let shown = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
     let (pairs, spans) = (shown(validation.pairs), shown(validation.spans));
-    format!("step {}: loss {training:.4}, validation pairs {pairs}, spans {spans} (nats per token)", validation.step)
+    format!(
+        "step {}: loss {training:.4}, validation pairs {pairs}, spans {spans} (nats per token)",
+        validation.step
+    )
 }
 
 /// Mean loss since the last validation.

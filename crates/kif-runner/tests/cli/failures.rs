@@ -49,7 +49,7 @@ fn bad_rows_are_named_by_file_line_and_field() {
         "{\"id\": \"1\", \"input_ids\": [3, 999999], \"target_ids\": [4, 1]}\n",
     )
     .unwrap();
-    fail(2, &["999999"], &learn);
+    fail(2, &["row 1: token id 999999"], &learn);
     assert!(!out.join("adapter_config.json").exists());
 }
 
