@@ -131,11 +131,14 @@ fn count_words<'a>(texts: impl Iterator<Item = &'a str>) -> Result<BTreeMap<Stri
     Ok(words)
 }
 
+/// Two pieces that become one.
+type Merge = (String, String);
+
 /// At most `n_pieces` pieces in the order of their ids, and the merges that make them.
 fn learn_merges(
     words: &BTreeMap<String, u64>,
     n_pieces: usize,
-) -> Result<(Vec<String>, Vec<(String, String)>)> {
+) -> Result<(Vec<String>, Vec<Merge>)> {
     // The trainer breaks ties among rare characters by chance, so the alphabet is cut here: by count, then by character.
     let mut counts: BTreeMap<char, u64> = BTreeMap::new();
     for (word, n) in words {
