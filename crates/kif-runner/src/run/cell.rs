@@ -169,11 +169,12 @@ impl Session<'_> {
         let mut shares = Shares::new(self.training_units(phase), training.epochs * n_batches);
         self.progress
             .skip(shares.upto(self.partial.epoch * n_batches + self.partial.batch as u64));
-        let (number, n_tasks) = (phase.task_idx + 1, self.order.len());
-        self.progress.label(format!(
-            "{}: learning {} ({number}/{n_tasks})",
-            self.title, view.name
-        ));
+        let place = match self.regime {
+            Regime::Joint => String::new(),
+            _ => format!(" ({}/{})", phase.task_idx + 1, self.order.len()),
+        };
+        self.progress
+            .label(format!("{}: learning {}{place}", self.title, view.name));
         let mut clock = Instant::now();
         while self.partial.epoch < training.epochs {
             let order = epoch_order(rows.len(), view.seed, view.index as u64, self.partial.epoch);
