@@ -4,7 +4,6 @@
 //! error, a kill or a power cut the path holds the old content or the new one. Temporary names end in `.tmp`.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,19 +13,8 @@ use serde::Serialize;
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = folder_of(path);
     fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
-    let temporary = temporary_name(path);
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    if let Err(error) = written {
-        let _ = fs::remove_file(&temporary);
-        return Err(error)
-            .with_context(|| format!("writing {} ({} bytes)", path.display(), bytes.len()));
-    }
-    fs::rename(&temporary, path)
-        .with_context(|| format!("renaming {} to its final name", temporary.display()))?;
-    sync_folder(folder)
+    kif_model::write_atomic(path, bytes)
+        .with_context(|| format!("writing {} ({} bytes)", path.display(), bytes.len()))
 }
 
 /// Writes `value` as JSON, one field a line.
@@ -104,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_write_leaves_the_old_file() {
+    fn a_failed_write_leaves_what_was_there_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/record.json");
-        write(&path, b"old").unwrap();
-        // The temporary name is taken by a folder, so the new content cannot be written.
-        fs::create_dir(temporary_name(&path)).unwrap();
+        write(&path.join("old"), b"old").unwrap();
+        // A file cannot take the place of a folder.
         assert!(write(&path, b"new").is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read(path.join("old")).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
     }
 
     #[test]

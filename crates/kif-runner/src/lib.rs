@@ -3,7 +3,7 @@
 //! [`run`](run::run) carries out a [`Protocol`](protocol::Protocol) cell by cell and leaves a [`Record`](record::Record)
 //! of each; [`report`] makes tables of them. [`learn`](learn::learn) adds one task to an adapter.
 //!
-//! A [`Learner`] owns a model, its optimizer and its schedule. A [`Method`](methods::Method) owns the learning step:
+//! A [`Learner`] owns a model, its optimizer and its schedule. A [`Method`] owns the learning step:
 //! it reads a [`TaskView`] and batches, and decides what becomes of the learner's parameters.
 
 pub mod adamw;
