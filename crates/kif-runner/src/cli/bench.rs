@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// Longest answer in tokens
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// Run directory; running again goes on where it stopped [default: runs/<protocol>]
+    /// Run directory; running again goes on where it stopped [default: runs/PROTOCOL]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
