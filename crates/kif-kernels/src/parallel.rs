@@ -40,10 +40,10 @@ pub(crate) fn for_each_task(n_tasks: usize, work: usize, task: impl Fn(usize) + 
     }
 }
 
-/// One cache-aligned row of a panel: 32 floats.
+/// One cache line: 16 floats.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-pub(crate) struct Line(pub(crate) [f32; 32]);
+pub(crate) struct Line(pub(crate) [f32; 16]);
 
 /// Aligned scratch of `n_floats`, its contents arbitrary; kept by the thread for the next call.
 ///
@@ -53,9 +53,9 @@ pub(crate) fn with_scratch<R>(n_floats: usize, f: impl FnOnce(&mut [f32]) -> R) 
         static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|lines| {
-        let n_lines = n_floats.div_ceil(32);
+        let n_lines = n_floats.div_ceil(16);
         if lines.len() < n_lines {
-            lines.resize(n_lines, Line([0.0; 32]));
+            lines.resize(n_lines, Line([0.0; 16]));
         }
         f(&mut as_floats_mut(lines)[..n_floats])
     })
@@ -63,12 +63,12 @@ pub(crate) fn with_scratch<R>(n_floats: usize, f: impl FnOnce(&mut [f32]) -> R) 
 
 /// The floats of some lines.
 pub(crate) fn as_floats(lines: &[Line]) -> &[f32] {
-    // SAFETY: `Line` is `repr(C)` around 32 floats whose size is a multiple of its alignment, so there is no padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 32) }
+    // SAFETY: `Line` is `repr(C)` around 16 floats whose size is a multiple of its alignment, so there is no padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
 }
 
 /// The floats of some lines.
 pub(crate) fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
     // SAFETY: as in `as_floats`; the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 32) }
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }

@@ -3,7 +3,7 @@
 use super::{AttentionShape, assert_disjoint};
 use crate::cpu::{InstructionSet, instruction_set, versions};
 use crate::lanes::dot;
-use crate::packed::{PANEL, multiply_panels, panels_of, panels_of_transposed};
+use crate::packed::{multiply_panels, panels_len, panels_of, panels_of_transposed};
 use crate::parallel::{SendPtr, for_each_task, with_scratch};
 
 /// The gradients of [`attention`](super::attention), given the probabilities that it saved.
@@ -107,10 +107,9 @@ unsafe fn one_head(
         queries.start * width + head * dim,
         keys.start * width + head * dim,
     );
-    let of_dim = |len: usize| dim.div_ceil(PANEL) * len * PANEL;
-    let n_panels = of_dim(queries.len)
-        .max(of_dim(keys.len))
-        .max(keys.len.div_ceil(PANEL) * dim * PANEL);
+    let of_dim = |len: usize| panels_len(len, dim);
+    let of_keys = panels_len(dim, keys.len);
+    let n_panels = of_dim(queries.len).max(of_dim(keys.len)).max(of_keys);
     with_scratch(n_panels + queries.len * keys.len, |scratch| {
         let (panels, gscores) = scratch.split_at_mut(n_panels);
         let by_query = (probs.as_ptr(), 1, keys.len);
@@ -126,26 +125,20 @@ unsafe fn one_head(
                 (lk, dim),
                 lq,
                 by_query,
-                panels,
+                &panels[..of_dim(lq)],
                 lq,
                 (to.gv.get().wrapping_add(at_k), width),
             );
             if lq > 0 && lk > 0 {
                 // gp = gy v^T, then gs = p (gp - <gp, p>)
-                panels_of_transposed(
-                    &v[at_k..],
-                    lk,
-                    dim,
-                    width,
-                    &mut panels[..lk.div_ceil(PANEL) * dim * PANEL],
-                );
+                panels_of_transposed(&v[at_k..], lk, dim, width, &mut panels[..of_keys]);
                 let a = (gy[at_q..].as_ptr(), width, 1);
                 multiply_panels(
                     set,
                     (lq, lk),
                     dim,
                     a,
-                    panels,
+                    &panels[..of_keys],
                     dim,
                     (gscores.as_mut_ptr(), lk),
                 );
@@ -176,7 +169,7 @@ unsafe fn one_head(
                 (lq, dim),
                 lk,
                 a,
-                panels,
+                &panels[..of_dim(lk)],
                 lk,
                 (to.gq.get().wrapping_add(at_q), width),
             );
@@ -190,7 +183,7 @@ unsafe fn one_head(
                 (lk, dim),
                 lq,
                 a,
-                panels,
+                &panels[..of_dim(lq)],
                 lq,
                 (to.gk.get().wrapping_add(at_k), width),
             );

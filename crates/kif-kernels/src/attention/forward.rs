@@ -3,7 +3,7 @@
 use super::AttentionShape;
 use crate::cpu::{InstructionSet, instruction_set, versions};
 use crate::exp::softmax;
-use crate::packed::{PANEL, multiply_panels, panels_of, panels_of_transposed};
+use crate::packed::{multiply_panels, panels_len, panels_of, panels_of_transposed};
 use crate::parallel::{SendPtr, for_each_task, with_scratch};
 
 /// Queries whose scores are worked on at once, so that they stay in the cache.
@@ -81,10 +81,7 @@ unsafe fn one_head(
         return;
     }
     let of_head = |row: usize| row * width + head * dim;
-    let (n_k, n_v) = (
-        keys.len.div_ceil(PANEL) * dim * PANEL,
-        dim.div_ceil(PANEL) * keys.len * PANEL,
-    );
+    let (n_k, n_v) = (panels_len(dim, keys.len), panels_len(keys.len, dim));
     let n_scores = if probs.is_some() {
         0
     } else {

@@ -1,11 +1,11 @@
 //! The strip in AVX2 with FMA: tiles of up to 6 rows by 16 columns.
 
-use super::strip::{PANEL, Strip};
+use super::strip::Strip;
 use std::arch::x86_64::*;
 
 /// Rows whose two vectors of sums fit the 16 registers beside two vectors of B and a broadcast of A.
 const ROWS: usize = 6;
-/// Columns of a tile; a panel takes two.
+/// Columns of a tile.
 const COLS: usize = 16;
 
 /// # Safety
@@ -49,7 +49,7 @@ unsafe fn tile<const M: usize>(s: Strip) {
                 sums[i][1] = _mm256_fmadd_ps(x, line[1], sums[i][1]);
             }
             a = a.wrapping_add(s.a_col);
-            b = b.wrapping_add(PANEL);
+            b = b.wrapping_add(s.b_row);
         }
     }
     for (i, sums) in sums.into_iter().enumerate() {

@@ -14,7 +14,7 @@ use crate::cpu::instruction_set;
 use pack::Pack;
 
 pub(crate) use pack::{panels_of, panels_of_transposed};
-pub(crate) use strip::{PANEL, multiply_panels};
+pub(crate) use strip::{multiply_panels, panels_len};
 
 /// How a packed weight is stored. Sums are kept in f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

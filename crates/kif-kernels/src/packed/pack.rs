@@ -1,11 +1,12 @@
-//! The packed order: panels of 32 columns, each panel `[depth][32]`, missing columns zero.
+//! The packed order: panels of 64 columns, each panel `[depth][64]`, the last one narrower by whole cache lines and its
+//! missing columns zero.
 //!
-//! In BF16 two neighbouring depths share a line, `[depth / 2][32][2]`, as the pairwise products want them; an odd last
+//! In BF16 two neighbouring depths share a line, `[depth / 2][64][2]`, as the pairwise products want them; an odd last
 //! depth is paired with zero.
 
 use super::Precision;
 use super::bf16::{PairLine, narrow};
-use super::strip::PANEL;
+use super::strip::{LANES, PANEL, line_width};
 use crate::parallel::{Line, as_floats_mut, with_scratch};
 use rayon::prelude::*;
 
@@ -29,11 +30,11 @@ impl Pack {
         transposed: bool,
         precision: Precision,
     ) -> Self {
-        let n_panels = width.div_ceil(PANEL);
+        let n_lines = width.div_ceil(LANES);
         let panels = match precision {
-            Precision::F32 => Panels::F32(vec![Line([0.0; PANEL]); n_panels * depth]),
+            Precision::F32 => Panels::F32(vec![Line([0.0; LANES]); n_lines * depth]),
             Precision::Bf16 => {
-                Panels::Bf16(vec![PairLine([0; PANEL]); n_panels * depth.div_ceil(2)])
+                Panels::Bf16(vec![PairLine([0; LANES]); n_lines * depth.div_ceil(2)])
             }
         };
         let mut pack = Self {
@@ -68,15 +69,16 @@ impl Pack {
         };
         match &mut self.panels {
             Panels::F32(lines) => {
-                let panels = lines.par_chunks_mut(depth).enumerate();
+                let panels = lines.par_chunks_mut(depth * PANEL / LANES).enumerate();
                 panels.for_each(|(panel, lines)| one_panel(panel, as_floats_mut(lines)));
             }
             Panels::Bf16(lines) => {
-                let panels = lines.par_chunks_mut(depth.div_ceil(2)).enumerate();
-                panels.for_each(|(panel, lines)| {
-                    with_scratch(depth * PANEL, |floats| {
+                let panels = lines.par_chunks_mut(depth.div_ceil(2) * PANEL / LANES);
+                panels.enumerate().for_each(|(panel, lines)| {
+                    let line_width = line_width(width - panel * PANEL);
+                    with_scratch(depth * line_width, |floats| {
                         one_panel(panel, floats);
-                        narrow(floats, lines);
+                        narrow(floats, line_width, lines);
                     });
                 });
             }
@@ -95,7 +97,7 @@ pub(crate) fn panels_of(
     for (panel, out) in out.chunks_mut(n_rows.max(1) * PANEL).enumerate() {
         let from = panel * PANEL;
         let n = (width - from).min(PANEL);
-        for (k, line) in out.chunks_exact_mut(PANEL).enumerate() {
+        for (k, line) in out.chunks_exact_mut(line_width(n)).enumerate() {
             let at = k * stride + from;
             line[..n].copy_from_slice(&source[at..at + n]);
             line[n..].fill(0.0);
@@ -115,21 +117,22 @@ pub(crate) fn panels_of_transposed(
     for (panel, out) in out.chunks_mut(width.max(1) * PANEL).enumerate() {
         let n = (n_rows - panel * PANEL).min(PANEL);
         let row = |j: usize| &source[(panel * PANEL + j) * stride..][..width];
-        let (lines, _) = out.as_chunks_mut::<PANEL>();
-        // Few rows at a time: all 32, a power of two apart, would compete for the same cache sets.
+        let line_width = line_width(n);
+        // Few rows at a time: all 64, a power of two apart, would compete for the same cache sets.
         for j in (0..n - n % SIDE).step_by(SIDE) {
             let rows = [row(j), row(j + 1), row(j + 2), row(j + 3)];
-            for (k, line) in lines.iter_mut().enumerate() {
+            for (k, line) in out.chunks_exact_mut(line_width).enumerate() {
                 line[j..j + SIDE].copy_from_slice(&rows.map(|row| row[k]));
             }
         }
         for j in n - n % SIDE..n {
-            for (line, &x) in lines.iter_mut().zip(row(j)) {
+            for (line, &x) in out.chunks_exact_mut(line_width).zip(row(j)) {
                 line[j] = x;
             }
         }
-        if n < PANEL {
-            lines.iter_mut().for_each(|line| line[n..].fill(0.0));
+        if n < line_width {
+            let lines = out.chunks_exact_mut(line_width);
+            lines.for_each(|line| line[n..].fill(0.0));
         }
     }
 }

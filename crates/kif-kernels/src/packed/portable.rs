@@ -1,27 +1,29 @@
-//! The strip in plain Rust: one row at a time, 32 sums side by side.
+//! The strip in plain Rust: one row at a time, 16 sums side by side.
 
-use super::strip::{PANEL, Strip};
+use super::strip::{LANES, Strip};
 
 /// # Safety
 /// As [`multiply_strip`](super::multiply_strip).
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
-    // SAFETY: the panel holds `depth` whole lines.
-    let panel = unsafe { std::slice::from_raw_parts(s.b, s.depth * PANEL) };
-    let (lines, _) = panel.as_chunks::<PANEL>();
     for i in 0..n_rows {
-        let mut sums = [0f32; PANEL];
-        for (k, line) in lines.iter().enumerate() {
-            // SAFETY: (i, k) lies in A.
-            let a = unsafe { *s.a.add(i * s.a_row + k * s.a_col) };
-            for j in 0..PANEL {
-                sums[j] += a * line[j];
+        for j in (0..s.width).step_by(LANES) {
+            let mut sums = [0f32; LANES];
+            for k in 0..s.depth {
+                // SAFETY: (i, k) lies in A, and the panel's lines are whole multiples of `LANES`.
+                let (a, line) = unsafe {
+                    let line = s.b.add(k * s.b_row + j).cast::<[f32; LANES]>();
+                    (*s.a.add(i * s.a_row + k * s.a_col), &*line)
+                };
+                for (sum, b) in sums.iter_mut().zip(line) {
+                    *sum += a * b;
+                }
             }
-        }
-        for (j, &sum) in sums.iter().enumerate().take(s.width) {
-            // SAFETY: (i, j) lies in C, which is this call's alone; it is read only when it holds a value.
-            unsafe {
-                let c = s.c.add(i * s.c_row + j);
-                c.write(if s.accumulate { *c + sum } else { sum });
+            for (v, &sum) in sums.iter().enumerate().take(s.width - j) {
+                // SAFETY: (i, j + v) lies in C, which is this call's alone; it is read only when it holds a value.
+                unsafe {
+                    let c = s.c.add(i * s.c_row + j + v);
+                    c.write(if s.accumulate { *c + sum } else { sum });
+                }
             }
         }
     }

@@ -2,17 +2,19 @@
 
 use super::bf16::{PairLine, widen};
 use super::pack::{Pack, Panels};
-use super::strip::{DEPTH_BLOCK, PANEL, Strip, multiply_strip};
+use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width, multiply_strip};
 #[cfg(target_arch = "x86_64")]
 use super::{avx512::pairs, bf16::PairStrip};
 use crate::cpu::InstructionSet;
 use crate::parallel::{SendPtr, as_floats, for_each_task, with_scratch};
 use std::ops::Range;
 
-/// Rows of a block: eight tiles of the widest kernel, whose depth block of A stays in the second-level cache.
-const ROW_BLOCK: usize = 112;
+/// Rows of the tile that full panels are multiplied by.
+const TILE: usize = 6;
+/// Rows of a block: as many as leave its depth block of A in the second-level cache.
+const ROW_BLOCK: usize = 20 * TILE;
 /// Fewest rows of a block when there are too few panels to share out.
-const MIN_ROW_BLOCK: usize = 28;
+const MIN_ROW_BLOCK: usize = 4 * TILE;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 8;
 /// Floats between rows of a copied block of A: no multiple of a page, whose rows would compete for the same cache sets.
@@ -42,7 +44,7 @@ impl Cut {
             .div_ceil(n_groups)
             .min(n_rows.div_ceil(MIN_ROW_BLOCK))
             .max(blocks);
-        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(14);
+        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(TILE);
         Self {
             n_rows,
             rows_per_block,
@@ -147,11 +149,15 @@ impl Pack {
                     (a[rows.start * depth + from..].as_ptr(), depth)
                 };
                 for panel in panels.clone() {
+                    let width = self.panel_width(panel);
+                    let b_row = line_width(width);
+                    // The first line of the panel, of which all before are full, and of the depth in it.
+                    let line = |depth, from| (panel * PANEL * depth + from * b_row) / LANES;
                     let b = match &self.panels {
-                        Panels::F32(lines) => as_floats(&lines[panel * depth + from..]).as_ptr(),
+                        Panels::F32(lines) => as_floats(&lines[line(depth, from)..]).as_ptr(),
                         Panels::Bf16(lines) => {
-                            let lines = &lines[panel * depth.div_ceil(2) + from / 2..];
-                            widen(set, lines, &mut widened[..block * PANEL]);
+                            let lines = &lines[line(depth.div_ceil(2), from / 2)..];
+                            widen(set, lines, b_row, &mut widened[..block * b_row]);
                             widened.as_ptr()
                         }
                     };
@@ -161,10 +167,11 @@ impl Pack {
                         a_row,
                         a_col: 1,
                         b,
+                        b_row,
                         // SAFETY: the task's first element of C.
                         c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
                         c_row: self.width,
-                        width: self.panel_width(panel),
+                        width,
                         accumulate: accumulate || from > 0,
                     };
                     // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
@@ -190,15 +197,19 @@ impl Pack {
         let n_pairs = self.depth.div_ceil(2);
         for from in (0..n_pairs).step_by(BLOCK) {
             for panel in panels.clone() {
+                let width = self.panel_width(panel);
+                let b_row = line_width(width);
+                let first_line = (panel * PANEL * n_pairs + from * b_row) / LANES;
                 let strip = PairStrip {
                     n_pairs: (n_pairs - from).min(BLOCK),
                     a: a.pairs[rows.start * a.stride + from..].as_ptr(),
                     a_row: a.stride,
-                    b: lines[panel * n_pairs + from..].as_ptr().cast(),
+                    b: lines[first_line..].as_ptr().cast(),
+                    b_row,
                     // SAFETY: the task's first element of C.
                     c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
                     c_row: self.width,
-                    width: self.panel_width(panel),
+                    width,
                     accumulate: accumulate || from > 0,
                 };
                 // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.

@@ -6,7 +6,9 @@ use super::{avx2, avx512};
 use crate::cpu::InstructionSet;
 
 /// Columns of a panel.
-pub(crate) const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 64;
+/// Floats of a cache line, of which a panel's lines take whole ones.
+pub(crate) const LANES: usize = 16;
 /// Depths that are summed in registers before the sum is added to the output.
 ///
 /// Part of the result's bits: each output element is the sum, block after block, of sums over a block.
@@ -21,8 +23,10 @@ pub(crate) struct Strip {
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
     pub(crate) a_col: usize,
-    /// The panel, `[depth][32]`, aligned to 64 bytes.
+    /// The panel, `[depth][b_row]`, aligned to 64 bytes.
     pub(crate) b: *const f32,
+    /// Floats between lines of the panel: [`line_width`] of its columns.
+    pub(crate) b_row: usize,
     /// Element (i, j) of C is at `c + i * c_row + j`.
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
@@ -30,6 +34,16 @@ pub(crate) struct Strip {
     pub(crate) width: usize,
     /// Add to C instead of overwriting it.
     pub(crate) accumulate: bool,
+}
+
+/// Floats of one line of a panel with that many columns: whole cache lines, so that a narrow panel stays small.
+pub(crate) fn line_width(columns: usize) -> usize {
+    columns.min(PANEL).next_multiple_of(LANES)
+}
+
+/// Floats of the panels of `B[depth, width]`.
+pub(crate) fn panels_len(depth: usize, width: usize) -> usize {
+    depth * width.next_multiple_of(LANES)
 }
 
 impl Strip {
@@ -69,8 +83,8 @@ pub(crate) unsafe fn multiply_strip(set: InstructionSet, n_rows: usize, strip: S
     }
 }
 
-/// `C[n_rows, width] = A[n_rows, depth] B` with all of B in panels, `[panel][depth_of_panel][32]`, of which the first
-/// `depth` lines are used; A as in [`Strip`].
+/// `C[n_rows, width] = A[n_rows, depth] B`, A as in [`Strip`]. `panels` holds a B of `depth_of_panel` rows and at least
+/// `width` columns, of which the first `depth` and `width` are used.
 ///
 /// # Safety
 /// A is readable and C, for this call alone, writable over these extents; the processor offers `set`.
@@ -90,14 +104,18 @@ pub(crate) unsafe fn multiply_panels(
         }
         return;
     }
-    let n_panels = width.div_ceil(PANEL);
-    assert!(depth <= depth_of_panel && panels.len() >= n_panels * depth_of_panel * PANEL);
+    assert!(depth <= depth_of_panel && panels.len() >= panels_len(depth_of_panel, width));
+    assert!(
+        panels.len().is_multiple_of(depth_of_panel * LANES),
+        "panels of whole lines"
+    );
     for from in (0..depth).step_by(DEPTH_BLOCK) {
         for (panel, lines) in panels
-            .chunks_exact(depth_of_panel * PANEL)
+            .chunks(depth_of_panel * PANEL)
             .enumerate()
-            .take(n_panels)
+            .take(width.div_ceil(PANEL))
         {
+            let b_row = lines.len() / depth_of_panel;
             // SAFETY: depths and columns below the extents, by the caller's promise and the assertion above.
             unsafe {
                 let strip = Strip {
@@ -105,7 +123,8 @@ pub(crate) unsafe fn multiply_panels(
                     a: a.add(from * a_col),
                     a_row,
                     a_col,
-                    b: lines[from * PANEL..].as_ptr(),
+                    b: lines[from * b_row..].as_ptr(),
+                    b_row,
                     c: c.add(panel * PANEL),
                     c_row,
                     width: (width - panel * PANEL).min(PANEL),
