@@ -3,16 +3,16 @@
 use kif_data::Batch;
 use kif_model::LanguageModel;
 
-/// `|a - b| / |b|` over whole vectors.
-pub(crate) fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+/// `|a|`.
+pub(crate) fn length(a: &[f32]) -> f64 {
+    a.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
+/// `|a - b|`.
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(&a, &b)| f(f64::from(a), f64::from(b)))
-            .sum()
-    };
-    (sum(&|a, b| (a - b).powi(2)) / sum(&|_, b| b * b).max(1e-30)).sqrt()
+    let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    length(&difference)
 }
 
 /// Mean loss in nats per target token, and its gradient.
