@@ -9,7 +9,8 @@ const ROWS: usize = 64;
 
 /// `y = x gain / rms(x)` row by row, with `rms(x) = sqrt(mean(x^2) + eps)`.
 ///
-/// `x` and `y` are `[n, D]`, `gain` is `[D]`; `inv_rms[n]` receives `1 / rms` for the backward pass.
+/// `x` and `y` are `[n, D]`, `gain` is `[D]`; `inv_rms[n]` receives `1 / rms` for the backward pass. A row whose squares
+/// overflow has no finite `rms` and becomes not-a-number: the zeros of the formula would pass for a result.
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) {
     let (n_rows, width) = (inv_rms.len(), gain.len());
     assert_eq!(
@@ -44,7 +45,8 @@ versions! {
         let width = gain.len();
         for (i, inverse) in inv_rms.iter_mut().enumerate() {
             let (x, y) = (&x[i * width..(i + 1) * width], &mut y[i * width..(i + 1) * width]);
-            *inverse = 1.0 / (dot::<FUSED>(x, x) / width as f32 + eps).sqrt();
+            let mean_square = dot::<FUSED>(x, x) / width as f32 + eps;
+            *inverse = if mean_square == f32::INFINITY { f32::NAN } else { 1.0 / mean_square.sqrt() };
             for ((y, x), g) in y.iter_mut().zip(x).zip(gain) {
                 *y = x * *inverse * g;
             }
@@ -141,5 +143,13 @@ mod tests {
         let rms = 12.5f32.sqrt();
         assert!((y[0] - 3.0 / rms).abs() < 1e-6 && (y[1] - 8.0 / rms).abs() < 1e-6);
         assert!((inv_rms[0] - 1.0 / rms).abs() < 1e-7);
+    }
+
+    #[test]
+    fn a_row_that_overflows_is_not_zero() {
+        let (mut y, mut inv_rms) = ([0.0; 4], [0.0; 2]);
+        rms_norm(&[1e30, 1.0, 3.0, 4.0], &[1.0; 2], 0.0, &mut y, &mut inv_rms);
+        assert!(y[..2].iter().all(|y| y.is_nan()));
+        assert!(y[2..].iter().all(|y| y.is_finite()));
     }
 }

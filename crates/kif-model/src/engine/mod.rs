@@ -62,6 +62,17 @@ pub(crate) struct LowRank<'a, W> {
     pub(crate) dropout: Option<(Dropout, u64)>,
 }
 
+/// What the backward pass of a linear layer does about its input's gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InputGradient {
+    /// Nothing trainable lies below: it is left out.
+    Skip,
+    /// This layer is the input's last consumer, and so the first to reach its gradient.
+    Write,
+    /// A later consumer of the input has been there before.
+    Add,
+}
+
 /// Which rows attend to which.
 #[derive(Clone, Debug)]
 pub(crate) struct Attention {
@@ -124,7 +135,7 @@ pub(crate) trait Engine: Clone {
         eps: f32,
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
-    /// `residual + x W^T + low_rank(x)`; the gradient of `x` is left out where nothing trainable lies below.
+    /// `residual + x W^T + low_rank(x)`.
     ///
     /// `residual` must have no later consumer than this operation.
     fn linear<T: Tape<f32, Self::Device>>(
@@ -133,7 +144,7 @@ pub(crate) trait Engine: Clone {
         weight: &Self::Weight,
         low_rank: Option<LowRank<'_, Self::Weight>>,
         residual: Option<Act<Self::Device, T>>,
-        needs_input_gradient: bool,
+        input_gradient: InputGradient,
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// `max(x, 0)`; `x` has no other consumer.

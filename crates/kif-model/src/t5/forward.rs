@@ -4,7 +4,7 @@ use dfdx::prelude::{PutTape, SplitTape, Tape, WithEmptyTape};
 use kif_data::{Batch, Ragged};
 
 use super::{AttentionLayer, FeedForward, Stack, T5, position};
-use crate::engine::{Act, Attention, Engine, Loss, PositionBias, Span};
+use crate::engine::{Act, Attention, Engine, InputGradient, Loss, PositionBias, Span};
 use crate::{Dropout, ModelError};
 
 /// The places of all rows of a ragged batch.
@@ -78,6 +78,40 @@ impl<E: Engine> T5<E> {
             .rms_norm(x, &gain.weight, self.config.layer_norm_epsilon)
     }
 
+    /// A linear layer.
+    pub(super) fn project<T: Tape<f32, E::Device>>(
+        &self,
+        x: Act<E::Device, T>,
+        linear: &super::Linear<E>,
+        dropout: Option<Dropout>,
+        input_gradient: InputGradient,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        self.engine.linear(
+            x,
+            &linear.weight.weight,
+            linear.low_rank(dropout),
+            None,
+            input_gradient,
+        )
+    }
+
+    /// A linear layer whose result is added to a residual, for which it is the last consumer.
+    pub(super) fn project_onto<T: Tape<f32, E::Device>>(
+        &self,
+        residual: Act<E::Device, T>,
+        x: Act<E::Device, T>,
+        linear: &super::Linear<E>,
+        dropout: Option<Dropout>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        self.engine.linear(
+            x,
+            &linear.weight.weight,
+            linear.low_rank(dropout),
+            Some(residual),
+            InputGradient::Write,
+        )
+    }
+
     /// Self-attention with norm and residual. `is_lowest` where nothing trainable lies below.
     fn self_attention<T: Tape<f32, E::Device>>(
         &self,
@@ -89,22 +123,16 @@ impl<E: Engine> T5<E> {
         is_lowest: bool,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
-        let project = |linear: &super::Linear<E>, input| {
-            self.engine.linear(
-                input,
-                &linear.weight.weight,
-                linear.low_rank(dropout),
-                None,
-                !is_lowest,
-            )
+        let (add, write) = if is_lowest {
+            (InputGradient::Skip, InputGradient::Skip)
+        } else {
+            (InputGradient::Add, InputGradient::Write)
         };
-        let q = project(&layer.q, normed.with_empty_tape())?;
-        let k = project(&layer.k, normed.with_empty_tape())?;
-        let v = project(&layer.v, normed)?;
+        let q = self.project(normed.with_empty_tape(), &layer.q, dropout, add)?;
+        let k = self.project(normed.with_empty_tape(), &layer.k, dropout, add)?;
+        let v = self.project(normed, &layer.v, dropout, write)?;
         let mixed = self.engine.attention(q, k, v, shape, Some(bias))?;
-        let o = &layer.o;
-        self.engine
-            .linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
+        self.project_onto(x, mixed, &layer.o, dropout)
     }
 
     /// Attention to the encoder's output, with norm and residual.
@@ -117,22 +145,13 @@ impl<E: Engine> T5<E> {
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
-        let project = |linear: &super::Linear<E>, input| {
-            self.engine.linear(
-                input,
-                &linear.weight.weight,
-                linear.low_rank(dropout),
-                None,
-                true,
-            )
-        };
-        let q = project(&layer.q, normed)?;
-        let k = project(&layer.k, encoded.with_empty_tape())?;
-        let v = project(&layer.v, encoded.with_empty_tape())?;
+        let q = self.project(normed, &layer.q, dropout, InputGradient::Write)?;
+        // Every layer of the decoder reads the encoder's output.
+        let add = InputGradient::Add;
+        let k = self.project(encoded.with_empty_tape(), &layer.k, dropout, add)?;
+        let v = self.project(encoded.with_empty_tape(), &layer.v, dropout, add)?;
         let mixed = self.engine.attention(q, k, v, shape, None)?;
-        let o = &layer.o;
-        self.engine
-            .linear(mixed, &o.weight.weight, o.low_rank(dropout), Some(x), true)
+        self.project_onto(x, mixed, &layer.o, dropout)
     }
 
     /// The feed-forward block with norm and residual.
@@ -143,30 +162,19 @@ impl<E: Engine> T5<E> {
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
-        let project = |linear: &super::Linear<E>, input| {
-            self.engine.linear(
-                input,
-                &linear.weight.weight,
-                linear.low_rank(dropout),
-                None,
-                true,
-            )
-        };
+        let (add, write) = (InputGradient::Add, InputGradient::Write);
         let hidden = match &layer.up {
-            None => self.engine.relu(project(&layer.wi, normed)?)?,
+            None => {
+                let wide = self.project(normed, &layer.wi, dropout, write)?;
+                self.engine.relu(wide)?
+            }
             Some(up) => {
-                let gate = project(&layer.wi, normed.with_empty_tape())?;
-                self.engine.gated_gelu(gate, project(up, normed)?)?
+                let gate = self.project(normed.with_empty_tape(), &layer.wi, dropout, add)?;
+                let up = self.project(normed, up, dropout, write)?;
+                self.engine.gated_gelu(gate, up)?
             }
         };
-        let wo = &layer.wo;
-        self.engine.linear(
-            hidden,
-            &wo.weight.weight,
-            wo.low_rank(dropout),
-            Some(x),
-            true,
-        )
+        self.project_onto(x, hidden, &layer.wo, dropout)
     }
 
     /// The encoder's output, `[tokens, D]`.

@@ -5,7 +5,7 @@ use kif_data::Ragged;
 use super::forward::spans;
 use super::{Linear, T5};
 use crate::ModelError;
-use crate::engine::{Act, Engine, Span};
+use crate::engine::{Act, Engine, InputGradient, Span};
 
 /// Keys and values of one decoder layer for all rows that are still being written.
 ///
@@ -157,31 +157,20 @@ impl<E: Engine> T5<E> {
         cross_layers
             .map(|layer| {
                 Ok((
-                    self.project(encoded.clone(), &layer.k)?,
-                    self.project(encoded.clone(), &layer.v)?,
+                    self.project_plain(encoded.clone(), &layer.k)?,
+                    self.project_plain(encoded.clone(), &layer.v)?,
                 ))
             })
             .collect()
     }
 
-    fn project(&self, x: Act<E::Device>, linear: &Linear<E>) -> Result<Act<E::Device>, ModelError> {
-        self.engine
-            .linear(x, &linear.weight.weight, linear.low_rank(None), None, false)
-    }
-
-    fn project_onto(
+    /// A linear layer without tape and dropout.
+    fn project_plain(
         &self,
         x: Act<E::Device>,
         linear: &Linear<E>,
-        residual: Act<E::Device>,
     ) -> Result<Act<E::Device>, ModelError> {
-        self.engine.linear(
-            x,
-            &linear.weight.weight,
-            linear.low_rank(None),
-            Some(residual),
-            false,
-        )
+        self.project(x, linear, None, InputGradient::Skip)
     }
 
     /// Logits `[active, V]` of the token at `position`.
@@ -206,11 +195,11 @@ impl<E: Engine> T5<E> {
         {
             let layer = &block.attention;
             let normed = self.norm(y.clone(), &layer.norm)?;
-            let q = self.project(normed.clone(), &layer.q)?;
+            let q = self.project_plain(normed.clone(), &layer.q)?;
             let k = self
                 .engine
-                .to_host(&self.project(normed.clone(), &layer.k)?);
-            let v = self.engine.to_host(&self.project(normed, &layer.v)?);
+                .to_host(&self.project_plain(normed.clone(), &layer.k)?);
+            let v = self.engine.to_host(&self.project_plain(normed, &layer.v)?);
             cache.append(position, &k, &v);
             let shape =
                 self.attention_shape(queries.clone(), cache.spans(n_rows, position + 1), true);
@@ -218,9 +207,9 @@ impl<E: Engine> T5<E> {
             let mixed =
                 self.engine
                     .attention_cached(q, &cache.keys, &cache.values, &shape, Some(bias))?;
-            y = self.project_onto(mixed, &layer.o, y)?;
+            y = self.project_onto(y, mixed, &layer.o, None)?;
             if let Some(layer) = &block.cross {
-                let q = self.project(self.norm(y.clone(), &layer.norm)?, &layer.q)?;
+                let q = self.project_plain(self.norm(y.clone(), &layer.norm)?, &layer.q)?;
                 let mixed = self.engine.attention(
                     q,
                     cross_k.clone(),
@@ -228,7 +217,7 @@ impl<E: Engine> T5<E> {
                     &cross_shape,
                     None,
                 )?;
-                y = self.project_onto(mixed, &layer.o, y)?;
+                y = self.project_onto(y, mixed, &layer.o, None)?;
             }
             y = self.feed_forward(y, &block.feed_forward, None)?;
         }

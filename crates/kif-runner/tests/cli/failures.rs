@@ -189,11 +189,10 @@ fn diverging_training_stops_before_the_update_and_names_the_place() {
         "--warmup",
         "0",
     ];
-    // Smaller rates saturate instead: an infinite mean square makes a norm's output zero, and the loss stays finite.
     fail(
         3,
         &["step", "task rows"],
-        &[&flags[..], &["--lr", "1e38"]].concat(),
+        &[&flags[..], &["--lr", "1e30"]].concat(),
     );
     assert!(!out.join("adapter_config.json").exists());
     let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
@@ -201,7 +200,7 @@ fn diverging_training_stops_before_the_update_and_names_the_place() {
     fail(
         3,
         &["seq_lora-o1-s1", "step", "task a"],
-        &["bench", arg(&protocol), "--out", arg(&run), "--lr", "1e38"],
+        &["bench", arg(&protocol), "--out", arg(&run), "--lr", "1e30"],
     );
 }
 

@@ -6,7 +6,7 @@ use dfdx::prelude::*;
 use kif_kernels::{MatMut, MatRef, PackedWeight};
 
 use super::{Fused, FusedWeight, buffers, take_gradient, view};
-use crate::engine::{Act, LowRank};
+use crate::engine::{Act, InputGradient, LowRank};
 use crate::{Dropout, ModelError};
 
 /// What the backward pass of the low-rank part needs.
@@ -27,7 +27,7 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
     weight: &FusedWeight,
     low_rank: Option<LowRank<'_, FusedWeight>>,
     residual: Option<Act<Cpu, T>>,
-    needs_input_gradient: bool,
+    input_gradient: InputGradient,
 ) -> Result<Act<Cpu, T>, ModelError> {
     let (x, mut tape) = x.split_tape();
     let (n_rows, n_in) = *x.shape();
@@ -65,8 +65,16 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
         let x = (saved.is_some() || leaf.is_some()).then_some(x);
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
-            if needs_input_gradient {
-                packed.backward(n_rows, &gy, gradients.get_or_alloc_mut(&x_ghost)?, true);
+            match input_gradient {
+                InputGradient::Skip => {}
+                InputGradient::Write => {
+                    let mut gx = buffers::take(n_rows * n_in);
+                    packed.backward(n_rows, &gy, &mut gx, false);
+                    buffers::replace(gradients.get_or_alloc_mut(&x_ghost)?, gx);
+                }
+                InputGradient::Add => {
+                    packed.backward(n_rows, &gy, gradients.get_or_alloc_mut(&x_ghost)?, true);
+                }
             }
             if let (Some(leaf), Some(x)) = (&leaf, &x) {
                 add_weight_gradient(gradients.get_or_alloc_mut(leaf)?, &gy, view(x), n_out, n_in);
@@ -92,7 +100,7 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
                     rank,
                     n_in,
                 );
-                if needs_input_gradient {
+                if input_gradient != InputGradient::Skip {
                     let gx = gradients.get_or_alloc_mut(&x_ghost)?;
                     match saved.dropout {
                         None => saved.a.backward(n_rows, &g_hidden, gx, true),

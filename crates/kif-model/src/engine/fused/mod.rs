@@ -18,7 +18,9 @@ use dfdx::prelude::*;
 use kif_kernels::{PackedWeight, Precision};
 use view::view;
 
-use super::{Act, Attention, Engine, Loss, LowRank, PositionBias, WeightSpec, device_error};
+use super::{
+    Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec, device_error,
+};
 use crate::ModelError;
 
 /// The engine; `precision` is that of frozen weights.
@@ -184,9 +186,9 @@ impl Engine for Fused {
         weight: &FusedWeight,
         low_rank: Option<LowRank<'_, FusedWeight>>,
         residual: Option<Act<Cpu, T>>,
-        needs_input_gradient: bool,
+        input_gradient: InputGradient,
     ) -> Result<Act<Cpu, T>, ModelError> {
-        linear::linear(self, x, weight, low_rank, residual, needs_input_gradient)
+        linear::linear(self, x, weight, low_rank, residual, input_gradient)
     }
 
     fn relu<T: Tape<f32, Cpu>>(&self, x: Act<Cpu, T>) -> Result<Act<Cpu, T>, ModelError> {

@@ -10,7 +10,9 @@ use dfdx::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Act, Attention, Engine, Loss, LowRank, PositionBias, WeightSpec, device_error};
+use super::{
+    Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec, device_error,
+};
 use crate::{Dropout, ModelError};
 
 /// The engine on device `D`.
@@ -164,7 +166,7 @@ impl<D: Device<f32>> Engine for Stock<D> {
         weight: &StockWeight<D>,
         low_rank: Option<LowRank<'_, StockWeight<D>>>,
         residual: Option<Act<D, T>>,
-        _needs_input_gradient: bool,
+        _input_gradient: InputGradient,
     ) -> Result<Act<D, T>, ModelError> {
         let shape = *x.shape();
         let low_rank = match low_rank {
