@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::checkpoint::{self, Checkpoint};
+use crate::evaluate::nll_per_row;
 use crate::failure::{BadInput, OrBadInput};
 use crate::learner::{Learner, LearnerConfig};
 use crate::methods::{self, Method, MethodConfig};
@@ -22,6 +23,8 @@ use crate::task_view::{MemoryOrder, TaskView};
 
 /// How often a long training is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
+/// Tokens that go through the model at once where only the loss is wanted.
+const BATCH_TOKENS: usize = 8192;
 
 /// Every setting of a learned task, as `learn.json` has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,8 +64,8 @@ pub enum DurationSetting {
 pub struct LearnInputs {
     /// Rows of the task.
     pub rows: Vec<Encoded>,
-    /// Rows of earlier tasks, all files joined.
-    pub memory: Vec<Encoded>,
+    /// Rows of earlier tasks, in the order of [`Sources::memory`].
+    pub memory: Vec<Vec<Encoded>>,
     /// What the base is called in the adapter's configuration.
     pub base_name: String,
     /// Where everything came from, for `learn.json`.
@@ -99,10 +102,26 @@ pub struct LearnRecord {
     pub losses: Vec<f64>,
     /// Mean loss of every step on the memory before its update, unscaled.
     pub memory_losses: Vec<f64>,
+    /// What became of each memory file.
+    pub forgetting: Vec<MemoryChange>,
     /// Seconds of training.
     pub seconds: f64,
     /// Largest resident memory of the process, in MiB.
     pub peak_rss_mib: Option<u64>,
+}
+
+/// Mean loss on the rows of one memory file, in nats per target token, without dropout.
+///
+/// A method that rehearses the memory has trained on these very rows: what it forgot of the rest can only be more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryChange {
+    /// The file.
+    pub memory: PathBuf,
+    /// Before the task was learned.
+    pub before: f64,
+    /// After it.
+    pub after: f64,
 }
 
 /// Where a stopped training stands.
@@ -112,6 +131,8 @@ struct Position {
     settings: LearnSettings,
     /// blake3 of all rows and of the parameters that the training started from.
     inputs_blake3: String,
+    /// Mean loss on each memory file before the first step.
+    memory_before: Vec<f64>,
     losses: Vec<f64>,
     memory_losses: Vec<f64>,
     cursor: usize,
@@ -131,8 +152,9 @@ pub fn learn(
 ) -> Result<LearnRecord> {
     let inputs_blake3 = fingerprint(&inputs, model.params());
     let n_cut = |rows: &[Encoded]| (rows.len(), rows.iter().filter(|row| row.cut).count());
-    let (rows, memory_rows) = (n_cut(&inputs.rows), n_cut(&inputs.memory));
-    let view = view(settings, inputs.rows, inputs.memory);
+    let joined = inputs.memory.concat();
+    let (rows, memory_rows) = (n_cut(&inputs.rows), n_cut(&joined));
+    let view = view(settings, inputs.rows, joined);
     let mut learner = Learner::new(model, settings.learner);
     let mut method = settings.method.build(learner.layout());
     let training_rows = method.training_rows(&view);
@@ -154,6 +176,7 @@ pub fn learn(
     let mut position = Position {
         settings: settings.clone(),
         inputs_blake3,
+        memory_before: Vec::new(),
         losses: Vec::new(),
         memory_losses: Vec::new(),
         cursor: 0,
@@ -163,6 +186,8 @@ pub fn learn(
         position = position.resumed(saved.position, &checkpoints)?;
         methods::resume(&mut learner, method.as_mut(), &saved.state)
             .or_bad_input(|| format!("resuming from {}", checkpoints.display()))?;
+    } else {
+        position.memory_before = mean_losses(learner.model(), &inputs.memory, stop)?;
     }
     let mut training = Training {
         settings,
@@ -175,7 +200,10 @@ pub fn learn(
     training.run(&mut learner, method.as_mut(), &checkpoints)?;
     method.end_task(&mut learner, &view)?;
 
+    // Nothing is saved between here and the end: a signal waits.
+    let after = mean_losses(learner.model(), &inputs.memory, &StopFlag::default())?;
     let Position {
+        memory_before,
         losses,
         memory_losses,
         seconds,
@@ -190,6 +218,16 @@ pub fn learn(
     )
     .with_context(|| format!("writing adapter {}", out.display()))?;
     let (settings, sources) = (settings.clone(), inputs.sources);
+    let forgetting = sources
+        .memory
+        .iter()
+        .zip(memory_before.iter().zip(after))
+        .map(|(memory, (&before, after))| MemoryChange {
+            memory: memory.clone(),
+            before,
+            after,
+        })
+        .collect();
     let peak_rss_mib = peak_rss_mib();
     let record = LearnRecord {
         settings,
@@ -198,6 +236,7 @@ pub fn learn(
         memory_rows,
         losses,
         memory_losses,
+        forgetting,
         seconds,
         peak_rss_mib,
     };
@@ -308,6 +347,20 @@ impl Training<'_> {
     }
 }
 
+/// Mean loss on the rows of each file, in nats per target token.
+fn mean_losses(
+    model: &dyn LanguageModel,
+    files: &[Vec<Encoded>],
+    stop: &StopFlag,
+) -> Result<Vec<f64>> {
+    let mean = |rows: &Vec<Encoded>| {
+        let n_tokens: usize = rows.iter().map(|row| row.target_ids.len()).sum();
+        let nll = nll_per_row(model, rows, BATCH_TOKENS, stop)?;
+        Ok(nll.iter().sum::<f64>() / n_tokens.max(1) as f64)
+    };
+    files.iter().map(mean).collect()
+}
+
 /// The task as the method sees it: not the first one if there is a memory.
 fn view(settings: &LearnSettings, rows: Vec<Encoded>, memory: Vec<Encoded>) -> TaskView {
     TaskView {
@@ -329,7 +382,7 @@ fn view(settings: &LearnSettings, rows: Vec<Encoded>, memory: Vec<Encoded>) -> T
 /// blake3 of all rows and parameters, in hexadecimal digits.
 fn fingerprint(inputs: &LearnInputs, params: &[f32]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for rows in [&inputs.rows, &inputs.memory] {
+    for rows in std::iter::once(&inputs.rows).chain(&inputs.memory) {
         hasher.update(&(rows.len() as u64).to_le_bytes());
         for ids in rows
             .iter()

@@ -104,18 +104,22 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     };
     let task_rows = read_rows(&arguments.task)?;
     let rows = codec.encode_rows(&task_rows, limits)?;
-    let memory: Vec<Vec<Row>> = arguments
+    let memory_rows: Vec<Vec<Row>> = arguments
         .memory
         .iter()
         .map(|path| read_rows(path))
         .collect::<Result<_, _>>()?;
-    let memory_rows = memory.concat();
-    let memory = codec.encode_rows(&memory_rows, limits)?;
+    let memory = memory_rows
+        .iter()
+        .map(|rows| codec.encode_rows(rows, limits))
+        .collect::<Result<Vec<_>>>()?;
     let (adapter, fresh) = (arguments.adapter.as_deref(), arguments.fresh_adapter());
     fresh.validate()?;
     let Loaded { model, lora } = load(&arguments.model, adapter, fresh, &compute, arguments.seed)?;
     check_vocabulary(&task_rows, &rows, model.vocab_size())?;
-    check_vocabulary(&memory_rows, &memory, model.vocab_size())?;
+    for (rows, encoded) in memory_rows.iter().zip(&memory) {
+        check_vocabulary(rows, encoded, model.vocab_size())?;
+    }
     let lora = LoraConfig {
         dropout: arguments.dropout.unwrap_or(lora.dropout),
         ..lora
@@ -264,9 +268,21 @@ fn outcome(record: &LearnRecord, out: &Path) -> String {
         mean(&record.losses[n - tenth.min(n)..]),
     );
     let ((rows, cut), (memory, memory_cut)) = (record.rows, record.memory_rows);
+    let memories: String = record
+        .forgetting
+        .iter()
+        .map(|change| {
+            format!(
+                "memory   {:.4} before, {:.4} after on {}\n",
+                change.before,
+                change.after,
+                change.memory.display()
+            )
+        })
+        .collect();
     format!(
         "method   {}\nrows     {rows} of the task, {memory} of the memory; {} cut at --max-input\nsteps    {n} in {:.1} s\n\
-         loss     {first:.4} at first, {last:.4} at last (nats per token, means of a tenth of the steps)\nadapter  {}\n",
+         loss     {first:.4} at first, {last:.4} at last (nats per token, means of a tenth of the steps)\n{memories}adapter  {}\n",
         record.settings.method.name(),
         cut + memory_cut,
         record.seconds,

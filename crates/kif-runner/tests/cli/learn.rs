@@ -71,6 +71,8 @@ fn an_adapter_is_learned_scored_inspected_and_merged() {
         record["settings"]["method"]
     );
     assert_eq!(record["memory_losses"].as_array().unwrap().len(), 8);
+    let change = &record["forgetting"][0];
+    assert_eq!(change["memory"], arg(&memory));
 
     let answers = at("answers.jsonl");
     let score = |adapter: &Path, batch: &str, out: &Path| {
@@ -133,13 +135,13 @@ fn an_adapter_is_learned_scored_inspected_and_merged() {
         "--out",
         arg(&merged),
     ]);
-    let inspect = |model: &Path, adapter: Option<&Path>, out: &Path| {
+    let inspect_on = |data: &Path, model: &Path, adapter: Option<&Path>, out: &Path| {
         let mut flags = vec![
             "inspect",
             "--model",
             arg(model),
             "--data",
-            arg(&task),
+            arg(data),
             "--out",
             arg(out),
         ];
@@ -154,6 +156,16 @@ fn an_adapter_is_learned_scored_inspected_and_merged() {
             .parse::<f64>()
             .unwrap()
     };
+    for (adapter, when) in [(&first, "before"), (&second, "after")] {
+        let loss = inspect_on(&memory, &model, Some(adapter), &at("memory.safetensors"));
+        let reported = change[when].as_f64().unwrap();
+        assert!(
+            (loss - reported).abs() < 1e-4,
+            "{when}: {loss} and {reported}"
+        );
+    }
+    let inspect =
+        |model: &Path, adapter: Option<&Path>, out: &Path| inspect_on(&task, model, adapter, out);
     let with_adapter = inspect(&model, Some(&first), &at("one.safetensors"));
     let of_merged = inspect(&merged, None, &at("two.safetensors"));
     assert!(
@@ -208,7 +220,7 @@ fn a_stopped_training_goes_on_with_the_same_bits() {
         let adapter = |name: &str| fs::read(at(name).join("adapter_model.safetensors")).unwrap();
         assert_eq!(adapter("whole"), adapter("parts"));
         let (whole, parts) = (json(&at("whole/learn.json")), json(&at("parts/learn.json")));
-        for field in ["losses", "memory_losses", "settings"] {
+        for field in ["losses", "memory_losses", "forgetting", "settings"] {
             assert_eq!(whole[field], parts[field], "{field}");
         }
         ["whole", "parts"]
