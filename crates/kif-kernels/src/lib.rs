@@ -1,7 +1,7 @@
 //! CPU arithmetic on plain slices: prepacked weights, norms, activations, attention and losses.
 //!
 //! Tensors are row-major `f32` slices; nothing here knows of models, tapes or files. Two promises hold for everything
-//! except [`gemm`], which makes only the first:
+//! except [`gemm`] and [`dropout`], which draws by an element's place in the call; these make only the first:
 //!
 //! * the number of threads never changes a bit of a result;
 //! * neither does company: a row's result has the same bits whatever other rows stand in the call, so scoring one

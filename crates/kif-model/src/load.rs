@@ -75,6 +75,26 @@ impl ModelOptions {
             seed: 1,
         }
     }
+
+    /// Whether this program has an engine for the device and the precision. [`load`] asks, too.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let what = match (self.device, self.engine, self.precision) {
+            (DeviceKind::Cpu, EngineKind::Fused, Precision::F32 | Precision::Bf16)
+            | (DeviceKind::Cpu, EngineKind::Stock, Precision::F32) => return Ok(()),
+            (DeviceKind::Cpu, EngineKind::Stock, precision) => {
+                format!("precision {precision:?} in the stock engine")
+            }
+            (DeviceKind::Cpu, _, Precision::F16) => {
+                "precision f16 on the CPU (bf16 and f32 are)".to_owned()
+            }
+            (DeviceKind::Cuda, ..) if !cfg!(feature = "cuda") => return Err(ModelError::NoCuda),
+            (DeviceKind::Cuda, _, Precision::F32) => return Ok(()),
+            (DeviceKind::Cuda, _, precision) => {
+                format!("precision {precision:?} on CUDA (f32 is)")
+            }
+        };
+        Err(ModelError::Unsupported { what })
+    }
 }
 
 /// Loads a Hugging Face directory with a fresh adapter, which leaves the base's outputs as they are.
@@ -90,36 +110,26 @@ pub fn from_parts(
     options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     let ModelConfig::T5(config) = config;
+    options.check()?;
     let (trainable, seed) = (&options.trainable, options.seed);
-    match (options.device, options.engine, options.precision) {
-        (DeviceKind::Cpu, EngineKind::Fused, Precision::F32) => Ok(Box::new(T5::build(
-            Fused::new(kif_kernels::Precision::F32),
-            config,
-            weights,
-            trainable,
-            seed,
-        )?)),
-        (DeviceKind::Cpu, EngineKind::Fused, Precision::Bf16) => Ok(Box::new(T5::build(
-            Fused::new(kif_kernels::Precision::Bf16),
-            config,
-            weights,
-            trainable,
-            seed,
-        )?)),
-        (DeviceKind::Cpu, EngineKind::Stock, Precision::F32) => Ok(Box::new(T5::build(
-            Stock::new(dfdx::prelude::Cpu::default()),
-            config,
-            weights,
-            trainable,
-            seed,
-        )?)),
-        (DeviceKind::Cpu, EngineKind::Stock, precision) => Err(ModelError::Unsupported {
-            what: format!("precision {precision:?} in the stock engine"),
-        }),
-        (DeviceKind::Cpu, _, Precision::F16) => Err(ModelError::Unsupported {
-            what: "precision f16 on the CPU (bf16 and f32 are)".to_owned(),
-        }),
-        (DeviceKind::Cuda, _, precision) => cuda(config, weights, trainable, seed, precision),
+    match (options.device, options.engine) {
+        (DeviceKind::Cpu, EngineKind::Fused) => {
+            let precision = match options.precision {
+                Precision::Bf16 => kif_kernels::Precision::Bf16,
+                Precision::F32 | Precision::F16 => kif_kernels::Precision::F32,
+            };
+            let engine = Fused::new(precision);
+            Ok(Box::new(T5::build(
+                engine, config, weights, trainable, seed,
+            )?))
+        }
+        (DeviceKind::Cpu, EngineKind::Stock) => {
+            let engine = Stock::new(dfdx::prelude::Cpu::default());
+            Ok(Box::new(T5::build(
+                engine, config, weights, trainable, seed,
+            )?))
+        }
+        (DeviceKind::Cuda, _) => cuda(config, weights, trainable, seed),
     }
 }
 
@@ -129,13 +139,7 @@ fn cuda(
     weights: Weights,
     trainable: &Trainable,
     seed: u64,
-    precision: Precision,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
-    if precision != Precision::F32 {
-        return Err(ModelError::Unsupported {
-            what: format!("precision {precision:?} on CUDA (f32 is)"),
-        });
-    }
     let device = dfdx::prelude::Cuda::try_build(0, 0).map_err(crate::engine::device_error)?;
     Ok(Box::new(T5::build(
         Stock::new(device),
@@ -152,7 +156,6 @@ fn cuda(
     _weights: Weights,
     _trainable: &Trainable,
     _seed: u64,
-    _precision: Precision,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     Err(ModelError::NoCuda)
 }

@@ -16,6 +16,12 @@ pub struct Codec {
 impl Codec {
     /// The `tokenizer.json` of a model directory; without one, rows of ids still work.
     pub fn of_model(model: &Path) -> Result<Self> {
+        if !model.is_dir() {
+            bail!(BadInput(format!(
+                "model {}: there is no such folder",
+                model.display()
+            )));
+        }
         let path = model.join("tokenizer.json");
         let tokenizer = if path.exists() {
             Some(Tokenizer::from_file(&path)?)

@@ -14,8 +14,10 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::nll_per_row;
 use crate::failure::{BadInput, OrBadInput};
 use crate::learner::{Learner, LearnerConfig};
+use crate::lock::hash_of;
 use crate::methods::{self, Method, MethodConfig};
 use crate::progress::Progress;
+use crate::protocol::{Device, Precision};
 use crate::record::peak_rss_mib;
 use crate::schedule::Schedule;
 use crate::signal::{StopFlag, Stopped};
@@ -48,6 +50,10 @@ pub struct LearnSettings {
     pub max_input: usize,
     /// Longest target in tokens, end token included.
     pub max_target: usize,
+    /// What it is computed on.
+    pub device: Device,
+    /// Number format of the frozen base.
+    pub precision: Precision,
 }
 
 /// How long a training is.
@@ -68,6 +74,8 @@ pub struct LearnInputs {
     pub memory: Vec<Vec<Encoded>>,
     /// What the base is called in the adapter's configuration.
     pub base_name: String,
+    /// The base's files, which a training that goes on must find as they were.
+    pub base_files: Vec<PathBuf>,
     /// Where everything came from, for `learn.json`.
     pub sources: Sources,
 }
@@ -129,7 +137,7 @@ pub struct MemoryChange {
 #[serde(deny_unknown_fields)]
 struct Position {
     settings: LearnSettings,
-    /// blake3 of all rows and of the parameters that the training started from.
+    /// blake3 of all rows, of the base's files and of the parameters that the training started from.
     inputs_blake3: String,
     /// Mean loss on each memory file before the first step.
     memory_before: Vec<f64>,
@@ -150,7 +158,7 @@ pub fn learn(
     out: &Path,
     stop: &StopFlag,
 ) -> Result<LearnRecord> {
-    let inputs_blake3 = fingerprint(&inputs, model.params());
+    let inputs_blake3 = fingerprint(&inputs, model.params())?;
     let n_cut = |rows: &[Encoded]| (rows.len(), rows.iter().filter(|row| row.cut).count());
     let joined = inputs.memory.concat();
     let (rows, memory_rows) = (n_cut(&inputs.rows), n_cut(&joined));
@@ -260,7 +268,7 @@ impl Position {
     fn resumed(self, saved: Self, folder: &Path) -> Result<Self> {
         if saved.settings != self.settings || saved.inputs_blake3 != self.inputs_blake3 {
             let what = if saved.settings == self.settings {
-                "rows or adapter"
+                "rows, base or adapter"
             } else {
                 "settings"
             };
@@ -379,8 +387,8 @@ fn view(settings: &LearnSettings, rows: Vec<Encoded>, memory: Vec<Encoded>) -> T
     }
 }
 
-/// blake3 of all rows and parameters, in hexadecimal digits.
-fn fingerprint(inputs: &LearnInputs, params: &[f32]) -> String {
+/// blake3 of all rows, of the base's files and of the parameters, in hexadecimal digits.
+fn fingerprint(inputs: &LearnInputs, params: &[f32]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for rows in std::iter::once(&inputs.rows).chain(&inputs.memory) {
         hasher.update(&(rows.len() as u64).to_le_bytes());
@@ -397,5 +405,8 @@ fn fingerprint(inputs: &LearnInputs, params: &[f32]) -> String {
     for x in params {
         hasher.update(&x.to_le_bytes());
     }
-    hasher.finalize().to_hex().to_string()
+    for file in &inputs.base_files {
+        hasher.update(hash_of(file)?.as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }

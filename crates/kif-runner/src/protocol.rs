@@ -505,7 +505,8 @@ impl Protocol {
             batch_size,
             "at least 1",
         )?;
-        (self.learner_config(0).check()).map_err(|e| self.value(e.field, &e.value, e.expected))?;
+        (self.learner_config(0).check())
+            .map_err(|e| self.value(&format!("training.{}", e.field), &e.value, e.expected))?;
         self.lora_config()
             .validate()
             .map_err(|e| self.value("adapter", &format!("{:?}", self.adapter), e))?;

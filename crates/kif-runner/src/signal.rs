@@ -13,18 +13,23 @@ pub struct StopFlag {
     countdown: Arc<AtomicU64>,
 }
 
-/// A run that was stopped by a signal, with everything saved.
+/// A command that was stopped by a signal, after saving what it saves.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("stopped by a signal; everything is saved, and the same command goes on from here")]
+#[error("stopped by a signal; the same command goes on from what is saved")]
 pub struct Stopped;
 
 impl StopFlag {
-    /// A flag that the first SIGINT or SIGTERM raises; the second one ends the process at once.
+    /// A flag that the first SIGINT or SIGTERM raises; the second one ends the process at once, with the
+    /// shell's code for it (128 and its number): what has been done since the last save is lost.
     pub fn on_signals() -> std::io::Result<Self> {
         let flag = Self::default();
         for signal in [SIGINT, SIGTERM] {
             // In this order: the first signal finds the flag down and only raises it.
-            signal_hook::flag::register_conditional_shutdown(signal, 75, Arc::clone(&flag.raised))?;
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&flag.raised),
+            )?;
             signal_hook::flag::register(signal, Arc::clone(&flag.raised))?;
         }
         Ok(flag)

@@ -8,30 +8,31 @@ use super::strip::Strip;
 use std::arch::x86_64::*;
 
 /// Rows whose sums fit the 32 registers beside a line of B and a broadcast of A, by the number of vectors.
-const ROWS: [usize; 5] = [0, 14, 14, 9, 6];
+const ROWS: [usize; 5] = [0, MAX_ROWS, MAX_ROWS, 9, 6];
+const MAX_ROWS: usize = 14;
 /// Depths of one turn of the loop over a contiguous A.
 const UNROLL: usize = 4;
 /// Lines of B that are fetched into the first-level cache ahead of their use.
 const AHEAD: usize = 8;
 
-/// Calls `$f::<rows, vectors, unit>` for numbers of rows and vectors known at run time.
+/// Calls `$f::<rows, vectors, ..>` for numbers of rows and vectors known at run time; the rows are those of [`ROWS`].
 macro_rules! by_extents {
-    ($rows:expr, $vectors:expr, $f:ident, $unit:literal, $($arg:expr),*) => {
+    ($rows:expr, $vectors:expr, $f:ident $(<$unit:literal>)?, $args:tt) => {
         match $vectors {
-            1 => by_extents!(@ $rows, 1, $f, $unit, ($($arg),*), 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            2 => by_extents!(@ $rows, 2, $f, $unit, ($($arg),*), 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            3 => by_extents!(@ $rows, 3, $f, $unit, ($($arg),*), 1 2 3 4 5 6 7 8 9),
-            _ => by_extents!(@ $rows, 4, $f, $unit, ($($arg),*), 1 2 3 4 5 6),
+            1 => by_extents!(@ $rows, 1, $f ($($unit)?), $args, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            2 => by_extents!(@ $rows, 2, $f ($($unit)?), $args, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            3 => by_extents!(@ $rows, 3, $f ($($unit)?), $args, 1 2 3 4 5 6 7 8 9),
+            _ => by_extents!(@ $rows, 4, $f ($($unit)?), $args, 1 2 3 4 5 6),
         }
     };
-    (@ $rows:expr, $vectors:literal, $f:ident, $unit:literal, $args:tt, $($n:literal)*) => {
+    (@ $rows:expr, $vectors:literal, $f:ident $unit:tt, $args:tt, $($n:literal)*) => {
         match $rows {
             $($n => by_extents!(= $f, $n, $vectors, $unit, $args),)*
             rows => unreachable!("{rows} rows of {} vectors", $vectors),
         }
     };
-    (= $f:ident, $rows:literal, $vectors:literal, $unit:literal, ($($arg:expr),*)) => {
-        $f::<$rows, $vectors, $unit>($($arg),*)
+    (= $f:ident, $rows:literal, $vectors:literal, ($($unit:literal)?), ($($arg:expr),*)) => {
+        $f::<$rows, $vectors $(, $unit)?>($($arg),*)
     };
 }
 
@@ -50,7 +51,7 @@ macro_rules! each_row {
 }
 
 /// # Safety
-/// As [`multiply_strip`](super::multiply_strip), on a processor with AVX-512 F.
+/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX-512 F.
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     let masks = masks(s.width);
     let vectors = s.width.div_ceil(16);
@@ -60,9 +61,9 @@ pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
         unsafe {
             let s = s.at_row(i);
             if s.a_col == 1 {
-                by_extents!(rows, vectors, tile, true, s, masks)
+                by_extents!(rows, vectors, tile<true>, (s, masks))
             } else {
-                by_extents!(rows, vectors, tile, false, s, masks)
+                by_extents!(rows, vectors, tile<false>, (s, masks))
             }
         }
     }
@@ -82,7 +83,7 @@ unsafe fn tile<const M: usize, const V: usize, const UNIT: bool>(s: Strip, masks
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     let a_col = if UNIT { 1 } else { s.a_col };
     // Three rows to a pointer: their addresses are then one addition each at most, and none waits for another.
-    let mut a: [*const f32; 14usize.div_ceil(3)] =
+    let mut a: [*const f32; MAX_ROWS.div_ceil(3)] =
         std::array::from_fn(|i| s.a.wrapping_add(3 * i * s.a_row));
     let mut b = s.b;
     macro_rules! depth {
@@ -157,7 +158,7 @@ pub(super) mod pairs {
     use crate::packed::bf16::PairStrip;
 
     /// # Safety
-    /// As [`multiply_strip`](crate::packed::multiply_strip), on a processor with AVX-512 BF16.
+    /// As [`multiply_strip`](crate::packed::strip::multiply_strip), on a processor with AVX-512 BF16.
     pub(in crate::packed) unsafe fn strip(n_rows: usize, s: PairStrip) {
         let masks = masks(s.width);
         let vectors = s.width.div_ceil(16);
@@ -170,18 +171,15 @@ pub(super) mod pairs {
                     c: s.c.add(i * s.c_row),
                     ..s
                 };
-                by_extents!(rows, vectors, pair_tile, true, s, masks)
+                by_extents!(rows, vectors, pair_tile, (s, masks))
             }
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn pair_tile<const M: usize, const V: usize, const UNIT: bool>(
-        s: PairStrip,
-        masks: [__mmask16; 4],
-    ) {
+    unsafe fn pair_tile<const M: usize, const V: usize>(s: PairStrip, masks: [__mmask16; 4]) {
         let mut sums = [[_mm512_setzero_ps(); V]; M];
-        let mut a: [*const u32; 14usize.div_ceil(3)] =
+        let mut a: [*const u32; MAX_ROWS.div_ceil(3)] =
             std::array::from_fn(|i| s.a.wrapping_add(3 * i * s.a_row));
         let mut b = s.b;
         macro_rules! pair {

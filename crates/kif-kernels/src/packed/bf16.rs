@@ -9,7 +9,7 @@ use half::bf16;
 #[derive(Clone, Copy)]
 pub(super) struct PairLine(pub(super) [u32; LANES]);
 
-/// `C[.., width] (+)= A B` over pairs of depths; the fields as in [`Strip`](super::Strip).
+/// `C[.., width] (+)= A B` over pairs of depths; the fields as in [`Strip`](super::strip::Strip).
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct PairStrip {

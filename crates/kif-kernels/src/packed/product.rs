@@ -230,8 +230,10 @@ struct RoundedRows {
 impl RoundedRows {
     /// Rounds `a[n_rows, depth]`; needs AVX-512 BF16.
     fn of(a: &[f32], n_rows: usize, depth: usize) -> Self {
-        // Padded, so that rows are never a multiple of a page apart.
-        let stride = depth.div_ceil(2) + 16;
+        let n_pairs = depth.div_ceil(2);
+        // Rows a multiple of a page apart compete for the same cache sets.
+        let padding = if n_pairs.is_multiple_of(1024) { 16 } else { 0 };
+        let stride = n_pairs + padding;
         let mut pairs = vec![0u32; n_rows * stride];
         let out = SendPtr::new(&mut pairs);
         let rows_per_task = 64;

@@ -3,7 +3,7 @@
 use dfdx::prelude::{PutTape, SplitTape, Tape, WithEmptyTape};
 use kif_data::{Batch, Ragged};
 
-use super::{AttentionLayer, FeedForward, Stack, T5, position};
+use super::{AttentionLayer, FeedForward, Linear, Param, Stack, T5, position};
 use crate::engine::{Act, Attention, Engine, InputGradient, Loss, PositionBias, Span};
 use crate::{Dropout, ModelError};
 
@@ -72,17 +72,17 @@ impl<E: Engine> T5<E> {
     pub(super) fn norm<T: Tape<f32, E::Device>>(
         &self,
         x: Act<E::Device, T>,
-        gain: &super::Param<E>,
+        gain: &Param<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         self.engine
             .rms_norm(x, &gain.weight, self.config.layer_norm_epsilon)
     }
 
-    /// A linear layer.
+    /// `x W^T` with the low-rank part, `[tokens, out]`.
     pub(super) fn project<T: Tape<f32, E::Device>>(
         &self,
         x: Act<E::Device, T>,
-        linear: &super::Linear<E>,
+        linear: &Linear<E>,
         dropout: Option<Dropout>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
@@ -95,12 +95,12 @@ impl<E: Engine> T5<E> {
         )
     }
 
-    /// A linear layer whose result is added to a residual, for which it is the last consumer.
+    /// `residual + x W^T` with the low-rank part; nothing else reads the residual or `x` later.
     pub(super) fn project_onto<T: Tape<f32, E::Device>>(
         &self,
         residual: Act<E::Device, T>,
         x: Act<E::Device, T>,
-        linear: &super::Linear<E>,
+        linear: &Linear<E>,
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         self.engine.linear(

@@ -6,7 +6,7 @@ use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
 use kif_model::LoraConfig;
 use kif_runner::codec::{Codec, check_vocabulary};
-use kif_runner::failure::BadInput;
+use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 use kif_runner::lock::Writer;
 use kif_runner::methods::{MethodConfig, Regime};
@@ -125,7 +125,9 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         ..lora
     };
     arguments.check_adapter(&lora)?;
-    let settings = arguments.settings(method, lora)?;
+    let settings = arguments.settings(method, lora, &compute)?;
+    let base_files = kif_model::model_files(&arguments.model)
+        .or_bad_input(|| format!("reading model {}", arguments.model.display()))?;
     let base_name = arguments.model.display().to_string();
     let sources = Sources {
         model: arguments.model,
@@ -142,6 +144,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
             rows,
             memory,
             base_name,
+            base_files,
             sources,
         },
         &arguments.out,
@@ -221,7 +224,12 @@ impl Arguments {
         }
     }
 
-    fn settings(&self, method: MethodConfig, adapter: LoraConfig) -> Result<LearnSettings> {
+    fn settings(
+        &self,
+        method: MethodConfig,
+        adapter: LoraConfig,
+        compute: &Compute,
+    ) -> Result<LearnSettings> {
         let optimizer = OptimizerConfig {
             lr: self.lr,
             warmup_steps: self.warmup,
@@ -255,6 +263,8 @@ impl Arguments {
             no_shuffle: self.no_shuffle,
             max_input: self.max_input,
             max_target: self.max_target,
+            device: compute.device,
+            precision: compute.precision,
         })
     }
 }

@@ -21,7 +21,7 @@ use kif_model::{LanguageModel, ModelOptions, ParamLayout, Trainable};
 use base_scores::BaseScores;
 
 use crate::atomic;
-use crate::failure::OrBadInput;
+use crate::failure::{BadInput, OrBadInput};
 use crate::lock::{Lock, LockChanged, Writer};
 use crate::methods::{MethodConfig, Regime};
 use crate::progress::Progress;
@@ -65,6 +65,10 @@ pub struct Outcome {
 /// A raised `stop` saves everything and ends with [`Stopped`](crate::signal::Stopped); the same call goes on from there
 /// with the same bits.
 pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> {
+    // Before anything is written: the lock of a run that cannot be would refuse the one that can.
+    base_options(protocol, 0)
+        .check()
+        .map_err(|e| BadInput(e.to_string()))?;
     let mut writer = Writer::of_folder(out)?;
     let _guard = writer.hold()?;
     let inputs = Inputs::load(protocol, out)?;
@@ -174,12 +178,13 @@ fn regime_of(config: &MethodConfig) -> Regime {
 
 /// The base with a fresh adapter.
 pub fn load_base(protocol: &Protocol, model: &Path, seed: u64) -> Result<Box<dyn LanguageModel>> {
-    let options = model_options(
-        &protocol.compute,
-        Trainable::Adapter(protocol.lora_config()),
-        seed,
-    );
-    kif_model::load(model, &options).or_bad_input(|| format!("loading model {}", model.display()))
+    kif_model::load(model, &base_options(protocol, seed))
+        .or_bad_input(|| format!("loading model {}", model.display()))
+}
+
+fn base_options(protocol: &Protocol, seed: u64) -> ModelOptions {
+    let adapter = Trainable::Adapter(protocol.lora_config());
+    model_options(&protocol.compute, adapter, seed)
 }
 
 /// The model's own words for what it runs on.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::kit::{arg, fail, golden, kif, rows, small_benchmark, succeed};
+use crate::kit::{arg, fail, golden, kif, kif_with, rows, small_benchmark, succeed};
 
 #[test]
 fn usage_errors_are_bad_input() {
@@ -202,6 +202,47 @@ fn diverging_training_stops_before_the_update_and_names_the_place() {
         &["seq_lora-o1-s1", "step", "task a"],
         &["bench", arg(&protocol), "--out", arg(&run), "--lr", "1e30"],
     );
+}
+
+#[test]
+fn a_run_that_cannot_be_leaves_no_lock_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let run = folder.path().join("run");
+    let flags = ["bench", arg(&protocol), "--out", arg(&run)];
+    fail(2, &["f16"], &[&flags[..], &["--precision", "f16"]].concat());
+    succeed(&flags);
+}
+
+#[test]
+fn a_stopped_training_goes_on_with_its_own_base_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (model, data, out) = (at("model"), at("rows.jsonl"), at("out"));
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(golden("tiny-t5")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+    }
+    fs::write(&data, rows("a", 16, 0)).unwrap();
+    let flags = [
+        "learn",
+        "--model",
+        arg(&model),
+        "--task",
+        arg(&data),
+        "--out",
+        arg(&out),
+    ];
+    let ended = kif_with(&flags, &[("KIF_STOP_AFTER_POLLS", "5")]);
+    assert_eq!(ended.code, 75, "{}", ended.stderr);
+    let bf16 = [&flags[..], &["--precision", "bf16"]].concat();
+    fail(2, &["checkpoint", "settings"], &bf16);
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    fail(2, &["checkpoint", "base"], &flags);
 }
 
 #[cfg(unix)]
