@@ -1,8 +1,8 @@
 //! Rates of the packed products beside the `gemm` crate's, for the extents of a small T5.
 //!
 //! `cargo run --release -p kif-kernels --example gemm_rate`, with `RAYON_NUM_THREADS` and `KIF_CPU` as wanted. Prints
-//! billions of operations (two per multiplication) per second, the best of many calls; extents of one's own may follow
-//! as arguments: `rows,inner,columns ...`.
+//! billions of operations (two per multiplication) per second, the best of many calls and their median, which differ by
+//! what else the processor has to do; extents of one's own may follow as arguments: `rows,inner,columns ...`.
 
 use kif_kernels::{MatMut, MatRef, PackedWeight, Precision, gemm, instruction_set};
 use std::time::Instant;
@@ -26,7 +26,7 @@ fn main() {
         rayon::current_num_threads()
     );
     println!(
-        "{:>20} {:>8} {:>8} {:>8}",
+        "{:>20} {:>13} {:>13} {:>13}",
         "rows x inner x cols", "f32", "bf16", "gemm"
     );
     let wanted: Vec<_> = std::env::args().skip(1).map(|arg| extents(&arg)).collect();
@@ -41,9 +41,9 @@ fn main() {
         let operations = 2.0 * (n_rows * n_in * n_out) as f64;
         let packed = [Precision::F32, Precision::Bf16].map(|precision| {
             let weight = PackedWeight::pack_forward(&w, n_out, n_in, precision);
-            operations / best_s(|| weight.forward(n_rows, &x, &mut y, false)) / 1e9
+            rates(operations, || weight.forward(n_rows, &x, &mut y, false))
         });
-        let plain = best_s(|| {
+        let plain = rates(operations, || {
             let (x, w) = (
                 MatRef::row_major(&x, n_rows, n_in),
                 MatRef::row_major(&w, n_out, n_in),
@@ -58,12 +58,7 @@ fn main() {
             );
         });
         let extents = format!("{n_rows} x {n_in} x {n_out}");
-        println!(
-            "{extents:>20} {:8.1} {:8.1} {:8.1}",
-            packed[0],
-            packed[1],
-            operations / plain / 1e9
-        );
+        println!("{extents:>20} {} {} {plain}", packed[0], packed[1]);
     }
 }
 
@@ -78,13 +73,19 @@ fn extents(arg: &str) -> (usize, usize, usize) {
     (rows, inner, columns)
 }
 
-/// The shortest call within about a second.
-fn best_s(mut f: impl FnMut()) -> f64 {
-    let (start, mut best) = (Instant::now(), f64::INFINITY);
+/// Billions of operations per second, best and median of the calls within about a second.
+fn rates(operations: f64, mut f: impl FnMut()) -> String {
+    let (start, mut calls) = (Instant::now(), Vec::new());
     while start.elapsed().as_secs_f64() < 1.0 {
         let call = Instant::now();
         f();
-        best = best.min(call.elapsed().as_secs_f64());
+        calls.push(call.elapsed().as_secs_f64());
     }
-    best
+    calls.sort_by(f64::total_cmp);
+    let rate = |seconds: f64| operations / seconds / 1e9;
+    format!(
+        "{:6.1} {:6.1}",
+        rate(calls[0]),
+        rate(calls[calls.len() / 2])
+    )
 }
