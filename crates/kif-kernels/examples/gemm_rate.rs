@@ -40,7 +40,7 @@ fn main() {
         let mut y = vec![0.0; n_rows * n_out];
         let operations = 2.0 * (n_rows * n_in * n_out) as f64;
         let packed = [Precision::F32, Precision::Bf16].map(|precision| {
-            let weight = PackedWeight::pack_forward(&w, n_out, n_in, precision);
+            let weight = PackedWeight::pack(&w, n_out, n_in, precision);
             rates(operations, || weight.forward(n_rows, &x, &mut y, false))
         });
         let plain = rates(operations, || {

@@ -40,8 +40,7 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize) -> Vec<f
 
 /// Negative log likelihoods of `targets` under the logits `x head^T`, without ever holding the logits of all rows.
 ///
-/// `x` is `[n, D]`; `gx`, if wanted, is overwritten with the gradient of the sum of the result and needs a head that is
-/// packed for both directions.
+/// `x` is `[n, D]`; `gx`, if wanted, is overwritten with the gradient of the sum of the result.
 pub fn linear_cross_entropy(
     x: &[f32],
     head: &PackedWeight,

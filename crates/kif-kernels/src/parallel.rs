@@ -72,3 +72,15 @@ pub(crate) fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
     // SAFETY: as in `as_floats`; the borrow is exclusive.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }
+
+/// The bits of some floats.
+pub(crate) fn as_words(floats: &[f32]) -> &[u32] {
+    // SAFETY: f32 and u32 have the same size and alignment, and any bits are valid in either.
+    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), floats.len()) }
+}
+
+/// The bits of some floats.
+pub(crate) fn as_words_mut(floats: &mut [f32]) -> &mut [u32] {
+    // SAFETY: as in `as_words`; the borrow is exclusive.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
+}

@@ -8,12 +8,12 @@ use super::strip::Strip;
 use std::arch::x86_64::*;
 
 /// Rows whose sums fit the 32 registers beside a line of B and a broadcast of A, by the number of vectors.
-const ROWS: [usize; 5] = [0, MAX_ROWS, MAX_ROWS, 9, 6];
-const MAX_ROWS: usize = 14;
+pub(super) const ROWS: [usize; 5] = [0, MAX_ROWS, MAX_ROWS, 9, 6];
+pub(super) const MAX_ROWS: usize = 14;
 /// Depths of one turn of the loop over a contiguous A.
-const UNROLL: usize = 4;
+pub(super) const UNROLL: usize = 4;
 /// Lines of B that are fetched into the first-level cache ahead of their use.
-const AHEAD: usize = 8;
+pub(super) const AHEAD: usize = 8;
 
 /// Calls `$f::<rows, vectors, ..>` for numbers of rows and vectors known at run time; the rows are those of [`ROWS`].
 macro_rules! by_extents {
@@ -35,6 +35,7 @@ macro_rules! by_extents {
         $f::<$rows, $vectors $(, $unit)?>($($arg),*)
     };
 }
+pub(super) use by_extents;
 
 /// Writes the body out for each row `I` below `$rows`: a loop this long would not always be unrolled, and its sums would
 /// then live in memory.
@@ -49,6 +50,7 @@ macro_rules! each_row {
         })*
     };
 }
+pub(super) use each_row;
 
 /// # Safety
 /// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX-512 F.
@@ -70,7 +72,7 @@ pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
 }
 
 /// Which lanes of the vectors of a row of C exist.
-fn masks(width: usize) -> [__mmask16; 4] {
+pub(super) fn masks(width: usize) -> [__mmask16; 4] {
     std::array::from_fn(|v| {
         let lanes = width.saturating_sub(16 * v).min(16);
         ((1u32 << lanes) - 1) as u16
@@ -128,7 +130,7 @@ unsafe fn tile<const M: usize, const V: usize, const UNIT: bool>(s: Strip, masks
 /// Writes or adds the sums of a tile; each lane outside the masks is neither read nor written.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store<const M: usize, const V: usize>(
+pub(super) unsafe fn store<const M: usize, const V: usize>(
     sums: [[__m512; V]; M],
     c: *mut f32,
     c_row: usize,
@@ -151,108 +153,35 @@ unsafe fn store<const M: usize, const V: usize>(
     }
 }
 
-pub(super) mod pairs {
-    //! The same over BF16 pairs: one instruction multiplies and sums two depths.
-
-    use super::*;
-    use crate::packed::bf16::PairStrip;
-
-    /// # Safety
-    /// As [`multiply_strip`](crate::packed::strip::multiply_strip), on a processor with AVX-512 BF16.
-    pub(in crate::packed) unsafe fn strip(n_rows: usize, s: PairStrip) {
-        let masks = masks(s.width);
-        let vectors = s.width.div_ceil(16);
-        for i in (0..n_rows).step_by(ROWS[vectors]) {
-            let rows = (n_rows - i).min(ROWS[vectors]);
-            // SAFETY: the rows i .. i + rows lie in A and C, by the caller's promise.
-            unsafe {
-                let s = PairStrip {
-                    a: s.a.add(i * s.a_row),
-                    c: s.c.add(i * s.c_row),
-                    ..s
-                };
-                by_extents!(rows, vectors, pair_tile, (s, masks))
-            }
-        }
+/// The transpose of a square of words, in place.
+#[target_feature(enable = "avx512f")]
+pub(super) fn turn_square(square: &mut [[u32; 16]; 16]) {
+    // SAFETY: each line is a whole vector.
+    let lines = square.map(|line| unsafe { _mm512_loadu_si512(line.as_ptr().cast()) });
+    // Of 4 lines 4 g .. and of every 4 columns c, 4 + c, .. the words, lane by lane.
+    let mut fours = [_mm512_setzero_si512(); 16];
+    for g in (0..16).step_by(4) {
+        let low = |i: usize| _mm512_unpacklo_epi32(lines[g + i], lines[g + i + 1]);
+        let high = |i: usize| _mm512_unpackhi_epi32(lines[g + i], lines[g + i + 1]);
+        fours[g] = _mm512_unpacklo_epi64(low(0), low(2));
+        fours[g + 1] = _mm512_unpackhi_epi64(low(0), low(2));
+        fours[g + 2] = _mm512_unpacklo_epi64(high(0), high(2));
+        fours[g + 3] = _mm512_unpackhi_epi64(high(0), high(2));
     }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn pair_tile<const M: usize, const V: usize>(s: PairStrip, masks: [__mmask16; 4]) {
-        let mut sums = [[_mm512_setzero_ps(); V]; M];
-        let mut a: [*const u32; MAX_ROWS.div_ceil(3)] =
-            std::array::from_fn(|i| s.a.wrapping_add(3 * i * s.a_row));
-        let mut b = s.b;
-        macro_rules! pair {
-            ($k:expr) => {
-                // SAFETY: as in `tile`.
-                unsafe {
-                    let mut line = [pairs_of(_mm512_setzero_si512()); V];
-                    for v in 0..V {
-                        line[v] = pairs_of(_mm512_load_si512(b.add(16 * v).cast()));
-                        if V == 4 {
-                            let ahead = b.wrapping_add(AHEAD * s.b_row + 16 * v);
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                        }
-                    }
-                    each_row!(M, {
-                        let x = *a[I / 3].add(I % 3 * s.a_row + $k) as i32;
-                        let x = pairs_of(_mm512_set1_epi32(x));
-                        for v in 0..V {
-                            sums[I][v] = _mm512_dpbf16_ps(sums[I][v], x, line[v]);
-                        }
-                    });
-                    b = b.wrapping_add(s.b_row);
-                }
-            };
-        }
-        for _ in 0..s.n_pairs / UNROLL {
-            pair!(0);
-            pair!(1);
-            pair!(2);
-            pair!(3);
-            a = a.map(|a| a.wrapping_add(UNROLL));
-        }
-        for _ in 0..s.n_pairs % UNROLL {
-            pair!(0);
-            a = a.map(|a| a.wrapping_add(1));
-        }
-        // SAFETY: C has M rows of `s.width` columns, and the masks leave the rest alone.
-        unsafe { store(sums, s.c, s.c_row, masks, s.accumulate) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn pairs_of(bits: __m512i) -> __m512bh {
-        // SAFETY: 512 bits hold 32 BF16 values, and any bits are valid ones.
-        unsafe { std::mem::transmute(bits) }
-    }
-
-    /// Rounds a row to BF16.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(in crate::packed) fn round_row(source: &[f32], out: &mut [u16]) {
-        let (chunks, rest) = source.as_chunks::<16>();
-        let (out_chunks, out_rest) = out.as_chunks_mut::<16>();
-        for (x, y) in chunks.iter().zip(out_chunks) {
-            // SAFETY: both arrays are whole vectors, and 256 bits are 256 bits.
-            unsafe {
-                let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()));
-                _mm256_storeu_si256(
-                    y.as_mut_ptr().cast(),
-                    std::mem::transmute::<__m256bh, __m256i>(rounded),
-                );
-            }
-        }
-        if !rest.is_empty() {
-            // The last few through the same instruction, so that a value rounds alike wherever it stands.
-            let mut last = [0f32; 16];
-            last[..rest.len()].copy_from_slice(rest);
-            // SAFETY: as above.
-            let rounded = unsafe {
-                std::mem::transmute::<__m256bh, [u16; 16]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(
-                    last.as_ptr(),
-                )))
-            };
-            out_rest[..rest.len()].copy_from_slice(&rounded[..rest.len()]);
+    for c in 0..4 {
+        // The even and the odd lanes of two fours.
+        let even = |g: usize| _mm512_shuffle_i32x4::<0x88>(fours[g + c], fours[g + 4 + c]);
+        let odd = |g: usize| _mm512_shuffle_i32x4::<0xdd>(fours[g + c], fours[g + 4 + c]);
+        let columns = [
+            _mm512_shuffle_i32x4::<0x88>(even(0), even(8)),
+            _mm512_shuffle_i32x4::<0x88>(odd(0), odd(8)),
+            _mm512_shuffle_i32x4::<0xdd>(even(0), even(8)),
+            _mm512_shuffle_i32x4::<0xdd>(odd(0), odd(8)),
+        ];
+        for (lane, column) in columns.into_iter().enumerate() {
+            let line = square[4 * lane + c].as_mut_ptr();
+            // SAFETY: the line is a whole vector.
+            unsafe { _mm512_storeu_si512(line.cast(), column) }
         }
     }
 }

@@ -9,6 +9,12 @@ use half::bf16;
 #[derive(Clone, Copy)]
 pub(super) struct PairLine(pub(super) [u32; LANES]);
 
+/// The words of some lines.
+pub(super) fn words_of(lines: &[PairLine]) -> &[u32] {
+    // SAFETY: `PairLine` is `repr(C)` around 16 words whose size is a multiple of its alignment: there is no padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
+}
+
 /// `C[.., width] (+)= A B` over pairs of depths; the fields as in [`Strip`](super::strip::Strip).
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]

@@ -4,14 +4,18 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 mod bf16;
 mod pack;
 mod portable;
 mod product;
 mod strip;
+mod transpose;
 
 use crate::cpu::instruction_set;
 use pack::Pack;
+use product::Side;
 
 pub(crate) use pack::{panels_of, panels_of_transposed};
 pub(crate) use strip::{multiply_panels, panels_len};
@@ -27,35 +31,25 @@ pub enum Precision {
     Bf16,
 }
 
-/// A weight `W[n_out, n_in]` packed once for `y = x W^T` and once for `gx = gy W`.
+/// A weight `W[n_out, n_in]` packed for `y = x W^T`; `gx = gy W` turns the panels that it needs as it goes.
 ///
 /// Every output element is summed over the inner extent in one fixed order, whatever the number of rows or threads.
 pub struct PackedWeight {
     n_out: usize,
     n_in: usize,
     precision: Precision,
-    forward: Pack,
-    backward: Option<Pack>,
+    pack: Pack,
 }
 
 impl PackedWeight {
-    /// Packs a row-major weight for both directions.
+    /// Packs a row-major weight.
     pub fn pack(weight: &[f32], n_out: usize, n_in: usize, precision: Precision) -> Self {
-        let mut packed = Self::pack_forward(weight, n_out, n_in, precision);
-        packed.backward = Some(Pack::of(weight, (n_out, n_in), false, precision));
-        packed
-    }
-
-    /// Packs for `forward` alone, in half the memory; `backward` then panics.
-    pub fn pack_forward(weight: &[f32], n_out: usize, n_in: usize, precision: Precision) -> Self {
         assert_eq!(weight.len(), n_out * n_in, "a weight of {n_out} x {n_in}");
-        let forward = Pack::of(weight, (n_in, n_out), true, precision);
         Self {
             n_out,
             n_in,
             precision,
-            forward,
-            backward: None,
+            pack: Pack::of_transposed(weight, (n_in, n_out), precision),
         }
     }
 
@@ -63,10 +57,7 @@ impl PackedWeight {
     pub fn repack(&mut self, weight: &[f32]) {
         let (n_out, n_in) = (self.n_out, self.n_in);
         assert_eq!(weight.len(), n_out * n_in, "a weight of {n_out} x {n_in}");
-        self.forward.fill(weight, true);
-        if let Some(backward) = &mut self.backward {
-            backward.fill(weight, false);
-        }
+        self.pack.fill_transposed(weight);
     }
 
     /// Columns of `y`.
@@ -86,24 +77,28 @@ impl PackedWeight {
 
     /// Memory of the packed values, padding included.
     pub fn bytes(&self) -> usize {
-        self.forward.bytes() + self.backward.as_ref().map_or(0, Pack::bytes)
+        self.pack.bytes()
+    }
+
+    /// Row `j` of the weight as it is stored, into `row[n_in]`.
+    pub fn read_row(&self, j: usize, row: &mut [f32]) {
+        let (n_out, n_in) = (self.n_out, self.n_in);
+        assert!(j < n_out, "row {j} of a weight of {n_out} x {n_in}");
+        assert_eq!(row.len(), n_in, "a row of a weight of {n_out} x {n_in}");
+        self.pack.read_column(j, row);
     }
 
     /// `y[n_rows, n_out] = x[n_rows, n_in] W^T`, added to `y` when `accumulate`.
     pub fn forward(&self, n_rows: usize, x: &[f32], y: &mut [f32], accumulate: bool) {
-        self.forward
-            .multiply(instruction_set(), n_rows, x, y, accumulate);
+        let set = instruction_set();
+        self.pack
+            .multiply(set, Side::AsPacked, n_rows, x, y, accumulate);
     }
 
     /// `gx[n_rows, n_in] = gy[n_rows, n_out] W`, added to `gx` when `accumulate`.
-    ///
-    /// # Panics
-    /// When the weight was packed by [`pack_forward`](Self::pack_forward).
     pub fn backward(&self, n_rows: usize, gy: &[f32], gx: &mut [f32], accumulate: bool) {
-        let (n_out, n_in) = (self.n_out, self.n_in);
-        let Some(backward) = &self.backward else {
-            panic!("the weight of {n_out} x {n_in} is packed for the forward product only");
-        };
-        backward.multiply(instruction_set(), n_rows, gy, gx, accumulate);
+        let set = instruction_set();
+        self.pack
+            .multiply(set, Side::Transposed, n_rows, gy, gx, accumulate);
     }
 }

@@ -7,7 +7,7 @@
 use super::Precision;
 use super::bf16::{PairLine, narrow};
 use super::strip::{LANES, PANEL, line_width};
-use crate::parallel::{Line, as_floats_mut, with_scratch};
+use crate::parallel::{Line, as_floats, as_floats_mut, with_scratch};
 use rayon::prelude::*;
 
 /// `B[depth, width]` in packed order.
@@ -23,11 +23,10 @@ pub(super) enum Panels {
 }
 
 impl Pack {
-    /// Packs `B[depth, width]`, given as it is or, when `transposed`, as row-major `[width, depth]`.
-    pub(super) fn of(
+    /// Packs `B[depth, width]`, given as row-major `[width, depth]`.
+    pub(super) fn of_transposed(
         source: &[f32],
         (depth, width): (usize, usize),
-        transposed: bool,
         precision: Precision,
     ) -> Self {
         let n_lines = width.div_ceil(LANES);
@@ -42,7 +41,7 @@ impl Pack {
             width,
             panels,
         };
-        pack.fill(source, transposed);
+        pack.fill_transposed(source);
         pack
     }
 
@@ -53,19 +52,15 @@ impl Pack {
         }
     }
 
-    /// Takes new values, given as in [`of`](Self::of).
-    pub(super) fn fill(&mut self, source: &[f32], transposed: bool) {
+    /// Takes new values, given as in [`of_transposed`](Self::of_transposed).
+    pub(super) fn fill_transposed(&mut self, source: &[f32]) {
         let (depth, width) = (self.depth, self.width);
         if depth == 0 {
             return;
         }
         let one_panel = |panel: usize, out: &mut [f32]| {
             let (from, n) = (panel * PANEL, (width - panel * PANEL).min(PANEL));
-            if transposed {
-                panels_of_transposed(&source[from * depth..], n, depth, depth, out);
-            } else {
-                panels_of(&source[from..], depth, n, width, out);
-            }
+            panels_of_transposed(&source[from * depth..], n, depth, depth, out);
         };
         match &mut self.panels {
             Panels::F32(lines) => {
@@ -81,6 +76,31 @@ impl Pack {
                         narrow(floats, line_width, lines);
                     });
                 });
+            }
+        }
+    }
+
+    /// Column `j` of `B`, `[depth]`, widened if need be.
+    pub(super) fn read_column(&self, j: usize, column: &mut [f32]) {
+        let panel = j / PANEL * PANEL;
+        let row = line_width(self.width - panel);
+        match &self.panels {
+            Panels::F32(lines) => {
+                let values = as_floats(&lines[panel * self.depth / LANES..])[j - panel..]
+                    .iter()
+                    .step_by(row);
+                column.iter_mut().zip(values).for_each(|(x, &y)| *x = y);
+            }
+            Panels::Bf16(lines) => {
+                let words = &lines[panel * self.depth.div_ceil(2) / LANES..];
+                let (at, row) = (j - panel, row / LANES);
+                let words = words[at / LANES..].iter().step_by(row);
+                for (pair, line) in column.chunks_mut(2).zip(words) {
+                    let word = line.0[at % LANES];
+                    for (x, bits) in pair.iter_mut().zip([word << 16, word & 0xffff_0000]) {
+                        *x = f32::from_bits(bits);
+                    }
+                }
             }
         }
     }

@@ -1,26 +1,34 @@
 //! A whole product, cut into blocks of rows and groups of panels that any thread may take.
 
-use super::bf16::{PairLine, widen};
+#[cfg(target_arch = "x86_64")]
+use super::avx512_bf16 as pairs;
+#[cfg(target_arch = "x86_64")]
+use super::bf16::PairStrip;
+use super::bf16::{PairLine, widen, words_of};
 use super::pack::{Pack, Panels};
 use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width, multiply_strip};
-#[cfg(target_arch = "x86_64")]
-use super::{avx512::pairs, bf16::PairStrip};
+use super::transpose::{self, Part};
 use crate::cpu::InstructionSet;
-use crate::parallel::{SendPtr, as_floats, for_each_task, with_scratch};
+use crate::parallel::{SendPtr, as_floats, as_words, as_words_mut, for_each_task, with_scratch};
 use std::ops::Range;
 
-/// Rows of the tile that full panels are multiplied by.
-const TILE: usize = 6;
-/// Rows of a block: as many as leave its depth block of A in the second-level cache.
-const ROW_BLOCK: usize = 20 * TILE;
-/// Fewest rows of a block when there are too few panels to share out.
-const MIN_ROW_BLOCK: usize = 4 * TILE;
+/// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
+const MIN_ROW_BLOCK: usize = 24;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 8;
-/// Floats between rows of a copied block of A: no multiple of a page, whose rows would compete for the same cache sets.
-const COPY_STRIDE: usize = DEPTH_BLOCK + 16;
+
+/// Which matrix a product is with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The packed `B[depth, width]`.
+    AsPacked,
+    /// Its transpose.
+    Transposed,
+}
 
 /// The cut of a product into tasks. It decides who computes an element, never how.
+///
+/// Rows are cut last: a panel is then fetched, widened or turned for many of them.
 struct Cut {
     n_rows: usize,
     rows_per_block: usize,
@@ -37,14 +45,13 @@ impl Cut {
         } else {
             n_threads * TASKS_PER_THREAD
         };
-        let blocks = n_rows.div_ceil(ROW_BLOCK);
-        let panels_per_group = n_panels.div_ceil(wanted.div_ceil(blocks).min(n_panels));
+        let panels_per_group = n_panels.div_ceil(wanted.min(n_panels));
         let n_groups = n_panels.div_ceil(panels_per_group);
         let blocks = wanted
             .div_ceil(n_groups)
-            .min(n_rows.div_ceil(MIN_ROW_BLOCK))
-            .max(blocks);
-        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(TILE);
+            .min(n_rows.div_ceil(MIN_ROW_BLOCK));
+        // Tiles of 6 rows are the usual ones.
+        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(6);
         Self {
             n_rows,
             rows_per_block,
@@ -72,16 +79,17 @@ impl Cut {
 }
 
 impl Pack {
-    /// `c[n_rows, width] (+)= a[n_rows, depth] B`.
+    /// `c[n_rows, ..] (+)= a[n_rows, ..] B`, or with the transpose of `B`.
     pub(super) fn multiply(
         &self,
         set: InstructionSet,
+        side: Side,
         n_rows: usize,
         a: &[f32],
         c: &mut [f32],
         accumulate: bool,
     ) {
-        let (depth, width) = (self.depth, self.width);
+        let (depth, width) = self.extents(side);
         assert_eq!(a.len(), n_rows * depth, "left side of {n_rows} x {depth}");
         assert_eq!(c.len(), n_rows * width, "product of {n_rows} x {width}");
         if c.is_empty() {
@@ -103,75 +111,56 @@ impl Pack {
                 let (rows, panels) = cut.task(t);
                 // SAFETY: the extents were checked above, no other task has these rows and panels of C, and the
                 // processor has the pairwise products.
-                unsafe { self.pair_task(lines, &a, c.get(), rows, panels, accumulate) }
+                unsafe { self.pair_task(lines, side, &a, c.get(), rows, panels, accumulate) }
             });
             return;
         }
         for_each_task(cut.n_tasks(), work, |t| {
             let (rows, panels) = cut.task(t);
             // SAFETY: as above.
-            unsafe { self.float_task(set, a, c.get(), rows, panels, accumulate) }
+            unsafe { self.float_task(set, side, a, c.get(), rows, panels, accumulate) }
         });
     }
 
-    /// Columns of C in a panel.
-    fn panel_width(&self, panel: usize) -> usize {
-        (self.width - panel * PANEL).min(PANEL)
+    /// Rows and columns of the matrix that is multiplied by.
+    fn extents(&self, side: Side) -> (usize, usize) {
+        match side {
+            Side::AsPacked => (self.depth, self.width),
+            Side::Transposed => (self.width, self.depth),
+        }
     }
 
-    /// Multiplies in f32, widening BF16 panels as it goes.
+    /// Multiplies in f32, widening and turning panels as it goes.
     ///
     /// # Safety
-    /// `c` is `[.., width]`, with `rows` and the columns of `panels` this call's alone.
+    /// `a` and `c` have the extents that [`multiply`](Self::multiply) checks, with `rows` and the columns of `panels`
+    /// of `c` this call's alone.
     unsafe fn float_task(
         &self,
         set: InstructionSet,
+        side: Side,
         a: &[f32],
         c: *mut f32,
         rows: Range<usize>,
         panels: Range<usize>,
         accumulate: bool,
     ) {
-        let depth = self.depth;
-        // Rows a multiple of a page apart compete for the same cache sets.
-        let copied = (depth * size_of::<f32>()).is_multiple_of(4096) && rows.len() > 1;
-        let n_copied = if copied { rows.len() * COPY_STRIDE } else { 0 };
-        with_scratch(n_copied + DEPTH_BLOCK * PANEL, |scratch| {
-            let (copy, widened) = scratch.split_at_mut(n_copied);
+        let (depth, width) = self.extents(side);
+        with_scratch(DEPTH_BLOCK * PANEL, |scratch| {
             for from in (0..depth).step_by(DEPTH_BLOCK) {
                 let block = (depth - from).min(DEPTH_BLOCK);
-                for (out, i) in copy.chunks_exact_mut(COPY_STRIDE).zip(rows.clone()) {
-                    out[..block].copy_from_slice(&a[i * depth + from..][..block]);
-                }
-                let (a, a_row) = if copied {
-                    (copy.as_ptr(), COPY_STRIDE)
-                } else {
-                    (a[rows.start * depth + from..].as_ptr(), depth)
-                };
                 for panel in panels.clone() {
-                    let width = self.panel_width(panel);
-                    let b_row = line_width(width);
-                    // The first line of the panel, of which all before are full, and of the depth in it.
-                    let line = |depth, from| (panel * PANEL * depth + from * b_row) / LANES;
-                    let b = match &self.panels {
-                        Panels::F32(lines) => as_floats(&lines[line(depth, from)..]).as_ptr(),
-                        Panels::Bf16(lines) => {
-                            let lines = &lines[line(depth.div_ceil(2), from / 2)..];
-                            widen(set, lines, b_row, &mut widened[..block * b_row]);
-                            widened.as_ptr()
-                        }
-                    };
                     let strip = Strip {
                         depth: block,
-                        a,
-                        a_row,
+                        a: a[rows.start * depth + from..].as_ptr(),
+                        a_row: depth,
                         a_col: 1,
-                        b,
-                        b_row,
+                        b: self.float_panel(set, side, from, block, panel, scratch),
+                        b_row: line_width(width - panel * PANEL),
                         // SAFETY: the task's first element of C.
-                        c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
-                        c_row: self.width,
-                        width,
+                        c: unsafe { c.add(rows.start * width + panel * PANEL) },
+                        c_row: width,
+                        width: (width - panel * PANEL).min(PANEL),
                         accumulate: accumulate || from > 0,
                     };
                     // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
@@ -181,41 +170,135 @@ impl Pack {
         });
     }
 
+    /// Depths `from .. from + block` of a panel in f32, where it lies or made in `scratch`.
+    fn float_panel(
+        &self,
+        set: InstructionSet,
+        side: Side,
+        from: usize,
+        block: usize,
+        panel: usize,
+        scratch: &mut [f32],
+    ) -> *const f32 {
+        match (side, &self.panels) {
+            (Side::AsPacked, Panels::F32(lines)) => {
+                as_floats(&lines[self.line(self.depth, panel, from)..]).as_ptr()
+            }
+            (Side::AsPacked, Panels::Bf16(lines)) => {
+                let b_row = line_width(self.width - panel * PANEL);
+                let lines = &lines[self.line(self.depth.div_ceil(2), panel, from / 2)..];
+                widen(set, lines, b_row, &mut scratch[..block * b_row]);
+                scratch.as_ptr()
+            }
+            (Side::Transposed, Panels::F32(lines)) => {
+                let words = as_words(as_floats(lines));
+                let out = as_words_mut(scratch);
+                self.each_part(words, 1, from, block, panel, |at, part, out_row| {
+                    transpose::turn(set, part, &mut out[at * out_row..], out_row);
+                });
+                scratch.as_ptr()
+            }
+            (Side::Transposed, Panels::Bf16(lines)) => {
+                let out = as_words_mut(scratch);
+                self.each_part(
+                    words_of(lines),
+                    2,
+                    from,
+                    block,
+                    panel,
+                    |at, part, out_row| {
+                        transpose::turn_and_widen(set, part, &mut out[at * out_row..], out_row);
+                    },
+                );
+                scratch.as_ptr()
+            }
+        }
+    }
+
+    /// The first line of a panel from a line within it on; all panels before it are full.
+    fn line(&self, n_lines: usize, panel: usize, from: usize) -> usize {
+        (panel * PANEL * n_lines + from * line_width(self.width - panel * PANEL)) / LANES
+    }
+
+    /// Calls `f(depth - from, part, out_row)` for the parts of the pack that make depths `from .. from + block` of a
+    /// panel of the transpose, whose lines have `out_row` columns; a line of the pack holds `per_line` depths.
+    fn each_part(
+        &self,
+        words: &[u32],
+        per_line: usize,
+        from: usize,
+        block: usize,
+        panel: usize,
+        mut f: impl FnMut(usize, Part, usize),
+    ) {
+        let n_columns = (self.depth - panel * PANEL).min(PANEL);
+        for at in (0..block).step_by(PANEL) {
+            let source = (from + at) / PANEL;
+            let first = self.line(
+                self.depth.div_ceil(per_line),
+                source,
+                panel * PANEL / per_line,
+            );
+            let part = Part {
+                words: &words[first * LANES..],
+                row: line_width(self.width - source * PANEL),
+                n_lines: n_columns.div_ceil(per_line),
+                n_columns: (block - at).min(PANEL),
+            };
+            f(at, part, line_width(n_columns));
+        }
+    }
+
     /// # Safety
     /// As [`Self::float_task`], on a processor with AVX-512 BF16.
     #[cfg(target_arch = "x86_64")]
     unsafe fn pair_task(
         &self,
         lines: &[PairLine],
+        side: Side,
         a: &RoundedRows,
         c: *mut f32,
         rows: Range<usize>,
         panels: Range<usize>,
         accumulate: bool,
     ) {
-        const BLOCK: usize = DEPTH_BLOCK / 2;
-        let n_pairs = self.depth.div_ceil(2);
-        for from in (0..n_pairs).step_by(BLOCK) {
-            for panel in panels.clone() {
-                let width = self.panel_width(panel);
-                let b_row = line_width(width);
-                let first_line = (panel * PANEL * n_pairs + from * b_row) / LANES;
-                let strip = PairStrip {
-                    n_pairs: (n_pairs - from).min(BLOCK),
-                    a: a.pairs[rows.start * a.stride + from..].as_ptr(),
-                    a_row: a.stride,
-                    b: lines[first_line..].as_ptr().cast(),
-                    b_row,
-                    // SAFETY: the task's first element of C.
-                    c: unsafe { c.add(rows.start * self.width + panel * PANEL) },
-                    c_row: self.width,
-                    width,
-                    accumulate: accumulate || from > 0,
-                };
-                // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
-                unsafe { pairs::strip(rows.len(), strip) }
+        let (depth, width) = self.extents(side);
+        with_scratch(DEPTH_BLOCK / 2 * PANEL, |scratch| {
+            let scratch = as_words_mut(scratch);
+            for from in (0..depth).step_by(DEPTH_BLOCK) {
+                let block = (depth - from).min(DEPTH_BLOCK);
+                for panel in panels.clone() {
+                    let b = match side {
+                        Side::AsPacked => {
+                            let first = self.line(depth.div_ceil(2), panel, from / 2);
+                            words_of(&lines[first..]).as_ptr()
+                        }
+                        Side::Transposed => {
+                            let words = words_of(lines);
+                            self.each_part(words, 2, from, block, panel, |at, part, out_row| {
+                                let out = &mut scratch[at / 2 * out_row..];
+                                transpose::turn_pairs(InstructionSet::Avx512, part, out, out_row);
+                            });
+                            scratch.as_ptr()
+                        }
+                    };
+                    let strip = PairStrip {
+                        n_pairs: block.div_ceil(2),
+                        a: a.pairs[rows.start * a.stride + from / 2..].as_ptr(),
+                        a_row: a.stride,
+                        b,
+                        b_row: line_width(width - panel * PANEL),
+                        // SAFETY: the task's first element of C.
+                        c: unsafe { c.add(rows.start * width + panel * PANEL) },
+                        c_row: width,
+                        width: (width - panel * PANEL).min(PANEL),
+                        accumulate: accumulate || from > 0,
+                    };
+                    // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                    unsafe { pairs::strip(rows.len(), strip) }
+                }
             }
-        }
+        });
     }
 }
 

@@ -36,10 +36,6 @@ impl Role {
     fn is_product(self) -> bool {
         self != Role::Lookup
     }
-
-    fn is_lookup(self) -> bool {
-        self != Role::Product
-    }
 }
 
 /// Shape and use of a weight; vectors are `[1, n]`.

@@ -2,7 +2,7 @@
 
 use dfdx::prelude::*;
 
-use super::{Fused, FusedWeight, take_gradient};
+use super::{Fused, FusedWeight, buffers, take_gradient};
 use crate::ModelError;
 use crate::engine::Act;
 
@@ -13,10 +13,13 @@ pub(super) fn embed<T: Tape<f32, Cpu>>(
     ids: &[u32],
 ) -> Result<Act<Cpu, T>, ModelError> {
     let width = table.spec.n_cols;
-    let values = table.values();
-    let mut rows = Vec::with_capacity(ids.len() * width);
-    for &id in ids {
-        rows.extend_from_slice(&values[id as usize * width..][..width]);
+    let mut rows = buffers::take(ids.len() * width);
+    for (row, &id) in rows.chunks_exact_mut(width).zip(ids) {
+        match &table.packed {
+            // A table that is the output head, too, exists once.
+            Some(packed) => packed.read_row(id as usize, row),
+            None => row.copy_from_slice(&table.values()[id as usize * width..][..width]),
+        }
     }
     let out = engine.tensor(rows, ids.len(), width)?;
     let mut tape = T::default();

@@ -53,9 +53,9 @@ impl Fused {
 /// A weight as the kernels want it.
 pub(crate) struct FusedWeight {
     spec: WeightSpec,
-    /// Plain values, where rows or elements are looked up.
+    /// Plain values, where rows or elements are looked up and nothing else is done.
     values: Option<Arc<Vec<f32>>>,
-    /// Panels for products.
+    /// Panels for products, and for look-ups if it serves both.
     packed: Option<Arc<PackedWeight>>,
     /// Names the gradient in dfdx's store; its own values are never read.
     leaf: Option<Act<Cpu>>,
@@ -113,7 +113,7 @@ impl Engine for Fused {
         } else {
             None
         };
-        let values = spec.role.is_lookup().then(|| Arc::new(values));
+        let values = packed.is_none().then(|| Arc::new(values));
         Ok(FusedWeight {
             spec,
             values,
