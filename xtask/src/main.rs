@@ -1,7 +1,8 @@
-//! Repository tasks: `cargo xtask bench`, `test`, `ci`, `fixtures`. Thin: it starts cargo and `kif`, and computes nothing.
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod fixtures;
+mod perf;
 mod process;
 mod readme;
 
@@ -32,6 +33,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure time and memory, beside PyTorch where there is one
+    Perf(perf::Options),
     /// Everything that continuous integration runs
     Ci,
     /// Remake the generated fixtures
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bench { args } => process::bench(&args),
         Task::Test { args } => process::test(&args),
+        Task::Perf(options) => perf::run(&options),
         Task::Ci => ci::run(),
         Task::Fixtures(options) => fixtures::run(&options),
     };

@@ -1,0 +1,50 @@
+//! `kif-perf`: one measurement a process, one line of JSON on standard output.
+//!
+//! A process of its own for each, so that its largest resident memory is the work's; `cargo xtask perf` starts them,
+//! beside the peers of `peer/`, and makes the tables. `RAYON_NUM_THREADS` sets the threads.
+
+mod kernel;
+mod memory;
+mod round;
+mod score;
+mod shape;
+mod step;
+mod work;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measure one kind of work and print one line of JSON.
+#[derive(Parser)]
+#[command(name = "kif-perf")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Rates of matrix products in GFLOP/s, best and median call
+    Kernel(kernel::Arguments),
+    /// Seconds of training steps: gradient, clipping, AdamW
+    Step(step::Arguments),
+    /// Seconds of rounds of Recurrent-KIF beside as many bare steps
+    Round(round::Arguments),
+    /// Seconds of answering the rows of a file
+    Score(score::Arguments),
+    /// Write a base with random weights in Hugging Face layout
+    Base(shape::Arguments),
+}
+
+fn main() -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build_global()?;
+    match Cli::parse().what {
+        What::Kernel(arguments) => kernel::run(&arguments),
+        What::Step(arguments) => step::run(&arguments),
+        What::Round(arguments) => round::run(&arguments),
+        What::Score(arguments) => score::run(&arguments),
+        What::Base(arguments) => shape::run(&arguments),
+    }
+}

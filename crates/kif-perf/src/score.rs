@@ -1,0 +1,83 @@
+//! Answers to the rows of a file.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use kif_data::{Limits, read_rows};
+use kif_model::{LoraConfig, ModelOptions, Trainable, load};
+use kif_runner::codec::Codec;
+use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
+use kif_runner::protocol::ScoreKind;
+use kif_runner::signal::StopFlag;
+use serde_json::json;
+
+use crate::memory::peak_mib;
+
+/// Arguments of `kif-perf score`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A base in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Rows, the first `--limit` of them
+    #[arg(long, value_name = "FILE")]
+    rows: PathBuf,
+    /// Rows that are answered
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+    /// Choose the likeliest label instead of writing an answer
+    #[arg(long)]
+    labels: bool,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    max_new_tokens: usize,
+    /// Prompt tokens of a batch
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    batch_tokens: usize,
+    /// Longest input in tokens
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_input: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut rows = read_rows(&arguments.rows)?;
+    rows.truncate(arguments.limit);
+    let codec = Codec::of_model(&arguments.model)?;
+    let options = ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()));
+    let model = load(&arguments.model, &options)?;
+    let score = if arguments.labels {
+        ScoreKind::Labels
+    } else {
+        ScoreKind::Exact
+    };
+    let limits = Limits {
+        max_input: arguments.max_input,
+        max_target: usize::MAX,
+    };
+    let test = TestSet::new(&rows, &codec, limits, score, None)?;
+    let options = EvaluationOptions {
+        score,
+        max_new_tokens: arguments.max_new_tokens,
+        batch_tokens: arguments.batch_tokens,
+        batch_rows: 64,
+    };
+    let start = Instant::now();
+    let evaluation = evaluate(
+        model.as_ref(),
+        &codec,
+        &test,
+        &options,
+        &StopFlag::default(),
+        |_| {},
+    )?;
+    let line = json!({
+        "threads": rayon::current_num_threads(),
+        "total_s": start.elapsed().as_secs_f64(),
+        "rows": rows.len(),
+        "exact_match": evaluation.accuracy(),
+        "peak_mib": peak_mib(),
+    });
+    println!("{line}");
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Training steps.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::memory::peak_mib;
+use crate::work::Work;
+
+/// Arguments of `kif-perf step`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    work: Work,
+    /// Steps that are measured, after two to warm up
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    steps: usize,
+}
+
+/// Steps before the first that counts.
+const WARM_UP: usize = 2;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments { work, steps } = arguments;
+    let mut learner = work.learner()?;
+    let loaded_mib = peak_mib();
+    let encoded = work.encoded(&learner)?;
+    let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
+    for k in 0..WARM_UP + steps {
+        let batch = work.batch(&encoded, k);
+        let start = Instant::now();
+        losses.push(learner.step(&batch)?);
+        if k >= WARM_UP {
+            seconds.push(start.elapsed().as_secs_f64());
+            tokens += batch.inputs.n_tokens();
+        }
+    }
+    let line = json!({
+        "threads": rayon::current_num_threads(),
+        "step_s": seconds,
+        "input_tokens": tokens,
+        "losses": losses,
+        "loaded_mib": loaded_mib,
+        "peak_mib": peak_mib(),
+    });
+    println!("{line}");
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! A model and the batches that it is measured on, the same for steps and rounds.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use kif_data::{Batch, Encoded, Limits, read_rows};
+use kif_model::{LoraConfig, ModelOptions, Precision, Trainable, from_parts, load, random_weights};
+use kif_runner::codec::{Codec, check_vocabulary};
+use kif_runner::{Learner, LearnerConfig};
+
+use crate::shape::Shape;
+
+/// What is trained, and on which rows.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Work {
+    /// A published shape with random weights, in memory
+    #[arg(long, value_enum, conflicts_with = "model")]
+    shape: Option<Shape>,
+    /// A base in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Rows in file order; without, rows of equal length and arbitrary ids
+    #[arg(long, value_name = "FILE", requires = "model")]
+    rows: Option<PathBuf>,
+    /// Longest input in tokens, of rows from a file
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_input: usize,
+    /// Input tokens of every row, without a file
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    input_tokens: usize,
+    /// Rows of a batch
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) batch_size: usize,
+    /// f32 or bf16 frozen weights
+    #[arg(long, value_enum, default_value_t = Stored::F32)]
+    precision: Stored,
+    /// Share of every LoRA A's input that is dropped
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    dropout: f32,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Stored {
+    F32,
+    Bf16,
+}
+
+/// Target tokens of a row of arbitrary ids.
+const TARGET_TOKENS: usize = 8;
+/// A vocabulary that such ids fit in, and the peer's, too.
+const SMALLEST_VOCABULARY: u32 = 8000;
+
+impl Work {
+    /// The model with LoRA r 8 on q and v, as published, in a learner.
+    pub(crate) fn learner(&self) -> Result<Learner> {
+        let options = ModelOptions {
+            precision: match self.precision {
+                Stored::F32 => Precision::F32,
+                Stored::Bf16 => Precision::Bf16,
+            },
+            ..ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()))
+        };
+        let mut model = match (self.shape, &self.model) {
+            (Some(shape), None) => {
+                let config = shape.config();
+                from_parts(&config, random_weights(&config, 1), &options)?
+            }
+            (None, Some(dir)) => load(dir, &options)?,
+            _ => bail!("give --shape or --model"),
+        };
+        // B of a fresh adapter is zero; a trained one is not.
+        let params: Vec<f32> = (model.params().iter().enumerate())
+            .map(|(i, p)| p + 1e-3 * (i % 7) as f32)
+            .collect();
+        model.set_params(&params)?;
+        Ok(Learner::new(
+            model,
+            LearnerConfig {
+                dropout: self.dropout,
+                ..LearnerConfig::default()
+            },
+        ))
+    }
+
+    /// At least the rows of one batch.
+    pub(crate) fn encoded(&self, learner: &Learner) -> Result<Vec<Encoded>> {
+        let Some((rows, model)) = self.rows.as_ref().zip(self.model.as_ref()) else {
+            let ids = |row: u32, n: usize| {
+                (0..n as u32)
+                    .map(|i| (row * 7919 + i * 104_729) % (SMALLEST_VOCABULARY - 10) + 10)
+                    .collect()
+            };
+            return Ok((0..self.batch_size as u32)
+                .map(|row| Encoded {
+                    input_ids: ids(row, self.input_tokens),
+                    target_ids: ids(row, TARGET_TOKENS),
+                    cut: false,
+                })
+                .collect());
+        };
+        let rows = read_rows(rows)?;
+        let limits = Limits {
+            max_input: self.max_input,
+            max_target: usize::MAX,
+        };
+        let encoded = Codec::of_model(model)?.encode_rows(&rows, limits)?;
+        check_vocabulary(&rows, &encoded, learner.model().vocab_size())?;
+        Ok(encoded)
+    }
+
+    /// Batch `k` of the rows in order, from the start again after the last.
+    pub(crate) fn batch(&self, encoded: &[Encoded], k: usize) -> Batch {
+        Batch::from_rows(
+            (0..self.batch_size).map(|i| &encoded[(k * self.batch_size + i) % encoded.len()]),
+        )
+    }
+}
