@@ -122,55 +122,64 @@ fn adapted(case: &Case, engine: EngineKind) -> Box<dyn LanguageModel> {
 
 /// To 1e-5 of the loss and of the gradient's length, or of 1 where these are shorter: a gradient that cancels in exact
 /// arithmetic (queries over a single key, say) is nothing but rounding.
-fn assert_close((loss, grad): (f64, &[f32]), (stock_loss, stock_grad): (f64, &[f32])) {
-    assert!(
-        (loss - stock_loss).abs() <= 1e-5 * stock_loss.abs().max(1.0),
-        "loss {loss} and {stock_loss}"
-    );
+fn compare(
+    (loss, grad): &(f64, Vec<f32>),
+    (stock_loss, stock_grad): &(f64, Vec<f32>),
+) -> Result<(), String> {
+    if (loss - stock_loss).abs() > 1e-5 * stock_loss.abs().max(1.0) {
+        return Err(format!("loss {loss} and {stock_loss}"));
+    }
     let error = distance(grad, stock_grad);
     let tolerance = 1e-5 * length(stock_grad).max(1.0);
-    assert!(
-        error < tolerance,
-        "gradients differ by {error:e}, more than {tolerance:e}"
-    );
+    if error < tolerance {
+        Ok(())
+    } else {
+        Err(format!(
+            "gradients differ by {error:e}, more than {tolerance:e}"
+        ))
+    }
 }
 
+/// The engines agree here or a little beside: where a relu's input is zero but for rounding, one engine may see it on
+/// one side and one on the other. A step away from such a kink ends that, and no mistake.
 fn engines_agree(
     mut fused: Box<dyn LanguageModel>,
     mut stock: Box<dyn LanguageModel>,
     batch: &Batch,
+    dropout: Option<Dropout>,
 ) {
-    let (loss, grad) = mean_loss_and_grad(fused.as_mut(), batch);
-    let (stock_loss, stock_grad) = mean_loss_and_grad(stock.as_mut(), batch);
-    assert_close((loss, &grad), (stock_loss, &stock_grad));
+    let mut compare_now = || {
+        let [ours, theirs] = [&mut fused, &mut stock].map(|model| {
+            let loss_and_grad = mean_loss_and_grad(model.as_mut(), batch, dropout);
+            let beside: Vec<f32> = model.params().iter().map(|p| p * (1.0 + 1e-4)).collect();
+            model.set_params(&beside).unwrap();
+            loss_and_grad
+        });
+        compare(&ours, &theirs)
+    };
+    if let Err(here) = compare_now() {
+        compare_now().unwrap_or_else(|beside| panic!("{here}; beside: {beside}"));
+    }
 }
 
 proptest! {
     #[test]
     fn engines_agree_on_loss_and_adapter_gradients(case in case()) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
-        engines_agree(fused, stock, &batch(&case.rows));
+        engines_agree(fused, stock, &batch(&case.rows), None);
     }
 
     #[test]
     fn engines_agree_on_the_gradients_of_all_weights(case in case()) {
         let fused = model(&case, EngineKind::Fused, Trainable::All);
         let stock = model(&case, EngineKind::Stock, Trainable::All);
-        engines_agree(fused, stock, &batch(&case.rows));
+        engines_agree(fused, stock, &batch(&case.rows), None);
     }
 
     #[test]
     fn engines_agree_on_dropout_too(case in case(), p in 0.05f32..0.6) {
-        let batch = batch(&case.rows);
-        let dropout = Some(Dropout { p, key: [7; 32] });
-        let run = |engine| {
-            let mut model = adapted(&case, engine);
-            let mut grad = vec![0.0; model.layout().n_params()];
-            let loss = model.loss_and_grad(&batch, 1.0, dropout, &mut grad).unwrap();
-            (loss.nll, grad)
-        };
-        let ((loss, grad), (stock_loss, stock_grad)) = (run(EngineKind::Fused), run(EngineKind::Stock));
-        assert_close((loss, &grad), (stock_loss, &stock_grad));
+        let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
+        engines_agree(fused, stock, &batch(&case.rows), Some(Dropout { p, key: [7; 32] }));
     }
 
     #[test]

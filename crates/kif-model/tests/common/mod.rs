@@ -1,7 +1,7 @@
 //! What the model tests share.
 
 use kif_data::Batch;
-use kif_model::LanguageModel;
+use kif_model::{Dropout, LanguageModel};
 
 /// `|a|`.
 pub(crate) fn length(a: &[f32]) -> f64 {
@@ -16,11 +16,15 @@ pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Mean loss in nats per target token, and its gradient.
-pub(crate) fn mean_loss_and_grad(model: &mut dyn LanguageModel, batch: &Batch) -> (f64, Vec<f32>) {
+pub(crate) fn mean_loss_and_grad(
+    model: &mut dyn LanguageModel,
+    batch: &Batch,
+    dropout: Option<Dropout>,
+) -> (f64, Vec<f32>) {
     let mut grad = vec![0.0; model.layout().n_params()];
     let weight = 1.0 / batch.targets.n_tokens() as f32;
     let loss = model
-        .loss_and_grad(batch, weight, None, &mut grad)
+        .loss_and_grad(batch, weight, dropout, &mut grad)
         .expect("a loss");
     assert_eq!(loss.n_tokens, batch.targets.n_tokens());
     (loss.nll / loss.n_tokens as f64, grad)
