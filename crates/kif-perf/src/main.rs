@@ -13,6 +13,7 @@ mod work;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use kif_runner::process;
 
 /// Measure one kind of work and print one line of JSON.
 #[derive(Parser)]
@@ -37,9 +38,9 @@ enum What {
 }
 
 fn main() -> Result<()> {
-    rayon::ThreadPoolBuilder::new()
-        .use_current_thread()
-        .build_global()?;
+    // As `kif` does.
+    process::keep_freed_memory();
+    process::start_threads(None)?;
     match Cli::parse().what {
         What::Kernel(arguments) => kernel::run(&arguments),
         What::Step(arguments) => step::run(&arguments),

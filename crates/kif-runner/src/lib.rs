@@ -23,6 +23,7 @@ pub mod failure;
 pub mod learn;
 pub mod lock;
 pub mod pretrain;
+pub mod process;
 pub mod progress;
 pub mod protocol;
 pub mod record;

@@ -10,6 +10,7 @@ use kif_runner::signal::StopFlag;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
+    kif_runner::process::keep_freed_memory();
     let result = StopFlag::on_signals()
         .map_err(anyhow::Error::from)
         .and_then(|stop| {

@@ -14,11 +14,15 @@ mod strip;
 mod transpose;
 
 use crate::cpu::instruction_set;
+use crate::parallel::{SendPtr, for_each_task};
 use pack::Pack;
 use product::Side;
 
 pub(crate) use pack::{panels_of, panels_of_transposed};
 pub(crate) use strip::{multiply_panels, panels_len};
+
+/// Rows that a task reads off a pack.
+const ROWS_READ: usize = 16;
 
 /// How a packed weight is stored. Sums are kept in f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +84,26 @@ impl PackedWeight {
         self.pack.bytes()
     }
 
-    /// Row `j` of the weight as it is stored, into `row[n_in]`.
-    pub fn read_row(&self, j: usize, row: &mut [f32]) {
+    /// Rows of the weight as it is stored, one for each of `ids`, into `rows[ids, n_in]`.
+    pub fn read_rows(&self, ids: &[u32], rows: &mut [f32]) {
         let (n_out, n_in) = (self.n_out, self.n_in);
-        assert!(j < n_out, "row {j} of a weight of {n_out} x {n_in}");
-        assert_eq!(row.len(), n_in, "a row of a weight of {n_out} x {n_in}");
-        self.pack.read_column(j, row);
+        let n = ids.len();
+        assert_eq!(
+            rows.len(),
+            n * n_in,
+            "{n} rows of a weight of {n_out} x {n_in}"
+        );
+        let to = SendPtr::new(rows);
+        // A value lies a whole line from the next: reading it costs as much as many operations.
+        for_each_task(n.div_ceil(ROWS_READ), 32 * n * n_in, |t| {
+            for i in t * ROWS_READ..((t + 1) * ROWS_READ).min(n) {
+                let j = ids[i] as usize;
+                assert!(j < n_out, "row {j} of a weight of {n_out} x {n_in}");
+                // SAFETY: row i of `rows`, which no other task touches.
+                let row = unsafe { std::slice::from_raw_parts_mut(to.get().add(i * n_in), n_in) };
+                self.pack.read_column(j, row);
+            }
+        });
     }
 
     /// `y[n_rows, n_out] = x[n_rows, n_in] W^T`, added to `y` when `accumulate`.

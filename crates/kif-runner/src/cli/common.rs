@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use kif_model::{Adapter, LanguageModel, LoraConfig, Trainable};
 use kif_runner::failure::{BadInput, OrBadInput};
+use kif_runner::process;
 use kif_runner::protocol::{Compute, Device, Precision};
 use kif_runner::run::model_options;
 
@@ -26,17 +27,14 @@ pub(crate) struct ComputeArguments {
 }
 
 impl ComputeArguments {
-    /// `settings` with what was given on the command line, and as many threads as they say.
+    /// `settings` with what was given on the command line; starts as many threads as they say.
     pub(crate) fn apply(&self, settings: Compute) -> Result<Compute> {
         let compute = Compute {
             device: self.device.unwrap_or(settings.device),
             precision: self.precision.unwrap_or(settings.precision),
             threads: self.threads.map(|n| n as usize).or(settings.threads),
         };
-        if let Some(threads) = compute.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            pool.build_global().context("starting threads")?;
-        }
+        process::start_threads(compute.threads)?;
         Ok(compute)
     }
 }

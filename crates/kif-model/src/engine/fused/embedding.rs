@@ -14,11 +14,13 @@ pub(super) fn embed<T: Tape<f32, Cpu>>(
 ) -> Result<Act<Cpu, T>, ModelError> {
     let width = table.spec.n_cols;
     let mut rows = buffers::take(ids.len() * width);
-    for (row, &id) in rows.chunks_exact_mut(width).zip(ids) {
-        match &table.packed {
-            // A table that is the output head, too, exists once.
-            Some(packed) => packed.read_row(id as usize, row),
-            None => row.copy_from_slice(&table.values()[id as usize * width..][..width]),
+    match &table.packed {
+        // A table that is the output head, too, exists once.
+        Some(packed) => packed.read_rows(ids, &mut rows),
+        None => {
+            for (row, &id) in rows.chunks_exact_mut(width).zip(ids) {
+                row.copy_from_slice(&table.values()[id as usize * width..][..width]);
+            }
         }
     }
     let out = engine.tensor(rows, ids.len(), width)?;

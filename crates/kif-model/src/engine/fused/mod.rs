@@ -239,7 +239,7 @@ impl Engine for Fused {
     fn logits(&self, x: Act<Cpu>, head: &FusedWeight, scale: f32) -> Result<Vec<f32>, ModelError> {
         let n_rows = x.shape().0;
         let x = loss::scaled(view(&x), scale);
-        let mut logits = vec![0.0; n_rows * head.spec.n_rows];
+        let mut logits = buffers::take(n_rows * head.spec.n_rows);
         head.packed().forward(n_rows, &x, &mut logits, false);
         Ok(logits)
     }
