@@ -1,4 +1,4 @@
-//! Which instructions the kernels use: found at run time, and only ever lowered by request.
+//! Which instructions the kernels use: found at run time, or chosen among those that there are.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -20,12 +20,13 @@ impl InstructionSet {
     /// Every level, lowest first.
     pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
-    /// The level that `KIF_CPU` names: `portable`, `avx2` or `avx512` (which leaves BF16 products out).
+    /// The level that `KIF_CPU` names: `portable`, `avx2`, `avx512` (without BF16 products) or `avx512bf16`.
     fn named(name: &str) -> Option<Self> {
         match name {
             "portable" => Some(Self::Portable),
             "avx2" => Some(Self::Avx2),
             "avx512" => Some(Self::Avx512),
+            "avx512bf16" => Some(Self::Avx512Bf16),
             _ => None,
         }
     }
@@ -35,14 +36,15 @@ thread_local! {
     static CHOSEN: Cell<Option<InstructionSet>> = const { Cell::new(None) };
 }
 
-/// The level that calls from this thread use: the fastest that the processor offers, lowered by the environment variable
-/// `KIF_CPU`, or the one chosen by [`with_instruction_set`].
+/// The level that calls from this thread use: the one chosen by [`with_instruction_set`], else the one that the
+/// environment variable `KIF_CPU` names, else the fastest; never more than the processor offers.
 pub fn instruction_set() -> InstructionSet {
     let (offered, preferred) = available();
     CHOSEN.get().map_or(preferred, |chosen| chosen.min(offered))
 }
 
-/// The highest level that the processor offers and the one that is fastest, both lowered by `KIF_CPU`.
+/// The highest level to use and the one to use unless told otherwise: what the processor offers and what is fastest on
+/// it, or for both what `KIF_CPU` names.
 fn available() -> (InstructionSet, InstructionSet) {
     static AVAILABLE: OnceLock<(InstructionSet, InstructionSet)> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
@@ -51,9 +53,11 @@ fn available() -> (InstructionSet, InstructionSet) {
             return (offered, preferred);
         };
         match InstructionSet::named(&wish) {
-            Some(level) => (offered.min(level), preferred.min(level)),
+            Some(level) => (offered.min(level), offered.min(level)),
             None => {
-                eprintln!("KIF_CPU={wish} is none of portable, avx2, avx512 and is ignored");
+                eprintln!(
+                    "KIF_CPU={wish} is none of portable, avx2, avx512, avx512bf16 and is ignored"
+                );
                 (offered, preferred)
             }
         }

@@ -1,10 +1,8 @@
 //! What holds of every kernel on every instruction set that this processor has.
 
-mod twin;
-
+use crate::twin::{self, bits, differences, inner, noise, wide};
 use kif_kernels::*;
 use proptest::prelude::*;
-use twin::{bits, differences, inner, noise, wide};
 
 /// Runs `f` on each instruction set at hand.
 fn on_each_set(f: impl Fn(InstructionSet)) {
