@@ -136,10 +136,10 @@ impl Bench<'_> {
     /// Everything that can be measured here and is wanted.
     fn works(&self) -> Result<Vec<Work>> {
         let mut works = Vec::new();
+        let small = self.base("small", None)?;
+        let on_small = |text: &str| with_paths(text, &[("--model", &small)]);
         for (precision, time, memory) in [("f32", 0.70, 0.50), ("bf16", 0.62, 0.35)] {
-            let args = words(&format!(
-                "step --shape small --precision {precision} --steps 10"
-            ));
+            let args = on_small(&format!("step --precision {precision} --steps 10"));
             works.push(Work {
                 memory_target: Some(memory),
                 ..Work::beside_peer(&format!("step-small-{precision}"), args, time)
@@ -147,14 +147,14 @@ impl Bench<'_> {
         }
         works.push(Work {
             name: "step-small-dropout".into(),
-            ours: words("step --shape small --dropout 0.05 --steps 10"),
-            against: Against::Ours(words("step --shape small --steps 10")),
+            ours: on_small("step --dropout 0.05 --steps 10"),
+            against: Against::Ours(on_small("step --steps 10")),
             time_target: Some(1.04),
             memory_target: None,
         });
         works.push(Work {
             name: "round-small".into(),
-            ours: words("round --shape small --rounds 3"),
+            ours: on_small("round --rounds 3"),
             against: Against::BareSteps,
             time_target: Some(1.05),
             memory_target: None,

@@ -5,6 +5,8 @@ mod forward;
 mod generate;
 mod position;
 
+use std::ops::Range;
+
 use dfdx::prelude::{NoneTape, OwnedTape};
 use kif_data::{Batch, Ragged};
 
@@ -134,6 +136,12 @@ impl<E: Engine> T5<E> {
         all
     }
 
+    /// Where each trained tensor lies in the flat vector, by slot.
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let specs = self.layout.specs().iter();
+        specs.map(|spec| spec.range.clone()).collect()
+    }
+
     fn embedding<'a>(&'a self, stack: &'a Stack<E>) -> &'a Param<E> {
         stack.embedding.as_ref().unwrap_or(&self.shared)
     }
@@ -207,12 +215,7 @@ impl<E: Engine> LanguageModel for T5<E> {
             });
         }
         self.params.copy_from_slice(params);
-        let ranges: Vec<_> = self
-            .layout
-            .specs()
-            .iter()
-            .map(|spec| spec.range.clone())
-            .collect();
+        let ranges = self.ranges();
         let engine = self.engine.clone();
         for param in self.params_mut() {
             if let Some(slot) = param.slot {
@@ -233,12 +236,7 @@ impl<E: Engine> LanguageModel for T5<E> {
         assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
         let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
         let mut gradients = dfdx::prelude::Backward::try_backward(loss).map_err(device_error)?;
-        let ranges: Vec<_> = self
-            .layout
-            .specs()
-            .iter()
-            .map(|spec| spec.range.clone())
-            .collect();
+        let ranges = self.ranges();
         let engine = self.engine.clone();
         for param in self.params_mut() {
             if let Some(slot) = param.slot {

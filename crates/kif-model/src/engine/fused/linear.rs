@@ -21,6 +21,48 @@ struct SavedLowRank {
     hidden: Vec<f32>,
 }
 
+impl SavedLowRank {
+    /// Adds the gradients of A and B, and of `x` if it has one, for the gradient `gy[tokens, n_out]` of the layer's output.
+    fn backward(
+        self,
+        x: &Act<Cpu>,
+        gy: &[f32],
+        gradients: &mut Gradients<f32, Cpu>,
+        with_input: bool,
+    ) -> Result<(), CpuError> {
+        let (n_rows, n_in) = *x.shape();
+        let (rank, n_out) = (self.a.n_out(), self.b.n_out());
+        let b_gradient = gradients.get_or_alloc_mut(&self.b_leaf)?;
+        add_weight_gradient(b_gradient, gy, &self.hidden, n_out, rank);
+        let mut g_hidden = buffers::take(n_rows * rank);
+        self.b.backward(n_rows, gy, &mut g_hidden, false);
+        g_hidden.iter_mut().for_each(|g| *g *= self.scale);
+        let dropped = dropped(view(x), n_in, self.dropout);
+        let input = dropped.as_deref().unwrap_or(view(x));
+        let a_gradient = gradients.get_or_alloc_mut(&self.a_leaf)?;
+        add_weight_gradient(a_gradient, &g_hidden, input, rank, n_in);
+        if with_input {
+            let gx = gradients.get_or_alloc_mut(x)?;
+            match self.dropout {
+                None => self.a.backward(n_rows, &g_hidden, gx, true),
+                Some((dropout, stream)) => {
+                    let mut g_dropped = buffers::take(n_rows * n_in);
+                    self.a.backward(n_rows, &g_hidden, &mut g_dropped, false);
+                    let Dropout { p, key } = dropout;
+                    kif_kernels::dropout_backward(&g_dropped, n_in, p, key, stream, gx);
+                    buffers::give(g_dropped);
+                }
+            }
+        }
+        buffers::give(g_hidden);
+        buffers::give(self.hidden);
+        if let Some(dropped) = dropped {
+            buffers::give(dropped);
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn linear<T: Tape<f32, Cpu>>(
     engine: &Fused,
     x: Act<Cpu, T>,
@@ -80,50 +122,7 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
                 add_weight_gradient(gradients.get_or_alloc_mut(leaf)?, &gy, view(x), n_out, n_in);
             }
             if let (Some(saved), Some(x)) = (saved, &x) {
-                let rank = saved.a.n_out();
-                add_weight_gradient(
-                    gradients.get_or_alloc_mut(&saved.b_leaf)?,
-                    &gy,
-                    &saved.hidden,
-                    n_out,
-                    rank,
-                );
-                let mut g_hidden = buffers::take(n_rows * rank);
-                saved.b.backward(n_rows, &gy, &mut g_hidden, false);
-                g_hidden.iter_mut().for_each(|g| *g *= saved.scale);
-                let dropped = dropped(view(x), n_in, saved.dropout);
-                let input = dropped.as_deref().unwrap_or(view(x));
-                add_weight_gradient(
-                    gradients.get_or_alloc_mut(&saved.a_leaf)?,
-                    &g_hidden,
-                    input,
-                    rank,
-                    n_in,
-                );
-                if input_gradient != InputGradient::Skip {
-                    let gx = gradients.get_or_alloc_mut(&x_ghost)?;
-                    match saved.dropout {
-                        None => saved.a.backward(n_rows, &g_hidden, gx, true),
-                        Some((dropout, stream)) => {
-                            let mut g_dropped = buffers::take(n_rows * n_in);
-                            saved.a.backward(n_rows, &g_hidden, &mut g_dropped, false);
-                            kif_kernels::dropout_backward(
-                                &g_dropped,
-                                n_in,
-                                dropout.p,
-                                dropout.key,
-                                stream,
-                                gx,
-                            );
-                            buffers::give(g_dropped);
-                        }
-                    }
-                }
-                buffers::give(g_hidden);
-                buffers::give(saved.hidden);
-                if let Some(dropped) = dropped {
-                    buffers::give(dropped);
-                }
+                saved.backward(x, &gy, gradients, input_gradient != InputGradient::Skip)?;
             }
             match residual_ghost {
                 // The last consumer in the forward pass is the first in the backward pass: nothing is there yet.
