@@ -41,7 +41,8 @@ def arguments():
 
 def base(args):
     if args.model:
-        return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32)
+        # Without T5's own dropout, which we do not have either.
+        return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32, dropout_rate=0.0)
     width, layers, heads, ff = SHAPES[args.shape]
     return T5ForConditionalGeneration(T5Config(
         vocab_size=32128, d_model=width, d_kv=64, d_ff=ff, num_layers=layers, num_decoder_layers=layers,
