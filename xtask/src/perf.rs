@@ -91,7 +91,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if bench.wanted("kernel") {
         report.kernels = Some(bench.ours(&["kernel".into()])?);
     }
-    for work in bench.works()? {
+    let works = bench.works();
+    bench.make_bases(&works)?;
+    for work in works {
         eprintln!("== {}", work.name);
         report.lines.push(bench.measure(work)?);
     }
@@ -134,9 +136,9 @@ impl Bench<'_> {
     }
 
     /// Everything that can be measured here and is wanted.
-    fn works(&self) -> Result<Vec<Work>> {
+    fn works(&self) -> Vec<Work> {
         let mut works = Vec::new();
-        let small = self.base("small", None)?;
+        let small = self.base_dir("small");
         let on_small = |text: &str| with_paths(text, &[("--model", &small)]);
         for (precision, time, memory) in [("f32", 0.70, 0.50), ("bf16", 0.62, 0.35)] {
             let args = on_small(&format!("step --precision {precision} --steps 10"));
@@ -161,10 +163,7 @@ impl Bench<'_> {
         });
         for (precision, limit) in [("f32", 7.0), ("bf16", 4.0)] {
             let name = format!("large-{precision}");
-            if !self.wanted(&name) {
-                continue;
-            }
-            let base = self.base("large", None)?;
+            let base = self.base_dir("large");
             works.push(Work {
                 name,
                 ours: with_paths(
@@ -179,28 +178,24 @@ impl Bench<'_> {
             });
         }
         if let Some((model, data)) = self.options.model.as_ref().zip(self.options.data.as_ref()) {
-            self.works_on_rows(model, data, &mut works)?;
+            self.works_on_rows(model, data, &mut works);
         } else {
             eprintln!("no work on real rows: it needs --model and --data");
         }
         works.retain(|work| self.wanted(&work.name));
-        Ok(works)
+        works
     }
 
-    fn works_on_rows(&self, model: &Path, data: &Path, works: &mut Vec<Work>) -> Result<()> {
+    fn works_on_rows(&self, model: &Path, data: &Path, works: &mut Vec<Work>) {
         for (task, target) in TASKS.into_iter().zip([0.50, 0.42, 0.56]) {
             let rows = data.join(format!("train/{task}.json"));
             let paths = [("--model", model), ("--rows", &rows)];
             let args = with_paths("step --steps 20", &paths);
             works.push(Work::beside_peer(&format!("rows-{task}"), args, target));
         }
-        let tokenizer = model.join("tokenizer.json");
         for precision in ["f32", "bf16"] {
             let name = format!("step-base-{precision}");
-            if !self.wanted(&name) {
-                continue;
-            }
-            let base = self.base("base", Some(&tokenizer))?;
+            let base = self.base_dir("base");
             let rows = data.join("train/boolqa.json");
             let args = with_paths(
                 &format!("step --steps 4 --precision {precision}"),
@@ -216,19 +211,34 @@ impl Bench<'_> {
             ours: with_paths("score --labels", &paths),
             ..Work::beside_peer("score-labels", answers, 0.35)
         });
-        Ok(())
     }
 
-    /// A base with random weights, made once.
-    fn base(&self, shape: &str, tokenizer: Option<&Path>) -> Result<PathBuf> {
-        let dir = self.options.out.join(format!("base-{shape}"));
-        if !dir.join("config.json").exists() {
+    /// Where the base of a published shape goes, with random weights.
+    fn base_dir(&self, shape: &str) -> PathBuf {
+        self.options.out.join(format!("base-{shape}"))
+    }
+
+    /// Makes the bases that the works name, once, with the tokenizer of `--model`.
+    fn make_bases(&self, works: &[Work]) -> Result<()> {
+        for shape in ["small", "base", "large"] {
+            let dir = self.base_dir(shape);
+            let name = dir.display().to_string();
+            if dir.join("config.json").exists()
+                || !works.iter().any(|work| work.ours.contains(&name))
+            {
+                continue;
+            }
+            let tokenizer = self
+                .options
+                .model
+                .as_ref()
+                .map(|model| model.join("tokenizer.json"));
             let mut paths = vec![("--out", dir.as_path())];
-            paths.extend(tokenizer.map(|path| ("--tokenizer", path)));
+            paths.extend(tokenizer.as_deref().map(|path| ("--tokenizer", path)));
             let args = with_paths(&format!("base --shape {shape}"), &paths);
             process::run(Command::new(&self.program).args(args))?;
         }
-        Ok(dir)
+        Ok(())
     }
 
     fn ours(&self, args: &[String]) -> Result<Value> {
