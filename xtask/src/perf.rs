@@ -4,7 +4,6 @@
 //! step, so that a disturbance of one round does not count.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,14 +64,7 @@ enum Against {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    process::run(
-        process::cargo()
-            .args(["build", "--release", "--package", "kif-perf"])
-            .current_dir(process::root()),
-    )?;
-    let program = process::target_dir()?
-        .join("release")
-        .join(format!("kif-perf{}", env::consts::EXE_SUFFIX));
+    let program = process::build_program("kif-perf", "kif-perf", &[])?;
     fs::create_dir_all(&options.out)
         .with_context(|| format!("creating {}", options.out.display()))?;
     let bench = Bench {
@@ -162,10 +154,9 @@ impl Bench<'_> {
             memory_target: None,
         });
         for (precision, limit) in [("f32", 7.0), ("bf16", 4.0)] {
-            let name = format!("large-{precision}");
             let base = self.base_dir("large");
             works.push(Work {
-                name,
+                name: format!("large-{precision}"),
                 ours: with_paths(
                     &format!(
                         "step --precision {precision} --batch-size 4 --input-tokens 256 --steps 3"
@@ -339,27 +330,19 @@ impl Line {
 
     /// MiB of ours and of the peer's.
     fn memory(&self) -> (Option<f64>, Option<f64>) {
-        let peak = |lines: &[Value]| {
-            median(
-                lines
-                    .iter()
-                    .filter_map(|line| line["peak_mib"].as_f64())
-                    .collect(),
-            )
-        };
+        let peak = |lines: &[Value]| median_of(lines, "peak_mib");
         (peak(&self.ours), peak(&self.theirs))
     }
 }
 
 /// The whole, or the mean of the steps.
 fn time(lines: &[Value]) -> Option<f64> {
-    median(
-        lines
-            .iter()
-            .filter_map(|line| line["total_s"].as_f64())
-            .collect(),
-    )
-    .or_else(|| seconds(lines, "step_s"))
+    median_of(lines, "total_s").or_else(|| seconds(lines, "step_s"))
+}
+
+/// The median over the processes.
+fn median_of(lines: &[Value], key: &str) -> Option<f64> {
+    median(lines.iter().filter_map(|line| line[key].as_f64()).collect())
 }
 
 /// The mean over the entries of a list of seconds, of each the median over the processes.

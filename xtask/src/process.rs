@@ -36,24 +36,19 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// Builds `kif` in release and returns its path.
 pub(crate) fn build_kif(cuda: bool) -> Result<PathBuf> {
-    let mut build = cargo();
-    build
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "kif-runner",
-            "--bin",
-            "kif",
-        ])
-        .current_dir(root());
-    if cuda {
-        build.args(["--features", "cuda"]);
-    }
-    run(&mut build)?;
+    let features: &[&str] = if cuda { &["--features", "cuda"] } else { &[] };
+    build_program("kif-runner", "kif", features)
+}
+
+/// Builds a program of the workspace in release and returns its path.
+pub(crate) fn build_program(package: &str, name: &str, features: &[&str]) -> Result<PathBuf> {
+    run(cargo()
+        .args(["build", "--release", "--package", package, "--bin", name])
+        .args(features)
+        .current_dir(root()))?;
     Ok(target_dir()?
         .join("release")
-        .join(format!("kif{}", env::consts::EXE_SUFFIX)))
+        .join(format!("{name}{}", env::consts::EXE_SUFFIX)))
 }
 
 /// `kif`, told which commit it was built from.

@@ -1,8 +1,7 @@
 """The peer of `kif-perf step` and `kif-perf score`: the same work with PyTorch, transformers and peft.
 
     pip install torch transformers peft
-    OMP_NUM_THREADS=2 python torch_peer.py step --shape small [--precision bf16] [--steps 20]
-    OMP_NUM_THREADS=2 python torch_peer.py step --model DIR --rows FILE
+    OMP_NUM_THREADS=2 python torch_peer.py step --model DIR [--rows FILE] [--precision bf16] [--steps 20]
     OMP_NUM_THREADS=2 python torch_peer.py score --model DIR --rows FILE [--limit 1000]
 
 Batches are taken in file order and padded to the longest row (a multiple of 8), as the code released with Recurrent-KIF
@@ -12,13 +11,8 @@ import argparse, json, os, resource, time
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
-SHAPES = {  # width, layers of each stack, heads, feed-forward
-    "small": (512, 6, 8, 2048),
-    "base": (768, 12, 12, 3072),
-    "large": (1024, 24, 16, 4096),
-}
 TARGET_TOKENS = 8
 WARM_UP = 2
 
@@ -26,8 +20,7 @@ WARM_UP = 2
 def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["step", "score"])
-    parser.add_argument("--shape", choices=SHAPES)
-    parser.add_argument("--model")
+    parser.add_argument("--model", required=True)
     parser.add_argument("--rows")
     parser.add_argument("--max-input", type=int, default=512)
     parser.add_argument("--input-tokens", type=int, default=128)
@@ -37,16 +30,6 @@ def arguments():
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=16)
     return parser.parse_args()
-
-
-def base(args):
-    if args.model:
-        # Without T5's own dropout, which we do not have either.
-        return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32, dropout_rate=0.0)
-    width, layers, heads, ff = SHAPES[args.shape]
-    return T5ForConditionalGeneration(T5Config(
-        vocab_size=32128, d_model=width, d_kv=64, d_ff=ff, num_layers=layers, num_decoder_layers=layers,
-        num_heads=heads, dropout_rate=0.0, decoder_start_token_id=0))
 
 
 def encoded(args, tokenizer):
@@ -125,7 +108,8 @@ def main():
     tokenizer = None
     if args.rows:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(args.model, "tokenizer.json"))
-    model = base(args)
+    # Without T5's own dropout, which we do not have either.
+    model = AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32, dropout_rate=0.0)
     rows = encoded(args, tokenizer) if args.rows else None
     result = step(args, model, rows) if args.what == "step" else score(args, model, rows, tokenizer)
     result.update(threads=torch.get_num_threads(), torch=torch.__version__,

@@ -4,7 +4,6 @@
 //! beside the peers of `peer/`, and makes the tables. `RAYON_NUM_THREADS` sets the threads.
 
 mod kernel;
-mod memory;
 mod round;
 mod score;
 mod shape;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use kif_runner::record::peak_rss_mib;
 use kif_runner::{MemoryOrder, MethodConfig, TaskView};
 use serde_json::json;
 
-use crate::memory::peak_mib;
 use crate::work::Work;
 
 /// Arguments of `kif-perf round`.
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "threads": rayon::current_num_threads(),
         "round_s": round_s,
         "bare_s": bare_s,
-        "peak_mib": peak_mib(),
+        "peak_mib": peak_rss_mib(),
     });
     println!("{line}");
     Ok(())

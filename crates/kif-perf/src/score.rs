@@ -9,10 +9,9 @@ use kif_model::{LoraConfig, ModelOptions, Trainable, load};
 use kif_runner::codec::Codec;
 use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
 use kif_runner::protocol::ScoreKind;
+use kif_runner::record::peak_rss_mib;
 use kif_runner::signal::StopFlag;
 use serde_json::json;
-
-use crate::memory::peak_mib;
 
 /// Arguments of `kif-perf score`.
 #[derive(Debug, clap::Args)]
@@ -76,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "total_s": start.elapsed().as_secs_f64(),
         "rows": rows.len(),
         "exact_match": evaluation.accuracy(),
-        "peak_mib": peak_mib(),
+        "peak_mib": peak_rss_mib(),
     });
     println!("{line}");
     Ok(())

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use kif_runner::record::peak_rss_mib;
 use serde_json::json;
 
-use crate::memory::peak_mib;
 use crate::work::Work;
 
 /// Arguments of `kif-perf step`.
@@ -24,7 +24,7 @@ const WARM_UP: usize = 2;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { work, steps } = arguments;
     let mut learner = work.learner()?;
-    let loaded_mib = peak_mib();
+    let loaded_mib = peak_rss_mib();
     let encoded = work.encoded(&learner)?;
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
     for k in 0..WARM_UP + steps {
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "input_tokens": tokens,
         "losses": losses,
         "loaded_mib": loaded_mib,
-        "peak_mib": peak_mib(),
+        "peak_mib": peak_rss_mib(),
     });
     println!("{line}");
     Ok(())

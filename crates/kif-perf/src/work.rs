@@ -2,25 +2,22 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
-use kif_model::{LoraConfig, ModelOptions, Precision, Trainable, from_parts, load, random_weights};
+use kif_model::{LoraConfig, Trainable, load};
 use kif_runner::codec::{Codec, check_vocabulary};
+use kif_runner::protocol::{Compute, Precision};
+use kif_runner::run::model_options;
 use kif_runner::{Learner, LearnerConfig};
-
-use crate::shape::Shape;
 
 /// What is trained, and on which rows.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Work {
-    /// A published shape with random weights, in memory
-    #[arg(long, value_enum, conflicts_with = "model")]
-    shape: Option<Shape>,
-    /// A base in Hugging Face layout
+    /// A base in Hugging Face layout; `kif-perf base` makes one with random weights
     #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    model: PathBuf,
     /// Rows in file order; without, rows of equal length and arbitrary ids
-    #[arg(long, value_name = "FILE", requires = "model")]
+    #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// Longest input in tokens, of rows from a file
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -32,17 +29,11 @@ pub(crate) struct Work {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) batch_size: usize,
     /// f32 or bf16 frozen weights
-    #[arg(long, value_enum, default_value_t = Stored::F32)]
-    precision: Stored,
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
     /// Share of every LoRA A's input that is dropped
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     dropout: f32,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Stored {
-    F32,
-    Bf16,
 }
 
 /// Target tokens of a row of arbitrary ids.
@@ -53,21 +44,13 @@ const SMALLEST_VOCABULARY: u32 = 8000;
 impl Work {
     /// The model with LoRA r 8 on q and v, as published, in a learner.
     pub(crate) fn learner(&self) -> Result<Learner> {
-        let options = ModelOptions {
-            precision: match self.precision {
-                Stored::F32 => Precision::F32,
-                Stored::Bf16 => Precision::Bf16,
-            },
-            ..ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()))
+        let compute = Compute {
+            precision: self.precision,
+            ..Compute::default()
         };
-        let mut model = match (self.shape, &self.model) {
-            (Some(shape), None) => {
-                let config = shape.config();
-                from_parts(&config, random_weights(&config, 1), &options)?
-            }
-            (None, Some(dir)) => load(dir, &options)?,
-            _ => bail!("give --shape or --model"),
-        };
+        let adapter = Trainable::Adapter(LoraConfig::default());
+        let options = model_options(&compute, adapter, 1);
+        let mut model = load(&self.model, &options)?;
         // B of a fresh adapter is zero; a trained one is not.
         let params: Vec<f32> = (model.params().iter().enumerate())
             .map(|(i, p)| p + 1e-3 * (i % 7) as f32)
@@ -84,7 +67,7 @@ impl Work {
 
     /// At least the rows of one batch.
     pub(crate) fn encoded(&self, learner: &Learner) -> Result<Vec<Encoded>> {
-        let Some((rows, model)) = self.rows.as_ref().zip(self.model.as_ref()) else {
+        let Some(rows) = &self.rows else {
             let ids = |row: u32, n: usize| {
                 (0..n as u32)
                     .map(|i| (row * 7919 + i * 104_729) % (SMALLEST_VOCABULARY - 10) + 10)
@@ -103,7 +86,7 @@ impl Work {
             max_input: self.max_input,
             max_target: usize::MAX,
         };
-        let encoded = Codec::of_model(model)?.encode_rows(&rows, limits)?;
+        let encoded = Codec::of_model(&self.model)?.encode_rows(&rows, limits)?;
         check_vocabulary(&rows, &encoded, learner.model().vocab_size())?;
         Ok(encoded)
     }
