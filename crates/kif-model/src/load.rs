@@ -62,6 +62,9 @@ pub struct ModelOptions {
     pub trainable: Trainable,
     /// Seed of a fresh adapter.
     pub seed: u64,
+    /// Whether a training step keeps only what enters each block and computes the rest a second time: less memory, more
+    /// time, the same bits.
+    pub recompute: bool,
 }
 
 impl ModelOptions {
@@ -73,6 +76,7 @@ impl ModelOptions {
             precision: Precision::F32,
             trainable,
             seed: 1,
+            recompute: false,
         }
     }
 
@@ -111,7 +115,6 @@ pub fn from_parts(
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     let ModelConfig::T5(config) = config;
     options.check()?;
-    let (trainable, seed) = (&options.trainable, options.seed);
     match (options.device, options.engine) {
         (DeviceKind::Cpu, EngineKind::Fused) => {
             let precision = match options.precision {
@@ -119,17 +122,13 @@ pub fn from_parts(
                 Precision::F32 | Precision::F16 => kif_kernels::Precision::F32,
             };
             let engine = Fused::new(precision);
-            Ok(Box::new(T5::build(
-                engine, config, weights, trainable, seed,
-            )?))
+            Ok(Box::new(T5::build(engine, config, weights, options)?))
         }
         (DeviceKind::Cpu, EngineKind::Stock) => {
             let engine = Stock::new(dfdx::prelude::Cpu::default());
-            Ok(Box::new(T5::build(
-                engine, config, weights, trainable, seed,
-            )?))
+            Ok(Box::new(T5::build(engine, config, weights, options)?))
         }
-        (DeviceKind::Cuda, _) => cuda(config, weights, trainable, seed),
+        (DeviceKind::Cuda, _) => cuda(config, weights, options),
     }
 }
 
@@ -137,25 +136,18 @@ pub fn from_parts(
 fn cuda(
     config: &crate::files::T5Config,
     weights: Weights,
-    trainable: &Trainable,
-    seed: u64,
+    options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     let device = dfdx::prelude::Cuda::try_build(0, 0).map_err(crate::engine::device_error)?;
-    Ok(Box::new(T5::build(
-        Stock::new(device),
-        config,
-        weights,
-        trainable,
-        seed,
-    )?))
+    let engine = Stock::new(device);
+    Ok(Box::new(T5::build(engine, config, weights, options)?))
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(
     _config: &crate::files::T5Config,
     _weights: Weights,
-    _trainable: &Trainable,
-    _seed: u64,
+    _options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     Err(ModelError::NoCuda)
 }

@@ -103,11 +103,21 @@ fn spread(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn model(case: &Case, engine: EngineKind, trainable: Trainable) -> Box<dyn LanguageModel> {
+    model_with(case, engine, trainable, false)
+}
+
+fn model_with(
+    case: &Case,
+    engine: EngineKind,
+    trainable: Trainable,
+    recompute: bool,
+) -> Box<dyn LanguageModel> {
     let config = ModelConfig::T5(case.config.clone());
     let weights = random_weights(&config, case.seed);
     let options = ModelOptions {
         engine,
         seed: case.seed,
+        recompute,
         ..ModelOptions::cpu(trainable)
     };
     from_parts(&config, weights, &options).unwrap()
@@ -180,6 +190,32 @@ proptest! {
     fn engines_agree_on_dropout_too(case in case(), p in 0.05f32..0.6) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
         engines_agree(fused, stock, &batch(&case.rows), Some(Dropout { p, key: [7; 32] }));
+    }
+
+    #[test]
+    fn recomputation_changes_no_bit(
+        case in case(),
+        stock in any::<bool>(),
+        trains_all in any::<bool>(),
+        p in prop::option::of(0.05f32..0.6),
+    ) {
+        let engine = if stock { EngineKind::Stock } else { EngineKind::Fused };
+        let trainable = if trains_all {
+            Trainable::All
+        } else {
+            Trainable::Adapter(case.lora.clone())
+        };
+        let dropout = p.map(|p| Dropout { p, key: [7; 32] });
+        let [kept, recomputed] = [false, true].map(|recompute| {
+            let mut model = model_with(&case, engine, trainable.clone(), recompute);
+            let params = spread(model.layout().n_params(), case.seed);
+            model.set_params(&params).unwrap();
+            let (loss, grad) = mean_loss_and_grad(model.as_mut(), &batch(&case.rows), dropout);
+            (loss.to_bits(), grad.iter().map(|g| g.to_bits()).collect::<Vec<_>>())
+        });
+        prop_assert_eq!(kept.0, recomputed.0);
+        let differ = kept.1.iter().zip(&recomputed.1).filter(|(a, b)| a != b).count();
+        prop_assert_eq!(differ, 0);
     }
 
     #[test]

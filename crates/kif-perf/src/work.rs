@@ -34,6 +34,9 @@ pub(crate) struct Work {
     /// Share of every LoRA A's input that is dropped
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     dropout: f32,
+    /// Compute activations twice instead of keeping them
+    #[arg(long)]
+    recompute: bool,
 }
 
 /// Target tokens of a row of arbitrary ids.
@@ -46,6 +49,7 @@ impl Work {
     pub(crate) fn learner(&self) -> Result<Learner> {
         let compute = Compute {
             precision: self.precision,
+            recompute: self.recompute,
             ..Compute::default()
         };
         let adapter = Trainable::Adapter(LoraConfig::default());

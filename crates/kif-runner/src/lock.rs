@@ -115,7 +115,7 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// What differs from `now` in a way that results depend on. Threads and the commit are only noted.
+    /// What differs from `now` in a way that results depend on. Threads, recomputation and the commit are only noted.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let mut all = Vec::new();
         let mut compare = |what: String, was: Option<String>, now: Option<String>| {

@@ -186,6 +186,8 @@ pub struct Compute {
     pub precision: Precision,
     /// Threads; all cores without a number. Results do not depend on it.
     pub threads: Option<usize>,
+    /// Whether training computes activations twice instead of keeping them. Results do not depend on it.
+    pub recompute: bool,
 }
 
 /// A device by its name on the command line.

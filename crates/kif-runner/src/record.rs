@@ -95,6 +95,7 @@ impl Settings {
             limits: protocol.limits.clone(),
             compute: Compute {
                 threads: None,
+                recompute: false,
                 ..protocol.compute
             },
         }

@@ -7,7 +7,7 @@ use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{
     FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors,
 };
-use crate::{LoraConfig, ModelError, ParamLayout, Trainable};
+use crate::{LoraConfig, ModelError, ModelOptions, ParamLayout, Trainable};
 
 impl<E: Engine> T5<E> {
     /// Prepares all weights for `engine`. Tensors are taken out of `weights` one by one, so no second copy is held.
@@ -17,9 +17,9 @@ impl<E: Engine> T5<E> {
         engine: E,
         config: &T5Config,
         weights: Weights,
-        trainable: &Trainable,
-        seed: u64,
+        options: &ModelOptions,
     ) -> Result<Self, ModelError> {
+        let (trainable, seed) = (&options.trainable, options.seed);
         weights.expect(&t5_tensors(config), &t5_optional_tensors(config))?;
         let mut builder = Builder {
             engine,
@@ -65,6 +65,7 @@ impl<E: Engine> T5<E> {
             config: config.clone(),
             layout,
             params,
+            recompute: options.recompute,
             shared,
             head,
             encoder,

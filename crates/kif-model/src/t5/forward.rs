@@ -37,7 +37,32 @@ impl Distances {
     }
 }
 
+/// What all blocks of the encoder share in one pass.
+pub(super) struct EncoderPass {
+    shape: Attention,
+    distances: Distances,
+    dropout: Option<Dropout>,
+}
+
+/// What all blocks of the decoder share in one pass.
+pub(super) struct DecoderPass {
+    shape: Attention,
+    cross_shape: Attention,
+    distances: Distances,
+    dropout: Option<Dropout>,
+}
+
 impl<E: Engine> T5<E> {
+    /// The lowest activations of a stack, `[tokens, D]`.
+    pub(super) fn embed<T: Tape<f32, E::Device>>(
+        &self,
+        stack: &Stack<E>,
+        inputs: &Ragged,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        self.engine
+            .embed::<T>(&self.embedding(stack).weight, inputs.ids())
+    }
+
     /// Distances within sequences of up to `longest` tokens.
     pub(super) fn distances(&self, longest: usize, bidirectional: bool) -> Distances {
         let far = longest as isize - 1;
@@ -177,23 +202,76 @@ impl<E: Engine> T5<E> {
         self.project_onto(x, hidden, &layer.wo, dropout)
     }
 
+    /// What the encoder's blocks share in a pass over `inputs`.
+    pub(super) fn encoder_pass(&self, inputs: &Ragged, dropout: Option<Dropout>) -> EncoderPass {
+        EncoderPass {
+            shape: self.attention_shape(spans(inputs), spans(inputs), false),
+            distances: self.distances(longest(inputs), true),
+            dropout,
+        }
+    }
+
+    /// Block `i` of the encoder.
+    pub(super) fn encoder_block<T: Tape<f32, E::Device>>(
+        &self,
+        i: usize,
+        x: Act<E::Device, T>,
+        pass: &EncoderPass,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let block = &self.encoder.blocks[i];
+        let bias = pass.distances.bias(&self.encoder);
+        let is_lowest = i == 0 && self.embedding(&self.encoder).slot.is_none();
+        let (shape, dropout) = (&pass.shape, pass.dropout);
+        let x = self.self_attention(x, &block.attention, shape, bias, dropout, is_lowest)?;
+        self.feed_forward(x, &block.feed_forward, dropout)
+    }
+
     /// The encoder's output, `[tokens, D]`.
     pub(super) fn encode<T: Tape<f32, E::Device>>(
         &self,
         inputs: &Ragged,
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        let shape = self.attention_shape(spans(inputs), spans(inputs), false);
-        let distances = self.distances(longest(inputs), true);
-        let embedding = self.embedding(&self.encoder);
-        let mut x = self.engine.embed::<T>(&embedding.weight, inputs.ids())?;
-        for (i, block) in self.encoder.blocks.iter().enumerate() {
-            let bias = distances.bias(&self.encoder);
-            let is_lowest = i == 0 && embedding.slot.is_none();
-            x = self.self_attention(x, &block.attention, &shape, bias, dropout, is_lowest)?;
-            x = self.feed_forward(x, &block.feed_forward, dropout)?;
+        let pass = self.encoder_pass(inputs, dropout);
+        let mut x = self.embed::<T>(&self.encoder, inputs)?;
+        for i in 0..self.encoder.blocks.len() {
+            x = self.encoder_block(i, x, &pass)?;
         }
         self.norm(x, &self.encoder.final_norm)
+    }
+
+    /// What the decoder's blocks share in a pass over `inputs`; row i attends to `encoded_spans[i]`.
+    pub(super) fn decoder_pass(
+        &self,
+        encoded_spans: Vec<Span>,
+        inputs: &Ragged,
+        dropout: Option<Dropout>,
+    ) -> DecoderPass {
+        DecoderPass {
+            shape: self.attention_shape(spans(inputs), spans(inputs), true),
+            cross_shape: self.attention_shape(spans(inputs), encoded_spans, false),
+            distances: self.distances(longest(inputs), false),
+            dropout,
+        }
+    }
+
+    /// Block `i` of the decoder.
+    pub(super) fn decoder_block<T: Tape<f32, E::Device>>(
+        &self,
+        i: usize,
+        y: Act<E::Device, T>,
+        encoded: &Act<E::Device, T>,
+        pass: &DecoderPass,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let block = &self.decoder.blocks[i];
+        let bias = pass.distances.bias(&self.decoder);
+        let is_lowest = i == 0 && self.embedding(&self.decoder).slot.is_none();
+        let (shape, dropout) = (&pass.shape, pass.dropout);
+        let mut y = self.self_attention(y, &block.attention, shape, bias, dropout, is_lowest)?;
+        if let Some(cross) = &block.cross {
+            y = self.cross_attention(y, encoded, cross, &pass.cross_shape, dropout)?;
+        }
+        self.feed_forward(y, &block.feed_forward, dropout)
     }
 
     /// The decoder's output for given decoder inputs, `[tokens, D]`; row i attends to `encoded_spans[i]`.
@@ -204,19 +282,10 @@ impl<E: Engine> T5<E> {
         inputs: &Ragged,
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        let shape = self.attention_shape(spans(inputs), spans(inputs), true);
-        let cross_shape = self.attention_shape(spans(inputs), encoded_spans, false);
-        let distances = self.distances(longest(inputs), false);
-        let embedding = self.embedding(&self.decoder);
-        let mut y = self.engine.embed::<T>(&embedding.weight, inputs.ids())?;
-        for (i, block) in self.decoder.blocks.iter().enumerate() {
-            let bias = distances.bias(&self.decoder);
-            let is_lowest = i == 0 && embedding.slot.is_none();
-            y = self.self_attention(y, &block.attention, &shape, bias, dropout, is_lowest)?;
-            if let Some(cross) = &block.cross {
-                y = self.cross_attention(y, encoded, cross, &cross_shape, dropout)?;
-            }
-            y = self.feed_forward(y, &block.feed_forward, dropout)?;
+        let pass = self.decoder_pass(encoded_spans, inputs, dropout);
+        let mut y = self.embed::<T>(&self.decoder, inputs)?;
+        for i in 0..self.decoder.blocks.len() {
+            y = self.decoder_block(i, y, encoded, &pass)?;
         }
         self.norm(y, &self.decoder.final_norm)
     }
@@ -247,6 +316,18 @@ impl<E: Engine> T5<E> {
         Ok((hidden, encoder_tape))
     }
 
+    /// `weight * sum(nll)` of the decoder's output, and the nll of every target token.
+    pub(super) fn cross_entropy<T: Tape<f32, E::Device>>(
+        &self,
+        hidden: Act<E::Device, T>,
+        batch: &Batch,
+        weight: f32,
+    ) -> Result<Loss<E::Device, T>, ModelError> {
+        let targets = batch.targets.ids();
+        self.engine
+            .cross_entropy(hidden, self.head(), self.logit_scale(), targets, weight)
+    }
+
     /// `weight * sum(nll)` with its tape, and the nll of every target token.
     pub(super) fn loss<T: Tape<f32, E::Device>>(
         &self,
@@ -255,13 +336,7 @@ impl<E: Engine> T5<E> {
         dropout: Option<Dropout>,
     ) -> Result<Loss<E::Device, T>, ModelError> {
         let (hidden, encoder_tape) = self.hidden::<T>(batch, dropout)?;
-        let (loss, nll) = self.engine.cross_entropy(
-            hidden,
-            self.head(),
-            self.logit_scale(),
-            batch.targets.ids(),
-            weight,
-        )?;
+        let (loss, nll) = self.cross_entropy(hidden, batch, weight)?;
         let (loss, tape) = loss.split_tape();
         Ok((loss.put_tape(tape.merge(encoder_tape)), nll))
     }

@@ -4,10 +4,11 @@ mod build;
 mod forward;
 mod generate;
 mod position;
+mod recompute;
 
 use std::ops::Range;
 
-use dfdx::prelude::{NoneTape, OwnedTape};
+use dfdx::prelude::{Backward, NoneTape, OwnedTape};
 use kif_data::{Batch, Ragged};
 
 use crate::engine::{Engine, LowRank, device_error};
@@ -98,6 +99,8 @@ pub(crate) struct T5<E: Engine> {
     config: T5Config,
     layout: ParamLayout,
     params: Vec<f32>,
+    /// Whether a step computes activations twice instead of keeping them.
+    recompute: bool,
     shared: Param<E>,
     /// The output head, where it is not `shared`.
     head: Option<Param<E>>,
@@ -234,8 +237,12 @@ impl<E: Engine> LanguageModel for T5<E> {
     ) -> Result<BatchLoss, ModelError> {
         self.check_batch(batch)?;
         assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
-        let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
-        let mut gradients = dfdx::prelude::Backward::try_backward(loss).map_err(device_error)?;
+        let (nll, mut gradients) = if self.recompute {
+            self.recomputed_loss(batch, weight, dropout)?
+        } else {
+            let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
+            (nll, loss.try_backward().map_err(device_error)?)
+        };
         let ranges = self.ranges();
         let engine = self.engine.clone();
         for param in self.params_mut() {

@@ -24,6 +24,9 @@ pub(crate) struct ComputeArguments {
     /// Threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
+    /// Keep few activations and compute the others a second time: less memory, slower training, the same results
+    #[arg(long)]
+    recompute: bool,
 }
 
 impl ComputeArguments {
@@ -33,6 +36,7 @@ impl ComputeArguments {
             device: self.device.unwrap_or(settings.device),
             precision: self.precision.unwrap_or(settings.precision),
             threads: self.threads.map(|n| n as usize).or(settings.threads),
+            recompute: self.recompute || settings.recompute,
         };
         process::start_threads(compute.threads)?;
         Ok(compute)

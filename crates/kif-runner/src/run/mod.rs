@@ -204,5 +204,6 @@ pub fn model_options(compute: &Compute, trainable: Trainable, seed: u64) -> Mode
         precision,
         trainable,
         seed,
+        recompute: compute.recompute,
     }
 }
