@@ -5,6 +5,7 @@ use std::ops::Range;
 use kif_data::Batch;
 
 use crate::ModelError;
+use crate::files::{LORA_A, LORA_B};
 
 /// One trainable matrix or vector in the flat parameter vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,13 +18,76 @@ pub struct ParamSpec {
     pub range: Range<usize>,
 }
 
+impl ParamSpec {
+    /// R of a LoRA A `[R, in]` or B `[out, R]`; nothing else has one.
+    pub fn rank(&self) -> Option<usize> {
+        match (self.shape.as_slice(), &self.name) {
+            (&[rank, _], name) if name.ends_with(LORA_A) => Some(rank),
+            (&[_, rank], name) if name.ends_with(LORA_B) => Some(rank),
+            _ => None,
+        }
+    }
+}
+
 /// Names, shapes and places of all trainable parameters: P values in one flat `&[f32]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// A LoRA adapter of rank R T can be read as T adapters of rank R side by side, its *slots*: slot t has rows
+/// `t R..(t + 1) R` of every A and the same columns of every B, so `B A` is the sum of the slots' products.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamLayout {
     specs: Vec<ParamSpec>,
+    n_slots: usize,
+}
+
+impl Default for ParamLayout {
+    fn default() -> Self {
+        Self {
+            specs: Vec::new(),
+            n_slots: 1,
+        }
+    }
 }
 
 impl ParamLayout {
+    /// The same parameters, read as `n_slots` adapters side by side. Fails unless there are only LoRA matrices whose
+    /// rank is a multiple of `n_slots`; 1 fits every layout.
+    pub fn with_slots(self, n_slots: usize) -> Result<Self, ModelError> {
+        assert!(n_slots > 0, "a layout of no slots was asked for");
+        let fits = |spec: &ParamSpec| spec.rank().is_some_and(|rank| rank.is_multiple_of(n_slots));
+        match self.specs.iter().find(|spec| n_slots > 1 && !fits(spec)) {
+            None => Ok(Self { n_slots, ..self }),
+            Some(ParamSpec { name, shape, .. }) => Err(ModelError::Lora {
+                field: "rank",
+                problem: format!("{name} {shape:?} is not {n_slots} adapters side by side"),
+            }),
+        }
+    }
+
+    /// Number of adapters side by side; 1 unless [`with_slots`](Self::with_slots) said otherwise.
+    pub fn n_slots(&self) -> usize {
+        self.n_slots
+    }
+
+    /// Where the parameters of slot `slot` lie in the flat vector, in ascending order.
+    pub fn slot(&self, slot: usize) -> Vec<Range<usize>> {
+        assert!(
+            slot < self.n_slots,
+            "slot {slot} of {} was asked for",
+            self.n_slots
+        );
+        let of_spec = |spec: &ParamSpec| {
+            // Columns of B come row by row; everything else is one run.
+            let by_columns = self.n_slots > 1 && spec.name.ends_with(LORA_B);
+            let n_runs = if by_columns { spec.shape[0] } else { 1 };
+            let stride = spec.range.len() / n_runs;
+            let (len, start) = (stride / self.n_slots, spec.range.start);
+            (0..n_runs)
+                .map(move |run| start + run * stride + slot * len)
+                .map(move |at| at..at + len)
+        };
+        self.specs.iter().flat_map(of_spec).collect()
+    }
+
     /// Adds a parameter behind the last one and returns its index.
     pub fn push(&mut self, name: String, shape: Vec<usize>) -> usize {
         let start = self.n_params();
@@ -101,6 +165,15 @@ pub trait LanguageModel {
     /// Logits at every target position under teacher forcing: per row `[T, V]`, row-major, without dropout.
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError>;
 
+    /// Mean absolute output of every row of every trained LoRA matrix over all tokens of the batch that it reads, without
+    /// dropout: per parameter of the layout `[R]` for A (of `A x`) and `[out]` for B (of `B A x`, unscaled); nothing
+    /// for other parameters. A model that cannot look inside itself refuses.
+    fn output_magnitudes(&self, _batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "output magnitudes of this model".to_owned(),
+        })
+    }
+
     /// Greedy continuations, at most `max_new_tokens` each; the end token is not part of them.
     fn generate(
         &self,
@@ -117,4 +190,38 @@ pub trait LanguageModel {
 
     /// Number of token ids, V.
     fn vocab_size(&self) -> usize;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(shape_a: [usize; 2], shape_b: [usize; 2]) -> ParamLayout {
+        let mut layout = ParamLayout::default();
+        layout.push(format!("q{LORA_A}"), shape_a.to_vec());
+        layout.push(format!("q{LORA_B}"), shape_b.to_vec());
+        layout
+    }
+
+    #[test]
+    fn slots_are_rows_of_a_and_columns_of_b() {
+        let layout = layout([4, 3], [2, 4]).with_slots(2).unwrap();
+        assert_eq!(layout.slot(0), [0..6, 12..14, 16..18]);
+        assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
+    }
+
+    #[test]
+    fn one_slot_is_everything_and_ranks_that_cannot_be_shared_are_refused() {
+        let whole = layout([4, 3], [2, 4]);
+        assert_eq!(whole.slot(0), [0..12, 12..20]);
+        assert_eq!(whole.clone().with_slots(1).unwrap(), whole);
+        let error = whole.with_slots(3).unwrap_err().to_string();
+        assert!(
+            error.contains("q.lora_A.weight [4, 3] is not 3 adapters side by side"),
+            "{error}"
+        );
+        let mut base = ParamLayout::default();
+        base.push("shared.weight".into(), vec![4, 4]);
+        assert!(base.with_slots(2).is_err());
+    }
 }

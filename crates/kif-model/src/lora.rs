@@ -41,6 +41,16 @@ impl LoraConfig {
         self.alpha / self.rank as f32
     }
 
+    /// The adapter that `n_slots` adapters with these settings make side by side: rank and alpha times `n_slots`, so
+    /// every slot has the scale of one. [`ParamLayout::slot`](crate::ParamLayout::slot) says where each one lies.
+    pub fn side_by_side(self, n_slots: usize) -> Self {
+        Self {
+            rank: self.rank * n_slots,
+            alpha: self.alpha * n_slots as f32,
+            ..self
+        }
+    }
+
     /// Checks all bounds; whether the model has the targets is the model's to say.
     pub fn validate(&self) -> Result<(), ModelError> {
         let bad = |field, problem| Err(ModelError::Lora { field, problem });

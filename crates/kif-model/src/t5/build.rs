@@ -70,6 +70,7 @@ impl<E: Engine> T5<E> {
             head,
             encoder,
             decoder,
+            magnitudes: std::cell::RefCell::default(),
         })
     }
 }

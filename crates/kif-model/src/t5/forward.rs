@@ -111,6 +111,7 @@ impl<E: Engine> T5<E> {
         dropout: Option<Dropout>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
+        self.see(&x, linear)?;
         self.engine.linear(
             x,
             &linear.weight.weight,
@@ -128,6 +129,7 @@ impl<E: Engine> T5<E> {
         linear: &Linear<E>,
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
+        self.see(&x, linear)?;
         self.engine.linear(
             x,
             &linear.weight.weight,

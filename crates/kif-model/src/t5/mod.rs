@@ -3,9 +3,11 @@
 mod build;
 mod forward;
 mod generate;
+mod magnitudes;
 mod position;
 mod recompute;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use dfdx::prelude::{Backward, NoneTape, OwnedTape};
@@ -106,6 +108,8 @@ pub(crate) struct T5<E: Engine> {
     head: Option<Param<E>>,
     encoder: Stack<E>,
     decoder: Stack<E>,
+    /// What a pass gathers for `output_magnitudes`.
+    magnitudes: RefCell<Option<magnitudes::Magnitudes>>,
 }
 
 impl<E: Engine> T5<E> {
@@ -278,6 +282,11 @@ impl<E: Engine> LanguageModel for T5<E> {
             .windows(2)
             .map(|w| logits[w[0] * vocab_size..w[1] * vocab_size].to_vec())
             .collect())
+    }
+
+    fn output_magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.check_batch(batch)?;
+        self.magnitudes(batch)
     }
 
     fn generate(
