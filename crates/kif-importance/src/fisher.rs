@@ -1,8 +1,8 @@
 //! Diagonal Fisher information: the mean of squared gradients.
 //!
 //! The diagonal of the empirical Fisher matrix is `F = E[g^2]` (EWC, Kirkpatrick et al. 2017). Per pass: one [`Fisher`]
-//! for a pass over a task after training, finished at its end. Online: one that lives through all steps of all tasks,
-//! read with [`mean`](Fisher::mean) whenever it is needed.
+//! for a pass over a task after training, finished at its end. Online: [`add_squares`] at every step of the training, or
+//! one [`Fisher`] that lives through all steps, read with [`mean`](Fisher::mean) whenever it is needed.
 
 use rayon::prelude::*;
 
@@ -10,6 +10,28 @@ use crate::{
     ImportanceError,
     parallel::{CHUNK, MIN_PARALLEL},
 };
+
+/// `estimate += share * grads^2`, both `[P]`: the step of an online estimate that is kept in f32 and saved as it is.
+///
+/// With `share` one over the steps of an epoch it is the estimate of TRACE's EWC.
+pub fn add_squares(estimate: &mut [f32], grads: &[f32], share: f32) {
+    assert_eq!(
+        grads.len(),
+        estimate.len(),
+        "gradients given, parameters tracked"
+    );
+    let add = |estimate: &mut [f32], grads: &[f32]| {
+        for (sum, g) in estimate.iter_mut().zip(grads) {
+            *sum += share * g * g;
+        }
+    };
+    if grads.len() < MIN_PARALLEL {
+        add(estimate, grads);
+    } else {
+        let chunks = (estimate.par_chunks_mut(CHUNK), grads.par_chunks(CHUNK)).into_par_iter();
+        chunks.for_each(|(estimate, grads)| add(estimate, grads));
+    }
+}
 
 /// Weighted running mean of the squared gradients of P parameters.
 ///
@@ -44,10 +66,10 @@ impl Fisher {
         );
         self.total_weight += weight;
         if grads.len() < MIN_PARALLEL {
-            add_squares(&mut self.sums, grads, weight);
+            add_weighted(&mut self.sums, grads, weight);
         } else {
             let chunks = (self.sums.par_chunks_mut(CHUNK), grads.par_chunks(CHUNK)).into_par_iter();
-            chunks.for_each(|(sums, grads)| add_squares(sums, grads, weight));
+            chunks.for_each(|(sums, grads)| add_weighted(sums, grads, weight));
         }
     }
 
@@ -69,7 +91,7 @@ impl Fisher {
     }
 }
 
-fn add_squares(sums: &mut [f64], grads: &[f32], weight: f64) {
+fn add_weighted(sums: &mut [f64], grads: &[f32], weight: f64) {
     for (sum, g) in sums.iter_mut().zip(grads) {
         let g = f64::from(*g);
         *sum += weight * g * g;
@@ -79,6 +101,13 @@ fn add_squares(sums: &mut [f64], grads: &[f32], weight: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn online_estimate_by_hand() {
+        let mut estimate = [1.0, 0.0];
+        add_squares(&mut estimate, &[2.0, -3.0], 0.25);
+        assert_eq!(estimate, [2.0, 2.25]);
+    }
 
     #[test]
     fn weighted_mean_by_hand() {

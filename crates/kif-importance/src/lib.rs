@@ -12,7 +12,7 @@ mod sensitivity;
 mod threshold;
 
 pub use error::ImportanceError;
-pub use fisher::Fisher;
+pub use fisher::{Fisher, add_squares};
 pub use mask::{Mask, Scope, mask_above, mask_above_quantile};
 pub use sensitivity::{Sensitivity, SensitivityConfig};
 pub use threshold::quantile;
