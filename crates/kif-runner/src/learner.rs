@@ -1,7 +1,9 @@
 //! The learner: a model, its gradient, its optimizer and what they cost.
 
 mod clip;
-mod micro_batch;
+pub(crate) mod micro_batch;
+
+use std::ops::Range;
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -102,10 +104,13 @@ pub struct Counters {
 /// [`gradient`](Self::gradient) and one of the `apply` functions with whatever a method does in between.
 pub struct Learner {
     model: Box<dyn LanguageModel>,
+    layout: ParamLayout,
     config: LearnerConfig,
     params: Vec<f32>,
     initial: Vec<f32>,
     grad: Vec<f32>,
+    /// The only parameters that may change, in ascending order; all without.
+    trained: Option<Vec<Range<usize>>>,
     optimizer: AdamW,
     schedule: Schedule,
     task_idx: u64,
@@ -125,6 +130,8 @@ impl Learner {
             config,
             initial: params.clone(),
             grad: vec![0.0; params.len()],
+            trained: None,
+            layout: model.layout().clone(),
             optimizer: AdamW::new(&config.optimizer, params.len()),
             schedule: Schedule::Constant {
                 rate: config.optimizer.lr,
@@ -140,7 +147,14 @@ impl Learner {
         }
     }
 
-    /// Starts a task: fresh moments, step 0 of `schedule`. Parameters stay.
+    /// The same learner, whose adapter is read as `n_slots` adapters side by side
+    /// ([`ParamLayout::with_slots`]).
+    pub fn with_slots(self, n_slots: usize) -> Result<Self> {
+        let layout = self.layout.with_slots(n_slots)?;
+        Ok(Self { layout, ..self })
+    }
+
+    /// Starts a task: fresh moments, step 0 of `schedule`, every parameter may change. Parameters stay.
     pub fn begin_task(&mut self, task_idx: usize, name: &str, schedule: Schedule) {
         self.optimizer.reset();
         self.schedule = schedule;
@@ -148,7 +162,14 @@ impl Learner {
         self.task = name.to_owned();
         self.step = 0;
         self.pass = 0;
+        self.trained = None;
         self.memory_losses.clear();
+    }
+
+    /// Until the task ends or this is called again, only the parameters in `ranges` (ascending) may change: the gradient
+    /// of all others is 0 before it is clipped, and no update touches them, whatever its momentum.
+    pub fn train_only(&mut self, ranges: Vec<Range<usize>>) {
+        self.trained = Some(ranges);
     }
 
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
@@ -161,14 +182,36 @@ impl Learner {
 
     /// The clipped gradient of the mean loss, averaged as configured; read it with [`grad`](Self::grad).
     pub fn gradient(&mut self, batch: &Batch) -> Result<f64> {
-        match self.config.accumulate {
-            Accumulate::Tokens => self.mean_gradient(batch, 1.0),
-            Accumulate::Batches => self.gradient_over(
-                &by_rows(batch, self.config.micro_rows),
-                Weighing::Means,
-                1.0,
-            ),
-        }
+        self.gradient_with(batch, |_, _| {})
+    }
+
+    /// As [`gradient`](Self::gradient), with `adjust(params, grad)`, both `[P]`, called once on the gradient of the
+    /// mean loss before it is clipped: a penalty adds its own gradient there. The loss is returned without it.
+    pub fn gradient_with(
+        &mut self,
+        batch: &Batch,
+        adjust: impl FnOnce(&[f32], &mut [f32]),
+    ) -> Result<f64> {
+        let (parts, weighing) = match self.config.accumulate {
+            Accumulate::Tokens => (by_tokens(batch, self.config.micro_tokens), Weighing::Tokens),
+            Accumulate::Batches => (by_rows(batch, self.config.micro_rows), Weighing::Means),
+        };
+        self.gradient_over(&parts, weighing, 1.0, adjust)
+    }
+
+    /// Adds the gradient of the summed nll of `batch` to `grad`, `[P]`: without dropout, unclipped, and without a
+    /// trace in [`grad`](Self::grad). Returns the sum in nats.
+    pub fn add_nll_gradient(&mut self, batch: &Batch, grad: &mut [f32]) -> Result<f64> {
+        let nll = self.model.loss_and_grad(batch, 1.0, None, grad)?.nll;
+        self.counters.tokens += n_tokens(batch);
+        self.finite_norm(nll, grad)?;
+        Ok(nll)
+    }
+
+    /// Puts `grad`, `[P]`, in the place of the gradient, checked and clipped as one.
+    pub fn set_gradient(&mut self, grad: &[f32]) -> Result<()> {
+        self.grad.copy_from_slice(grad);
+        self.clip(0.0)
     }
 
     /// The clipped gradient of `scale` times the mean over all target tokens of a batch from the memory; the loss
@@ -186,7 +229,18 @@ impl Learner {
             &by_tokens(batch, self.config.micro_tokens),
             Weighing::Tokens,
             scale,
+            |_, _| {},
         )
+    }
+
+    /// Passes forward and backward taken in this task.
+    pub fn passes(&self) -> u64 {
+        self.pass
+    }
+
+    /// The next passes drop what those behind pass number `pass` dropped: for the same loss at other parameters.
+    pub fn repeat_from(&mut self, pass: u64) {
+        self.pass = pass;
     }
 
     /// A learning step with the present gradient: own optimizer, the schedule's rate, and the schedule moves on.
@@ -199,14 +253,16 @@ impl Learner {
     /// An update with the present gradient, own optimizer and the schedule's next rate; the schedule stays.
     pub fn apply_without_advancing(&mut self) -> Result<()> {
         let rate = self.schedule.rate(self.step);
+        let frozen = self.frozen();
         self.optimizer.step(&mut self.params, &self.grad, rate);
-        self.updated()
+        self.updated(frozen)
     }
 
     /// An update with the present gradient by another optimizer at the rate `lr`.
     pub fn apply_with(&mut self, optimizer: &mut AdamW, lr: f64) -> Result<()> {
+        let frozen = self.frozen();
         optimizer.step(&mut self.params, &self.grad, lr);
-        self.updated()
+        self.updated(frozen)
     }
 
     /// The trainable parameters, `[P]`.
@@ -233,7 +289,7 @@ impl Learner {
 
     /// Names and places of the parameters.
     pub fn layout(&self) -> &ParamLayout {
-        self.model.layout()
+        &self.layout
     }
 
     /// The model, for evaluation.
@@ -299,13 +355,30 @@ impl Learner {
         self.set_params(params)
     }
 
-    fn updated(&mut self) -> Result<()> {
+    /// The parameters before an update, where some of them must not change.
+    fn frozen(&self) -> Option<Vec<f32>> {
+        self.trained.as_ref().map(|_| self.params.clone())
+    }
+
+    fn updated(&mut self, frozen: Option<Vec<f32>>) -> Result<()> {
+        if let (Some(before), Some(trained)) = (frozen, &self.trained) {
+            // Weight decay moves parameters that have no gradient.
+            for gap in gaps(trained, before.len()) {
+                self.params[gap.clone()].copy_from_slice(&before[gap]);
+            }
+        }
         self.counters.updates += 1;
         Ok(self.model.set_params(&self.params)?)
     }
 
     /// Adds up the gradients of `parts`, stops at anything non-finite, and clips.
-    fn gradient_over(&mut self, parts: &[Batch], weighing: Weighing, scale: f32) -> Result<f64> {
+    fn gradient_over(
+        &mut self,
+        parts: &[Batch],
+        weighing: Weighing,
+        scale: f32,
+        adjust: impl FnOnce(&[f32], &mut [f32]),
+    ) -> Result<f64> {
         let all_tokens: usize = parts.iter().map(|part| part.targets.n_tokens()).sum();
         self.grad.fill(0.0);
         let mut loss = 0.0;
@@ -321,17 +394,34 @@ impl Learner {
                     .model
                     .loss_and_grad(part, weight, dropout, &mut self.grad)?
                     .nll;
-            self.counters.tokens += (part.inputs.n_tokens() + part.targets.n_tokens()) as u64;
+            self.counters.tokens += n_tokens(part);
         }
-        let norm = norm(&self.grad);
+        adjust(&self.params, &mut self.grad);
+        self.clip(loss)?;
+        Ok(loss)
+    }
+
+    /// Leaves the gradient of trained parameters alone, clipped; an error where it or `loss` is not finite.
+    fn clip(&mut self, loss: f64) -> Result<()> {
+        if let Some(trained) = &self.trained {
+            for gap in gaps(trained, self.grad.len()) {
+                self.grad[gap].fill(0.0);
+            }
+        }
+        let norm = self.finite_norm(loss, &self.grad)?;
+        clip(&mut self.grad, norm, self.config.optimizer.clip);
+        Ok(())
+    }
+
+    fn finite_norm(&self, loss: f64, grad: &[f32]) -> Result<f64> {
+        let norm = norm(grad);
         if !loss.is_finite() {
-            return Err(self.non_finite(Quantity::Loss, loss).into());
+            return Err(self.non_finite(Quantity::Loss, loss, grad).into());
         }
         if !norm.is_finite() {
-            return Err(self.non_finite(Quantity::Gradient, norm).into());
+            return Err(self.non_finite(Quantity::Gradient, norm, grad).into());
         }
-        clip(&mut self.grad, norm, self.config.optimizer.clip);
-        Ok(loss)
+        Ok(norm)
     }
 
     fn next_dropout(&mut self) -> Option<Dropout> {
@@ -343,9 +433,9 @@ impl Learner {
         })
     }
 
-    fn non_finite(&self, quantity: Quantity, value: f64) -> NonFinite {
+    fn non_finite(&self, quantity: Quantity, value: f64, grad: &[f32]) -> NonFinite {
         let first = |values: &[f32]| values.iter().position(|x| !x.is_finite());
-        let at = first(&self.params).or_else(|| first(&self.grad));
+        let at = first(&self.params).or_else(|| first(grad));
         NonFinite {
             task: self.task.clone(),
             step: self.step,
@@ -354,6 +444,20 @@ impl Learner {
             parameter: at.and_then(|i| self.layout().name_at(i)).map(str::to_owned),
         }
     }
+}
+
+/// What lies between `ranges`, which ascend, in `0..len`.
+fn gaps(ranges: &[Range<usize>], len: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
+    let ends = ranges
+        .iter()
+        .map(|range| range.start)
+        .chain(std::iter::once(len));
+    starts.zip(ends).map(|(start, end)| start..end)
+}
+
+fn n_tokens(batch: &Batch) -> u64 {
+    (batch.inputs.n_tokens() + batch.targets.n_tokens()) as u64
 }
 
 /// How micro-batches share the loss.

@@ -3,12 +3,20 @@
 mod common;
 
 use common::{batches, begin, learn, learner, loss_on, params_after, stream};
-use kif_runner::methods::SeqLoraMatchedConfig;
+use kif_runner::methods::{EwcConfig, SeqLoraMatchedConfig};
 use kif_runner::{MemoryOrder, MethodConfig, Regime};
 
 #[test]
 fn every_method_learns_the_toy_stream() {
-    for config in MethodConfig::all() {
+    // The toy's Fisher information is thousands of times that of a language model.
+    let fit = |config: MethodConfig| match config {
+        MethodConfig::Ewc(config) => MethodConfig::Ewc(EwcConfig {
+            lambda: 0.01,
+            ..config
+        }),
+        other => other,
+    };
+    for config in common::methods_of_one_slot().into_iter().map(fit) {
         let mut learner = learner(0.05);
         let mut method = config.build(learner.layout());
         let tasks = stream(MemoryOrder::Drawn);

@@ -7,7 +7,7 @@ use kif_runner::{MemoryOrder, MethodConfig, Schedule, State, methods};
 use proptest::prelude::*;
 
 fn any_method() -> impl Strategy<Value = MethodConfig> {
-    prop::sample::select(MethodConfig::all())
+    prop::sample::select(common::methods_of_one_slot())
 }
 
 fn any_order() -> impl Strategy<Value = MemoryOrder> {

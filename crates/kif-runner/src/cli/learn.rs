@@ -9,7 +9,7 @@ use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 use kif_runner::lock::Writer;
-use kif_runner::methods::{MethodConfig, Regime};
+use kif_runner::methods::MethodConfig;
 use kif_runner::protocol::{Compute, known_methods};
 use kif_runner::signal::StopFlag;
 use kif_runner::{Accumulate, LearnerConfig, OptimizerConfig};
@@ -173,8 +173,10 @@ impl Arguments {
         let Some(method) = MethodConfig::by_name(name) else {
             return bad(format!("--method {name}: expected {}", known_methods()));
         };
-        let regime = method.build(&kif_model::ParamLayout::default()).regime();
-        if regime != Regime::Stream {
+        if method
+            .build(&kif_model::ParamLayout::default())
+            .needs_stream()
+        {
             return bad(format!(
                 "--method {name} needs all tasks of a stream: run it with `kif bench`"
             ));

@@ -3,7 +3,7 @@
 use kif_data::{Batch, Ragged};
 
 /// Micro-batches of `n` rows; the last may be smaller.
-pub(super) fn by_rows(batch: &Batch, n: usize) -> Vec<Batch> {
+pub(crate) fn by_rows(batch: &Batch, n: usize) -> Vec<Batch> {
     (0..batch.n_rows())
         .step_by(n)
         .map(|start| rows(batch, start, (start + n).min(batch.n_rows())))

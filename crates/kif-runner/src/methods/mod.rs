@@ -1,14 +1,23 @@
 //! Methods of continual learning: one file each, and the list of them.
 
+mod a_gem;
+mod ewc;
 mod halve;
+mod inc_lora;
 mod joint;
 mod kif;
+mod migu;
+mod o_lora;
 mod per_task;
 mod replay;
 mod replay_matched;
 mod seq_lora;
 mod seq_lora_matched;
 mod two_loop;
+mod vr_mcl;
+
+#[cfg(test)]
+mod reference;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded};
@@ -20,9 +29,13 @@ use crate::learner::Learner;
 use crate::state::State;
 use crate::task_view::TaskView;
 
+pub use ewc::{EwcConfig, EwcFisher};
 pub use kif::{Cleared, ImportanceWeights, KifConfig, KifScope};
+pub use migu::MiguConfig;
+pub use o_lora::OLoraConfig;
 pub use seq_lora_matched::SeqLoraMatchedConfig;
 pub use two_loop::{OuterOptimizer, TwoLoopConfig};
+pub use vr_mcl::VrMclConfig;
 
 /// A method of continual learning. It owns the learning step; the run owns the order of tasks, epochs and batches.
 ///
@@ -54,6 +67,12 @@ pub trait Method: Send {
     /// How the run presents the stream.
     fn regime(&self) -> Regime {
         Regime::Stream
+    }
+
+    /// Whether it needs what only a stream has: something kept of earlier tasks besides parameters and memory, or the
+    /// number of tasks. A single task on top of an adapter cannot be learned with it.
+    fn needs_stream(&self) -> bool {
+        self.regime() != Regime::Stream
     }
 
     /// Writes what the method keeps between two batches, under `method.`.
@@ -106,6 +125,18 @@ pub enum MethodConfig {
     ReplayMatched(TwoLoopConfig),
     /// KIF's steps, then half of both updates everywhere.
     Halve(TwoLoopConfig),
+    /// The task's gradient, projected where it points against that of the memory.
+    AGem,
+    /// A spring to where earlier tasks ended, as stiff as their Fisher information.
+    Ewc(EwcConfig),
+    /// A new LoRA for every task beside the frozen ones.
+    IncLora,
+    /// Steps that move the rows with the largest outputs.
+    Migu(MiguConfig),
+    /// A new LoRA for every task, orthogonal to the frozen ones.
+    OLora(OLoraConfig),
+    /// Meta-learning on task and memory, along a hypergradient of reduced variance.
+    VrMcl(VrMclConfig),
     /// All tasks at once.
     Joint,
     /// Every task alone.
@@ -123,6 +154,13 @@ impl MethodConfig {
             Self::Replay,
             Self::ReplayMatched(TwoLoopConfig::paper()),
             Self::Halve(TwoLoopConfig::released()),
+            Self::AGem,
+            Self::Ewc(EwcConfig::online()),
+            Self::Ewc(EwcConfig::textbook()),
+            Self::IncLora,
+            Self::Migu(MiguConfig::default()),
+            Self::OLora(OLoraConfig::default()),
+            Self::VrMcl(VrMclConfig::default()),
             Self::Kif(KifConfig::paper()),
             Self::Kif(KifConfig::released()),
             Self::Joint,
@@ -145,6 +183,12 @@ impl MethodConfig {
             Self::Replay => "replay",
             Self::ReplayMatched(_) => "replay_matched",
             Self::Halve(_) => "halve",
+            Self::AGem => "a_gem",
+            Self::Ewc(config) => config.name(),
+            Self::IncLora => "inc_lora",
+            Self::Migu(_) => "migu",
+            Self::OLora(_) => "o_lora",
+            Self::VrMcl(_) => "vr_mcl",
             Self::Joint => "joint",
             Self::PerTask => "per_task",
             Self::Kif(config) => config.name(),
@@ -159,6 +203,12 @@ impl MethodConfig {
             Self::Replay => "the memory shuffled into every task",
             Self::ReplayMatched(_) => "KIF's inner and memory steps without masks or fusion",
             Self::Halve(_) => "KIF's steps, then half of both updates everywhere",
+            Self::AGem => "the task's gradient, projected where it points against the memory's",
+            Self::Ewc(_) => "a spring to where earlier tasks ended, by their Fisher information",
+            Self::IncLora => "a new LoRA for every task beside the frozen ones",
+            Self::Migu(_) => "only the rows with the largest outputs move",
+            Self::OLora(_) => "a new LoRA for every task, orthogonal to the frozen ones",
+            Self::VrMcl(_) => "meta-learning on task and memory with reduced variance",
             Self::Joint => "all tasks at once (upper bound)",
             Self::PerTask => "every task alone (reference for FWT)",
             Self::Kif(_) => "Recurrent-KIF: masked fusion of inner and memory updates",
@@ -170,8 +220,26 @@ impl MethodConfig {
         match self {
             Self::SeqLoraMatched(config) => config.check(),
             Self::ReplayMatched(config) | Self::Halve(config) => config.check(),
+            Self::Ewc(config) => config.check(),
+            Self::Migu(config) => config.check(),
+            Self::OLora(config) => config.check(),
+            Self::VrMcl(config) => config.check(),
             Self::Kif(config) => config.check(),
-            Self::SeqLora | Self::Replay | Self::Joint | Self::PerTask => Ok(()),
+            Self::SeqLora
+            | Self::Replay
+            | Self::AGem
+            | Self::IncLora
+            | Self::Joint
+            | Self::PerTask => Ok(()),
+        }
+    }
+
+    /// How many adapters it wants side by side for a stream of `n_tasks`
+    /// ([`ParamLayout::with_slots`]).
+    pub fn n_slots(&self, n_tasks: usize) -> usize {
+        match self {
+            Self::IncLora | Self::OLora(_) => n_tasks,
+            _ => 1,
         }
     }
 
@@ -201,6 +269,12 @@ impl MethodConfig {
             Self::Replay => Box::new(replay::Replay),
             Self::ReplayMatched(config) => Box::new(replay_matched::method(*config)),
             Self::Halve(config) => Box::new(halve::method(*config)),
+            Self::AGem => Box::new(a_gem::AGem::default()),
+            Self::Ewc(config) => Box::new(ewc::Ewc::new(*config, layout.n_params())),
+            Self::IncLora => Box::new(inc_lora::IncLora),
+            Self::Migu(config) => Box::new(migu::Migu::new(*config)),
+            Self::OLora(config) => Box::new(o_lora::OLora::new(*config, layout)),
+            Self::VrMcl(config) => Box::new(vr_mcl::VrMcl::new(*config)),
             Self::Joint => Box::new(joint::Joint),
             Self::PerTask => Box::new(per_task::PerTask),
             Self::Kif(config) => Box::new(kif::method(*config, layout)),
@@ -223,7 +297,7 @@ mod tests {
             MethodConfig::by_name("kif"),
             Some(MethodConfig::Kif(KifConfig::paper()))
         );
-        assert_eq!(MethodConfig::by_name("ewc"), None);
+        assert_eq!(MethodConfig::by_name("sgd"), None);
     }
 
     #[test]

@@ -44,10 +44,12 @@ pub(super) fn run(
     base: &mut BaseScores,
     progress: &mut Progress,
 ) -> Result<()> {
-    let model = load_base(place.protocol, &place.inputs.model, cell.seed)?;
-    let learner = Learner::new(model, place.protocol.learner_config(cell.seed));
-    let method = cell.config.build(learner.layout());
     let order = place.inputs.order(cell.order);
+    let n_slots = cell.config.n_slots(order.len());
+    let model = load_base(place.protocol, &place.inputs.model, cell.seed, n_slots)?;
+    let learner = Learner::new(model, place.protocol.learner_config(cell.seed));
+    let learner = learner.with_slots(n_slots)?;
+    let method = cell.config.build(learner.layout());
     let mut session = Session {
         place,
         cell,
@@ -281,7 +283,8 @@ impl Session<'_> {
             .display()
             .to_string();
         atomic::write_folder(&adapter, |at| {
-            let config = self.place.protocol.lora_config();
+            let n_slots = self.learner.layout().n_slots();
+            let config = self.place.protocol.lora_config().side_by_side(n_slots);
             Adapter::write(
                 at,
                 &config,

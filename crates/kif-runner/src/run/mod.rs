@@ -66,14 +66,17 @@ pub struct Outcome {
 /// with the same bits.
 pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> {
     // Before anything is written: the lock of a run that cannot be would refuse the one that can.
-    base_options(protocol, 0)
+    base_options(protocol, 0, 1)
         .check()
         .map_err(|e| BadInput(e.to_string()))?;
     let mut writer = Writer::of_folder(out)?;
     let _guard = writer.hold()?;
     let inputs = Inputs::load(protocol, out)?;
+    let cells = cells(protocol);
+    for cell in &cells {
+        check_slots(protocol, cell, inputs.order(cell.order).len())?;
+    }
     let protocol = settle(protocol, &inputs, out)?;
-    let cells = cells(&protocol);
     let folder = |cell: &Cell| out.join("cells").join(cell.name());
     let (found, open): (Vec<_>, Vec<_>) = cells
         .into_iter()
@@ -176,14 +179,32 @@ fn regime_of(config: &MethodConfig) -> Regime {
     config.build(&ParamLayout::default()).regime()
 }
 
-/// The base with a fresh adapter.
-pub fn load_base(protocol: &Protocol, model: &Path, seed: u64) -> Result<Box<dyn LanguageModel>> {
-    kif_model::load(model, &base_options(protocol, seed))
+/// Whether a method's adapters fit side by side into one.
+fn check_slots(protocol: &Protocol, cell: &Cell, n_tasks: usize) -> Result<()> {
+    let n_slots = cell.config.n_slots(n_tasks);
+    let lora = protocol.lora_config().side_by_side(n_slots);
+    lora.validate().map_err(|error| {
+        let (method, rank) = (&cell.method, protocol.adapter.rank);
+        let problem = format!(
+            "{method} keeps {n_slots} adapters of rank {rank} side by side: {error}; lower adapter.rank"
+        );
+        BadInput(problem).into()
+    })
+}
+
+/// The base with `n_slots` fresh adapters side by side.
+pub fn load_base(
+    protocol: &Protocol,
+    model: &Path,
+    seed: u64,
+    n_slots: usize,
+) -> Result<Box<dyn LanguageModel>> {
+    kif_model::load(model, &base_options(protocol, seed, n_slots))
         .or_bad_input(|| format!("loading model {}", model.display()))
 }
 
-fn base_options(protocol: &Protocol, seed: u64) -> ModelOptions {
-    let adapter = Trainable::Adapter(protocol.lora_config());
+fn base_options(protocol: &Protocol, seed: u64, n_slots: usize) -> ModelOptions {
+    let adapter = Trainable::Adapter(protocol.lora_config().side_by_side(n_slots));
     model_options(&protocol.compute, adapter, seed)
 }
 

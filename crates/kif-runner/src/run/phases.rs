@@ -111,7 +111,17 @@ fn added_share(config: &MethodConfig) -> f64 {
             share(config.inner_steps, config.outer_steps)
         }
         MethodConfig::SeqLoraMatched(config) => share(config.inner_steps, config.outer_steps),
+        // A batch of the memory beside every one of the task.
+        MethodConfig::AGem => 1.0,
+        // Inner steps, meta-losses on twice the rows, and both again at the earlier parameters.
+        MethodConfig::VrMcl(config) if config.momentum > 0.0 => 5.0,
+        MethodConfig::VrMcl(_) => 2.0,
+        // A pass forward.
+        MethodConfig::Migu(_) => 1.0 / 3.0,
         MethodConfig::SeqLora
+        | MethodConfig::Ewc(_)
+        | MethodConfig::IncLora
+        | MethodConfig::OLora(_)
         | MethodConfig::Replay
         | MethodConfig::Joint
         | MethodConfig::PerTask => 0.0,

@@ -138,6 +138,10 @@ fn settings_outside_their_range_are_refused() {
     learn(&["--method", "sgd"], &["sgd", "seq_lora", "kif-released"]);
     learn(&["--method", "joint"], &["kif bench"]);
     learn(
+        &["--method", "ewc"],
+        &["ewc needs all tasks of a stream", "kif bench"],
+    );
+    learn(
         &["--method", "seq_lora", "--preset", "paper"],
         &["--preset"],
     );

@@ -88,6 +88,19 @@ impl LanguageModel for Quadratic {
             .collect())
     }
 
+    /// The rows with a target's parameter have large outputs.
+    fn output_magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        let is_target = |i: usize| batch.targets.ids().contains(&(i as u32));
+        let row = |start: usize| {
+            if (start..start + 2).any(is_target) {
+                1.0
+            } else {
+                0.1
+            }
+        };
+        Ok(vec![vec![row(0), row(2)], vec![row(4), row(6)]])
+    }
+
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         Ok(vec![Vec::new(); batch.n_rows()])
     }
@@ -128,6 +141,13 @@ pub fn learner(dropout: f32) -> Learner {
     config.optimizer.lr = 0.02;
     config.optimizer.warmup_steps = 0;
     Learner::new(Box::new(Quadratic::new()), config)
+}
+
+/// All methods that train one adapter, as the toy has it; the others are tested on the embedded base.
+pub fn methods_of_one_slot() -> Vec<MethodConfig> {
+    let mut methods = MethodConfig::all();
+    methods.retain(|config| config.n_slots(3) == 1);
+    methods
 }
 
 /// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept.

@@ -1,0 +1,682 @@
+//! What the baselines claim, on the base that the program brings along: EWC, O-LoRA, IncLoRA, MIGU, A-GEM, VR-MCL.
+
+mod common;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{batches, begin, distance, learn};
+use kif_data::{Batch, Encoded, Limits, load_task};
+use kif_model::{Adapter, LORA_A, LORA_B, LoraConfig, ModelOptions, Trainable};
+use kif_runner::codec::Codec;
+use kif_runner::methods::{EwcConfig, EwcFisher, MiguConfig, OLoraConfig, VrMclConfig, save};
+use kif_runner::{
+    Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Sampler, State, TaskView, embedded,
+    methods,
+};
+use tempfile::TempDir;
+
+const N_TASKS: usize = 3;
+const RANK: usize = 4;
+
+/// The embedded base and the first tasks of its stream.
+struct Quick {
+    folder: TempDir,
+    model: PathBuf,
+    tasks: Vec<TaskView>,
+}
+
+impl Quick {
+    /// `n_rows` rows of every task; 8 of them are kept.
+    fn new(n_rows: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = embedded::unpack_base(folder.path()).unwrap();
+        let (stream, root) = embedded::unpack_stream(folder.path()).unwrap();
+        let codec = Codec::of_model(&model).unwrap();
+        let limits = Limits {
+            max_input: 64,
+            max_target: 8,
+        };
+        let rows_of = |name: &String| {
+            let task = load_task(stream.layout, &root, name).unwrap();
+            codec.encode_rows(&task.train[..n_rows], limits).unwrap()
+        };
+        let names = &stream.orders[0][..N_TASKS];
+        let rows: Vec<Vec<Encoded>> = names.iter().map(rows_of).collect();
+        let view = |k: usize| TaskView {
+            index: k,
+            name: names[k].clone(),
+            rows: Arc::new(rows[k].clone()),
+            memory: Arc::new(
+                rows[..k]
+                    .iter()
+                    .flat_map(|rows| rows[..8].to_vec())
+                    .collect(),
+            ),
+            all_rows: Arc::default(),
+            batch_size: 8,
+            seed: 3,
+            memory_order: MemoryOrder::Drawn,
+        };
+        let tasks = (0..N_TASKS).map(view).collect();
+        Self {
+            folder,
+            model,
+            tasks,
+        }
+    }
+
+    fn lora(config: &MethodConfig) -> LoraConfig {
+        let lora = LoraConfig {
+            rank: RANK,
+            alpha: 16.0,
+            ..LoraConfig::default()
+        };
+        lora.side_by_side(config.n_slots(N_TASKS))
+    }
+
+    /// A fresh learner for `config` and the method itself.
+    fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
+        let options = ModelOptions::cpu(Trainable::Adapter(Self::lora(config)));
+        let model = kif_model::load(&self.model, &options).unwrap();
+        let mut settings = LearnerConfig {
+            dropout,
+            ..LearnerConfig::default()
+        };
+        settings.optimizer.lr = 3e-3;
+        settings.optimizer.warmup_steps = 2;
+        let learner = Learner::new(model, settings);
+        let learner = learner.with_slots(config.n_slots(N_TASKS)).unwrap();
+        let method = config.build(learner.layout());
+        (learner, method)
+    }
+
+    /// The learner after the first `n_tasks` tasks.
+    fn learned(&self, config: &MethodConfig, n_tasks: usize, epochs: u64) -> Learner {
+        let (mut learner, mut method) = self.start(config, 0.0);
+        for task in &self.tasks[..n_tasks] {
+            learn(&mut learner, method.as_mut(), task, epochs);
+        }
+        learner
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
+}
+
+fn gather(values: &[f32], ranges: &[Range<usize>]) -> Vec<f32> {
+    ranges
+        .iter()
+        .flat_map(|range| values[range.clone()].to_vec())
+        .collect()
+}
+
+/// Mean absolute movement in the second task of the parameters with the `n` largest and of those with the `n` smallest
+/// Fisher information of the first.
+fn movement(quick: &Quick, ewc: EwcConfig, n: usize) -> (f64, f64) {
+    let (mut learner, mut method) = quick.start(&MethodConfig::Ewc(ewc), 0.0);
+    learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
+    let start = learner.params().to_vec();
+    let state = save(&learner, method.as_ref());
+    let fisher = state.tensor("method.fisher", start.len()).unwrap();
+    let mut order: Vec<usize> = (0..start.len()).collect();
+    order.sort_by(|&i, &j| fisher[j].total_cmp(&fisher[i]));
+    learn(&mut learner, method.as_mut(), &quick.tasks[1], 2);
+    let mean = |indices: &[usize]| {
+        let moved = |&i: &usize| f64::from((learner.params()[i] - start[i]).abs());
+        indices.iter().map(moved).sum::<f64>() / indices.len() as f64
+    };
+    (mean(&order[..n]), mean(&order[order.len() - n..]))
+}
+
+#[test]
+fn ewc_holds_what_matters_and_lets_go_of_the_rest() {
+    let quick = Quick::new(64);
+    for (ewc, lambda) in [(EwcConfig::online(), 4e4), (EwcConfig::textbook(), 400.0)] {
+        let (free_high, free_low) = movement(&quick, EwcConfig { lambda: 0.0, ..ewc }, 200);
+        let (high, low) = movement(&quick, EwcConfig { lambda, ..ewc }, 200);
+        println!("{}: {free_high} -> {high}, {free_low} -> {low}", ewc.name());
+        assert!(
+            high < 0.5 * free_high,
+            "{}: {high} of {free_high}",
+            ewc.name()
+        );
+        assert!(
+            low / free_low > 1.5 * high / free_high,
+            "{}: {low} of {free_low}, {high} of {free_high}",
+            ewc.name()
+        );
+    }
+}
+
+#[test]
+fn ewc_without_strength_is_plain_fine_tuning_to_the_bit() {
+    let quick = Quick::new(16);
+    let plain = quick.learned(&MethodConfig::SeqLora, 2, 3);
+    for ewc in [EwcConfig::online(), EwcConfig::textbook()] {
+        let same = |ewc: EwcConfig| {
+            quick.learned(&MethodConfig::Ewc(ewc), 2, 3).params() == plain.params()
+        };
+        assert!(same(EwcConfig { lambda: 0.0, ..ewc }), "{}", ewc.name());
+        assert!(!same(ewc), "{}", ewc.name());
+    }
+}
+
+#[test]
+fn the_textbook_fisher_is_the_mean_of_squared_gradients_of_single_rows() {
+    let quick = Quick::new(16);
+    let config = MethodConfig::Ewc(EwcConfig {
+        fisher: EwcFisher::Textbook { rows: 100 },
+        ..EwcConfig::textbook()
+    });
+    let (mut learner, mut method) = quick.start(&config, 0.05);
+    learn(&mut learner, method.as_mut(), &quick.tasks[0], 1);
+    let n = learner.params().len();
+    let options = ModelOptions::cpu(Trainable::Adapter(Quick::lora(&config)));
+    let mut model = kif_model::load(&quick.model, &options).unwrap();
+    model.set_params(learner.params()).unwrap();
+    let mut expected = vec![0.0f64; n];
+    for row in quick.tasks[0].rows.iter() {
+        let mut grad = vec![0.0; n];
+        let batch = Batch::from_rows([row]);
+        model.loss_and_grad(&batch, 1.0, None, &mut grad).unwrap();
+        for (sum, g) in expected.iter_mut().zip(&grad) {
+            *sum += f64::from(*g) * f64::from(*g) / 16.0;
+        }
+    }
+    let state = save(&learner, method.as_ref());
+    let fisher = state.tensor("method.fisher", n).unwrap();
+    let largest = expected.iter().copied().fold(0.0, f64::max);
+    assert!(largest > 0.0);
+    for (found, expected) in fisher.iter().zip(&expected) {
+        assert!((f64::from(*found) - expected).abs() < 1e-5 * largest);
+    }
+}
+
+#[test]
+fn adapters_side_by_side_train_one_slot_after_the_other() {
+    let quick = Quick::new(16);
+    for config in [
+        MethodConfig::IncLora,
+        MethodConfig::OLora(OLoraConfig {
+            lambda2: 0.1,
+            ..OLoraConfig::default()
+        }),
+    ] {
+        let (mut learner, mut method) = quick.start(&config, 0.05);
+        let layout = learner.layout().clone();
+        for task in &quick.tasks {
+            let before = learner.params().to_vec();
+            learn(&mut learner, method.as_mut(), task, 1);
+            for slot in 0..N_TASKS {
+                let ranges = layout.slot(slot);
+                let (before, after) = (gather(&before, &ranges), gather(learner.params(), &ranges));
+                assert_eq!(before == after, slot != task.index, "slot {slot}");
+            }
+            for spec in layout.specs().iter().filter(|s| s.name.ends_with(LORA_B)) {
+                let behind = (task.index + 1) * RANK;
+                for row in learner.params()[spec.range.clone()].chunks(N_TASKS * RANK) {
+                    assert!(row[behind..].iter().all(|x| *x == 0.0), "{}", spec.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_task_of_adapters_side_by_side_is_plain_fine_tuning() {
+    let quick = Quick::new(16);
+    let plain = quick.learned(&MethodConfig::SeqLora, 1, 1);
+    let slots = quick.learned(&MethodConfig::IncLora, 1, 1);
+    let own = gather(slots.params(), &slots.layout().slot(0));
+    // The order of B's entries is the same: row by row.
+    assert!(distance(&own, plain.params()) < 1e-5);
+}
+
+#[test]
+fn adapters_side_by_side_are_one_valid_adapter() {
+    let quick = Quick::new(16);
+    let config = MethodConfig::OLora(OLoraConfig::default());
+    let learner = quick.learned(&config, 2, 1);
+    let lora = Quick::lora(&config);
+    let dir = quick.folder.path().join("adapter");
+    Adapter::write(&dir, &lora, learner.layout(), learner.params(), "embedded").unwrap();
+    let read = Adapter::read(&dir).unwrap();
+    assert_eq!((read.config.rank, read.config.alpha), (12, 48.0));
+    let options = ModelOptions::cpu(Trainable::Adapter(read.config.clone()));
+    let mut model = kif_model::load(&quick.model, &options).unwrap();
+    let params = read.into_params(model.layout()).unwrap();
+    model.set_params(&params).unwrap();
+    let batch = Batch::from_rows(&quick.tasks[1].rows[..8]);
+    assert_eq!(
+        model.nll_per_row(&batch).unwrap(),
+        learner.model().nll_per_row(&batch).unwrap()
+    );
+}
+
+#[test]
+fn a_stream_longer_than_its_slots_is_refused() {
+    let quick = Quick::new(8);
+    let (mut learner, mut method) = quick.start(&MethodConfig::IncLora, 0.0);
+    let beyond = TaskView {
+        index: N_TASKS,
+        ..quick.tasks[0].clone()
+    };
+    let error = method.begin_task(&mut learner, &beyond).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("is number 4 of its stream, and the adapter has a slot for each of 3"),
+        "{error}"
+    );
+}
+
+/// Mean |cosine| between rows of A of the last task's slot and of earlier slots.
+fn overlap(learner: &Learner) -> f64 {
+    let (mut sum, mut n) = (0.0, 0);
+    for spec in learner.layout().specs() {
+        if !spec.name.ends_with(LORA_A) {
+            continue;
+        }
+        let a = &learner.params()[spec.range.clone()];
+        let row = |i: usize| &a[i * spec.shape[1]..(i + 1) * spec.shape[1]];
+        let first_own = (N_TASKS - 1) * RANK;
+        for j in first_own..N_TASKS * RANK {
+            for i in 0..first_own {
+                let length = (dot(row(i), row(i)) * dot(row(j), row(j))).sqrt();
+                sum += (dot(row(i), row(j)) / length).abs();
+                n += 1;
+            }
+        }
+    }
+    sum / f64::from(n)
+}
+
+#[test]
+fn subspaces_of_o_lora_are_nearly_orthogonal() {
+    let quick = Quick::new(64);
+    let free = overlap(&quick.learned(&MethodConfig::IncLora, N_TASKS, 4));
+    let config = MethodConfig::OLora(OLoraConfig::default());
+    let held = overlap(&quick.learned(&config, N_TASKS, 4));
+    println!("mean |cos| {free} without the penalty, {held} with it");
+    assert!(held < 0.03 && held < free / 3.0, "{free} {held}");
+}
+
+#[test]
+fn migu_leaves_masked_rows_alone_to_the_bit() {
+    let quick = Quick::new(32);
+    let config = MethodConfig::Migu(MiguConfig::default());
+    let (mut learner, mut method) = quick.start(&config, 0.05);
+    learn(&mut learner, method.as_mut(), &quick.tasks[0], 1);
+    let batches = batches(method.as_ref(), &quick.tasks[1], 2);
+    begin(
+        &mut learner,
+        method.as_mut(),
+        &quick.tasks[1],
+        batches.len(),
+    );
+    let (mut n_rows, mut n_moved) = (0, 0);
+    for batch in &batches {
+        let magnitudes = learner.model().output_magnitudes(batch).unwrap();
+        let before = learner.params().to_vec();
+        let first = learner.steps() == 0; // a warm-up starts at rate 0
+        method.observe(&mut learner, batch).unwrap();
+        for (spec, magnitudes) in learner.layout().specs().iter().zip(&magnitudes) {
+            let mut sorted = magnitudes.clone();
+            sorted.sort_by(f32::total_cmp);
+            // At least as large as all rows up to the quantile's position.
+            let below = sorted[(0.7 * (sorted.len() - 1) as f64).floor() as usize];
+            let width = spec.range.len() / magnitudes.len();
+            for (row, magnitude) in magnitudes.iter().enumerate() {
+                let at = spec.range.start + row * width..spec.range.start + (row + 1) * width;
+                let moved = before[at.clone()] != learner.params()[at];
+                assert!(!moved || *magnitude > below, "row {row} of {}", spec.name);
+                n_rows += usize::from(!first);
+                n_moved += usize::from(moved);
+            }
+        }
+    }
+    let share = n_moved as f64 / n_rows as f64;
+    assert!((0.25..0.45).contains(&share), "{share} of the rows moved");
+}
+
+#[test]
+fn output_magnitudes_are_those_of_the_matrices() {
+    let quick = Quick::new(8);
+    let learner = quick.learned(&MethodConfig::SeqLora, 1, 2);
+    let batch = Batch::from_rows(&quick.tasks[1].rows[..4]);
+    let magnitudes = learner.model().output_magnitudes(&batch).unwrap();
+    let specs = learner.layout().specs();
+    assert_eq!(magnitudes.len(), specs.len());
+    for (spec, magnitudes) in specs.iter().zip(&magnitudes) {
+        let n_rows = spec.shape[0];
+        assert_eq!(magnitudes.len(), n_rows, "{}", spec.name);
+        assert!(
+            magnitudes.iter().all(|x| x.is_finite() && *x > 0.0),
+            "{}",
+            spec.name
+        );
+    }
+
+    // The first layer of the encoder by hand: it reads the normed embeddings.
+    let first = "encoder.block.0.layer.0";
+    assert!(
+        specs[0]
+            .name
+            .contains(&format!("{first}.SelfAttention.q.lora_A"))
+    );
+    let weights = kif_model::Weights::read(&quick.model).unwrap();
+    let width = specs[0].shape[1];
+    let table = weights.get("shared.weight").unwrap();
+    let gain = weights.get(&format!("{first}.layer_norm.weight")).unwrap();
+    let product = |matrix: &[f32], x: &[f64]| -> Vec<f64> {
+        let row = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum();
+        matrix.chunks(x.len()).map(row).collect()
+    };
+    let (a, b) = (
+        &learner.params()[specs[0].range.clone()],
+        &learner.params()[specs[1].range.clone()],
+    );
+    let mut sums = [vec![0.0; RANK], vec![0.0; specs[1].shape[0]]];
+    for &id in batch.inputs.ids() {
+        let embedding = &table[id as usize * width..(id as usize + 1) * width];
+        let square = dot(embedding, embedding) / width as f64;
+        let x: Vec<f64> = (embedding.iter().zip(&gain))
+            .map(|(x, gain)| f64::from(*x) / (square + 1e-6).sqrt() * f64::from(*gain))
+            .collect();
+        let hidden = product(a, &x);
+        let output = product(b, &hidden);
+        for (sums, outputs) in sums.iter_mut().zip([hidden, output]) {
+            for (sum, x) in sums.iter_mut().zip(outputs) {
+                *sum += x.abs() / batch.inputs.n_tokens() as f64;
+            }
+        }
+    }
+    for (found, expected) in magnitudes.iter().zip(&sums) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-4 * expected,
+                "{found} {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_gem_never_steps_against_the_memory() {
+    let quick = Quick::new(64);
+    let (mut learner, mut method) = quick.start(&MethodConfig::AGem, 0.0);
+    learn(&mut learner, method.as_mut(), &quick.tasks[0], 4);
+    let task = &quick.tasks[1];
+    let batches = batches(method.as_ref(), task, 4);
+    begin(&mut learner, method.as_mut(), task, batches.len());
+    let (mut shadow, _) = quick.start(&MethodConfig::AGem, 0.0);
+    let mut memory = Sampler::of_memory(task);
+    let mut n_projected = 0;
+    for batch in &batches {
+        shadow.set_params(learner.params()).unwrap();
+        shadow.memory_gradient(&memory.draw(), 1.0).unwrap();
+        let reference = shadow.grad().to_vec();
+        shadow.gradient(batch).unwrap();
+        let raw = dot(shadow.grad(), &reference);
+        method.observe(&mut learner, batch).unwrap();
+        let kept = dot(learner.grad(), &reference);
+        assert!(kept > -1e-6, "{kept}");
+        if raw < 0.0 {
+            assert!(kept.abs() < 1e-6, "{raw} {kept}");
+            n_projected += 1;
+        } else {
+            assert!(learner.grad() == shadow.grad());
+        }
+    }
+    println!("{n_projected} of {} steps were projected", batches.len());
+    assert!(n_projected > 0 && n_projected < batches.len());
+}
+
+#[test]
+fn a_hypergradient_by_hand() {
+    let quick = Quick::new(16);
+    let task = &quick.tasks[1];
+    let config = VrMclConfig {
+        inner_steps: 1,
+        inner_lr: 0.5,
+        ..VrMclConfig::default()
+    };
+    let (mut learner, mut method) = quick.start(&MethodConfig::VrMcl(config), 0.0);
+    let batches = batches(method.as_ref(), task, 1);
+    let joined = |batch: usize, memory: &mut Sampler| {
+        let (own, memory) = (&batches[batch], memory.draw());
+        let rows = |own: &kif_data::Ragged, memory: &kif_data::Ragged| {
+            kif_data::Ragged::from_rows(own.rows().chain(memory.rows()))
+        };
+        Batch {
+            inputs: rows(&own.inputs, &memory.inputs),
+            targets: rows(&own.targets, &memory.targets),
+        }
+    };
+    begin(&mut learner, method.as_mut(), task, batches.len());
+    let (mut hand, _) = quick.start(&MethodConfig::SeqLora, 0.0);
+    let at = |hand: &mut Learner, theta: &[f32], rates: &[f32], own: &Batch, joined: &Batch| {
+        hand.set_params(theta).unwrap();
+        hand.gradient(own).unwrap();
+        let inner = hand.grad().to_vec();
+        let fast: Vec<f32> = (0..theta.len())
+            .map(|i| theta[i] - rates[i].max(0.0) * inner[i])
+            .collect();
+        hand.set_params(&fast).unwrap();
+        hand.gradient(joined).unwrap();
+        (hand.grad().to_vec(), inner)
+    };
+    let mut memory = Sampler::of_memory(task);
+    let theta0 = learner.params().to_vec();
+    let mut rates = vec![0.5; theta0.len()];
+    let joined0 = joined(0, &mut memory);
+    let (first, inner) = at(&mut hand, &theta0, &rates, &batches[0], &joined0);
+    method.observe(&mut learner, &batches[0]).unwrap();
+    assert!(distance(learner.grad(), &first) < 1e-6);
+    for ((rate, g), inner) in rates.iter_mut().zip(&first).zip(&inner) {
+        *rate += 0.1 * g * inner;
+    }
+    let theta1 = learner.params().to_vec();
+    let joined1 = joined(1, &mut memory);
+    let now = at(&mut hand, &theta1, &rates, &batches[1], &joined1).0;
+    let before = at(&mut hand, &theta0, &rates, &batches[1], &joined1).0;
+    let mut expected: Vec<f32> = (0..now.len())
+        .map(|i| now[i] + 0.9 * (first[i] - before[i]))
+        .collect();
+    let norm = dot(&expected, &expected).sqrt();
+    if norm > 1.0 {
+        expected.iter_mut().for_each(|x| *x /= norm as f32);
+    }
+    method.observe(&mut learner, &batches[1]).unwrap();
+    assert!(distance(learner.grad(), &expected) < 1e-5);
+}
+
+#[test]
+fn momentum_reduces_the_variance_of_the_hypergradient() {
+    let quick = Quick::new(64);
+    let task = &quick.tasks[1];
+    let start = quick
+        .learned(&MethodConfig::SeqLora, 1, 2)
+        .params()
+        .to_vec();
+    let variance = |momentum: f32| {
+        let config = VrMclConfig {
+            momentum,
+            ..VrMclConfig::default()
+        };
+        let (mut learner, mut method) = quick.start(&MethodConfig::VrMcl(config), 0.05);
+        learner.set_params(&start).unwrap();
+        let batches = batches(method.as_ref(), task, 3);
+        let schedule = kif_runner::Schedule::Constant { rate: 1e-5 };
+        learner.begin_task(task.index, &task.name, schedule);
+        method.begin_task(&mut learner, task).unwrap();
+        let mut seen = Vec::new();
+        for batch in &batches {
+            method.observe(&mut learner, batch).unwrap();
+            seen.push(learner.grad().to_vec());
+        }
+        let seen = &seen[seen.len() / 2..];
+        let mean: Vec<f32> = (0..start.len())
+            .map(|i| seen.iter().map(|g| g[i]).sum::<f32>() / seen.len() as f32)
+            .collect();
+        let off = |g: &Vec<f32>| {
+            let off: Vec<f32> = g.iter().zip(&mean).map(|(g, m)| g - m).collect();
+            dot(&off, &off)
+        };
+        seen.iter().map(off).sum::<f64>() / seen.len() as f64
+    };
+    let (plain, reduced) = (variance(0.0), variance(0.9));
+    println!("variance {plain} without momentum, {reduced} with it");
+    assert!(reduced < 0.5 * plain, "{plain} {reduced}");
+}
+
+/// A run that stops inside the second task and goes on elsewhere, with all that earlier tasks left behind.
+#[test]
+fn resumed_inside_the_second_task_equals_uninterrupted() {
+    let quick = Quick::new(24);
+    for name in [
+        "a_gem",
+        "ewc",
+        "ewc-textbook",
+        "inc_lora",
+        "migu",
+        "o_lora",
+        "vr_mcl",
+    ] {
+        let config = MethodConfig::by_name(name).unwrap();
+        let (mut learner, mut method) = quick.start(&config, 0.05);
+        learn(&mut learner, method.as_mut(), &quick.tasks[0], 1);
+        let second = batches(method.as_ref(), &quick.tasks[1], 1);
+        begin(&mut learner, method.as_mut(), &quick.tasks[1], second.len());
+        let mut bytes = Vec::new();
+        for (i, batch) in second.iter().enumerate() {
+            if i == 2 {
+                bytes = save(&learner, method.as_ref()).to_bytes().unwrap();
+            }
+            method.observe(&mut learner, batch).unwrap();
+        }
+        let (mut resumed, mut fresh) = quick.start(&config, 0.05);
+        begin(&mut resumed, fresh.as_mut(), &quick.tasks[1], second.len());
+        let state = State::from_bytes(&bytes).unwrap();
+        methods::resume(&mut resumed, fresh.as_mut(), &state).unwrap();
+        for batch in &second[2..] {
+            fresh.observe(&mut resumed, batch).unwrap();
+        }
+        for (learner, method) in [(&mut learner, &mut method), (&mut resumed, &mut fresh)] {
+            method.end_task(learner, &quick.tasks[1]).unwrap();
+            learn(learner, method.as_mut(), &quick.tasks[2], 1);
+        }
+        let bytes =
+            |learner: &Learner, method: &dyn Method| save(learner, method).to_bytes().unwrap();
+        let same = bytes(&learner, method.as_ref()) == bytes(&resumed, fresh.as_ref());
+        assert!(same, "{name}");
+    }
+}
+
+#[test]
+fn every_baseline_learns_a_task_of_the_stream() {
+    let quick = Quick::new(64);
+    let loss = |learner: &Learner, rows: &[Encoded]| common::loss_on(learner, rows);
+    for name in [
+        "a_gem",
+        "ewc",
+        "ewc-textbook",
+        "inc_lora",
+        "migu",
+        "o_lora",
+        "vr_mcl",
+    ] {
+        let config = MethodConfig::by_name(name).unwrap();
+        let (mut learner, mut method) = quick.start(&config, 0.05);
+        learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
+        let before = loss(&learner, &quick.tasks[1].rows);
+        learn(&mut learner, method.as_mut(), &quick.tasks[1], 6);
+        let after = loss(&learner, &quick.tasks[1].rows);
+        println!("{name}: {before} to {after}");
+        assert!(after < 0.75 * before, "{name}: {before} to {after}");
+    }
+}
+
+#[test]
+fn settings_outside_their_range_are_refused_by_name() {
+    let refusal = |config: MethodConfig| config.check().unwrap_err().to_string();
+    let ewc = EwcConfig::online();
+    let cases = [
+        (
+            refusal(MethodConfig::Ewc(EwcConfig {
+                lambda: -1.0,
+                ..ewc
+            })),
+            "lambda is -1",
+        ),
+        (
+            refusal(MethodConfig::Ewc(EwcConfig {
+                fisher: EwcFisher::Online { decay: 1.5 },
+                ..ewc
+            })),
+            "fisher.decay is 1.5",
+        ),
+        (
+            refusal(MethodConfig::Ewc(EwcConfig {
+                fisher: EwcFisher::Textbook { rows: 0 },
+                ..ewc
+            })),
+            "fisher.rows is 0",
+        ),
+        (
+            refusal(MethodConfig::Migu(MiguConfig { quantile: 1.1 })),
+            "quantile is 1.1",
+        ),
+        (
+            refusal(MethodConfig::OLora(OLoraConfig {
+                lambda1: f64::NAN,
+                lambda2: 0.0,
+            })),
+            "lambda1 is NaN",
+        ),
+        (
+            refusal(MethodConfig::VrMcl(VrMclConfig {
+                momentum: 1.0,
+                ..VrMclConfig::default()
+            })),
+            "momentum is 1",
+        ),
+    ];
+    for (found, expected) in cases {
+        assert!(found.starts_with(expected), "{found}");
+    }
+}
+
+/// The adapter directory of a run of `kif bench`.
+#[test]
+fn a_run_leaves_all_adapters_in_one_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut protocol = kif_runner::protocol::Protocol::load("quick").unwrap();
+    protocol.methods = vec!["o_lora".into()];
+    protocol.seeds = vec![1];
+    protocol.training.epochs = 1;
+    protocol.limits.train_rows = Some(8);
+    protocol.limits.test_rows = Some(4);
+    protocol.check().unwrap();
+    let run = |out: &Path, protocol: &kif_runner::protocol::Protocol| {
+        kif_runner::run::run(protocol, out, &kif_runner::signal::StopFlag::default())
+    };
+    run(folder.path(), &protocol).unwrap();
+    let adapter = Adapter::read(&folder.path().join("cells/o_lora-o1-s1/adapter")).unwrap();
+    assert_eq!((adapter.config.rank, adapter.config.alpha), (40, 160.0));
+
+    protocol.adapter.rank = 64;
+    let error = run(&folder.path().join("large"), &protocol)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("o_lora keeps 5 adapters of rank 64 side by side: LoRA rank: 320 is outside 1..=256; lower adapter.rank"),
+        "{error}"
+    );
+}
