@@ -653,6 +653,30 @@ fn settings_outside_their_range_are_refused_by_name() {
     }
 }
 
+#[test]
+fn protocols_have_their_settings() {
+    let protocol = |ewc: &str| {
+        let text = format!(
+            "(name: \"x\", stream: embedded, methods: [\"mine\", \"apart\"], seeds: [1], own_methods: {{ \"mine\": ewc({ewc}), \"apart\": inc_lora }})"
+        );
+        kif_runner::protocol::Protocol::parse("x.ron", &text)
+    };
+    let given = protocol("lambda: 5.0, fisher: textbook(rows: 50)").unwrap();
+    given.check().unwrap();
+    let expected = EwcConfig {
+        lambda: 5.0,
+        fisher: EwcFisher::Textbook { rows: 50 },
+    };
+    assert_eq!(given.method("mine"), Some(MethodConfig::Ewc(expected)));
+    let problem = protocol("lambda: 5.0, fisher: online(decay: 2.0)").unwrap();
+    let problem = problem.check().unwrap_err().to_string();
+    assert!(
+        problem.contains("mine: fisher.decay is 2, expected a number in [0, 1]"),
+        "{problem}"
+    );
+    assert!(protocol("lamda: 5.0, fisher: online(decay: 1.0)").is_err());
+}
+
 /// The adapter directory of a run of `kif bench`.
 #[test]
 fn a_run_leaves_all_adapters_in_one_directory() {
