@@ -1,11 +1,13 @@
 //! Greedy generation with a key-value cache, and scoring of a label set.
 
+use std::collections::BTreeSet;
+
 use kif_data::Ragged;
 
 use super::forward::spans;
 use super::{Linear, T5};
 use crate::ModelError;
-use crate::engine::{Act, Engine, InputGradient, Span};
+use crate::engine::{Act, Attention, Engine, InputGradient, Span};
 
 /// Keys and values of one decoder layer for all rows that are still being written.
 ///
@@ -59,14 +61,15 @@ impl Cache {
         self.capacity *= 2;
     }
 
-    /// Keeps the rows at `kept` (ascending), moved together.
-    fn retain(&mut self, kept: &[usize]) {
+    /// The cache of other rows: the i-th goes on from what was written for row `from[i]`.
+    fn select(&mut self, from: &[usize]) {
         let size = self.capacity * self.width;
         for cache in [&mut self.keys, &mut self.values] {
-            for (to, &from) in kept.iter().enumerate() {
-                cache.copy_within(from * size..(from + 1) * size, to * size);
+            let mut selected = Vec::with_capacity(from.len() * size);
+            for row in from {
+                selected.extend_from_slice(&cache[row * size..][..size]);
             }
-            cache.truncate(kept.len() * size);
+            *cache = selected;
         }
     }
 
@@ -85,8 +88,8 @@ type KeysAndValues<E> = (Act<<E as Engine>::Device>, Act<<E as Engine>::Device>)
 
 /// A row that is being written.
 struct Active {
-    /// Its place in the result.
-    row: usize,
+    /// The prompt that it answers.
+    prompt: usize,
     /// The encoder rows that it attends to.
     encoded: Span,
     last_id: u32,
@@ -105,15 +108,12 @@ impl<E: Engine> T5<E> {
         }
         let encoded: Act<E::Device> = self.encode(prompts, None)?;
         let cross = self.cross_keys_and_values(&encoded)?;
-        let width = self.config.num_heads * self.config.d_kv;
-        let mut caches: Vec<Cache> = (0..self.decoder.blocks.len())
-            .map(|_| Cache::new(prompts.n_rows(), width))
-            .collect();
+        let mut caches = self.caches(prompts.n_rows());
         let mut active: Vec<Active> = spans(prompts)
             .into_iter()
             .enumerate()
-            .map(|(row, encoded)| Active {
-                row,
+            .map(|(prompt, encoded)| Active {
+                prompt,
                 encoded,
                 last_id: self.config.decoder_start_token_id,
             })
@@ -124,7 +124,7 @@ impl<E: Engine> T5<E> {
             for (i, row_logits) in logits.chunks_exact(self.config.vocab_size).enumerate() {
                 let id = kif_kernels::argmax(row_logits) as u32;
                 if id != self.config.eos_token_id {
-                    written[active[i].row].push(id);
+                    written[active[i].prompt].push(id);
                     active[i].last_id = id;
                     kept.push(i);
                 }
@@ -133,7 +133,7 @@ impl<E: Engine> T5<E> {
                 break;
             }
             if kept.len() < active.len() {
-                caches.iter_mut().for_each(|cache| cache.retain(&kept));
+                caches.iter_mut().for_each(|cache| cache.select(&kept));
                 let mut place = 0;
                 active.retain(|_| {
                     place += 1;
@@ -142,6 +142,13 @@ impl<E: Engine> T5<E> {
             }
         }
         Ok(written)
+    }
+
+    /// Empty caches of all decoder layers.
+    fn caches(&self, n_rows: usize) -> Vec<Cache> {
+        let width = self.config.num_heads * self.config.d_kv;
+        let layers = self.decoder.blocks.iter();
+        layers.map(|_| Cache::new(n_rows, width)).collect()
     }
 
     /// Cross-attention keys and values of all decoder layers: computed once per prompt.
@@ -173,6 +180,19 @@ impl<E: Engine> T5<E> {
         self.project(x, linear, None, InputGradient::Skip)
     }
 
+    /// Neighbours that answer the same prompt attend to it together: its keys are prepared once.
+    fn cross_shape(&self, active: &[Active]) -> Attention {
+        let (mut queries, mut keys) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        for group in active.chunk_by(|a, b| a.prompt == b.prompt) {
+            let len = group.len();
+            queries.push(Span { start, len });
+            keys.push(group[0].encoded);
+            start += len;
+        }
+        self.attention_shape(queries, keys, false)
+    }
+
     /// Logits `[active, V]` of the token at `position`.
     fn decode_step(
         &self,
@@ -184,8 +204,7 @@ impl<E: Engine> T5<E> {
         let n_rows = active.len();
         let ids: Vec<u32> = active.iter().map(|row| row.last_id).collect();
         let queries: Vec<Span> = (0..n_rows).map(|row| Span { start: row, len: 1 }).collect();
-        let encoded_spans = active.iter().map(|row| row.encoded).collect();
-        let cross_shape = self.attention_shape(queries.clone(), encoded_spans, false);
+        let cross_shape = self.cross_shape(active);
         let distances = self.distances(position + 1, false);
         let mut y: Act<E::Device> = self
             .engine
@@ -225,41 +244,118 @@ impl<E: Engine> T5<E> {
         self.engine.logits(hidden, self.head(), self.logit_scale())
     }
 
-    /// Log-likelihood of every label for every prompt; prompts are encoded once.
+    /// Log-likelihood of every label for every prompt, in nats. Prompts are encoded once, and so is every beginning that
+    /// labels share: a step takes in one more token of all distinct beginnings.
     pub(super) fn score_labels(
         &self,
         prompts: &Ragged,
         labels: &[Vec<u32>],
     ) -> Result<Vec<Vec<f64>>, ModelError> {
-        if prompts.n_rows() == 0 || labels.is_empty() {
-            return Ok(vec![Vec::new(); prompts.n_rows()]);
+        let n_prompts = prompts.n_rows();
+        let mut scores = vec![vec![0.0; labels.len()]; n_prompts];
+        if n_prompts == 0 || labels.is_empty() {
+            return Ok(scores);
         }
         let encoded: Act<E::Device> = self.encode(prompts, None)?;
-        // Rows of the decoder: every label of the first prompt, then of the second, and so on.
-        let rows: Vec<&[u32]> = (0..prompts.n_rows())
-            .flat_map(|_| labels.iter().map(Vec::as_slice))
-            .collect();
-        let encoded_spans = spans(prompts)
-            .into_iter()
-            .flat_map(|span| std::iter::repeat_n(span, labels.len()))
-            .collect();
-        let decoder_inputs = self.decoder_inputs(rows.iter().copied());
-        let hidden = self.decode(&encoded, encoded_spans, &decoder_inputs, None)?;
-        let targets = Ragged::from_rows(&rows);
-        let (_, nll) = self.engine.cross_entropy(
-            hidden,
-            self.head(),
-            self.logit_scale(),
-            targets.ids(),
-            1.0,
-        )?;
-        let scores: Vec<f64> = super::sum_rows(&nll, &targets)
-            .iter()
-            .map(|nll| -nll)
-            .collect();
-        Ok(scores
-            .chunks_exact(labels.len())
-            .map(<[f64]>::to_vec)
-            .collect())
+        let cross = self.cross_keys_and_values(&encoded)?;
+        let mut caches = self.caches(n_prompts);
+        let mut earlier = Vec::new();
+        for position in 0.. {
+            let beginnings = beginnings(labels, position);
+            if beginnings.is_empty() {
+                break;
+            }
+            if position > 0 {
+                let rows = rows_before(&earlier, &beginnings, n_prompts);
+                caches.iter_mut().for_each(|cache| cache.select(&rows));
+            }
+            let start = self.config.decoder_start_token_id;
+            let active: Vec<Active> = spans(prompts)
+                .into_iter()
+                .enumerate()
+                .flat_map(|(prompt, encoded)| {
+                    beginnings.iter().map(move |beginning| Active {
+                        prompt,
+                        encoded,
+                        last_id: beginning.last().copied().unwrap_or(start),
+                    })
+                })
+                .collect();
+            let logits = self.decode_step(&active, position, &mut caches, &cross)?;
+            let logits = logits.chunks_exact(self.config.vocab_size);
+            for ((i, row), logits) in active.iter().enumerate().zip(logits) {
+                let beginning = beginnings[i % beginnings.len()];
+                for (label, score) in labels.iter().zip(&mut scores[row.prompt]) {
+                    if label.len() > position && &label[..position] == beginning {
+                        let next = label[position] as usize;
+                        *score += f64::from(kif_kernels::log_softmax_at(logits, next));
+                    }
+                }
+            }
+            earlier = beginnings;
+        }
+        Ok(scores)
+    }
+}
+
+/// The distinct first `len` tokens of all labels that are longer, in order.
+fn beginnings(labels: &[Vec<u32>], len: usize) -> Vec<&[u32]> {
+    let longer = labels.iter().filter(|label| label.len() > len);
+    let distinct: BTreeSet<&[u32]> = longer.map(|label| &label[..len]).collect();
+    distinct.into_iter().collect()
+}
+
+/// For every prompt and every one of `beginnings`, the row of the prompt and the beginning that is one token shorter.
+fn rows_before(earlier: &[&[u32]], beginnings: &[&[u32]], n_prompts: usize) -> Vec<usize> {
+    let before: Vec<usize> = beginnings
+        .iter()
+        .map(|beginning| {
+            let shorter = &beginning[..beginning.len() - 1];
+            let found = earlier.binary_search(&shorter);
+            found.expect("a label that is longer than this beginning is longer than that")
+        })
+        .collect();
+    (0..n_prompts)
+        .flat_map(|prompt| {
+            before
+                .iter()
+                .map(move |place| prompt * earlier.len() + place)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_share_their_beginnings() {
+        let labels = [vec![7, 1], vec![3, 4, 1], vec![3, 5, 1], vec![3, 4]];
+        assert_eq!(beginnings(&labels, 0), [&[] as &[u32]]);
+        assert_eq!(beginnings(&labels, 1), [&[3][..], &[7]]);
+        assert_eq!(beginnings(&labels, 2), [&[3, 4][..], &[3, 5]]);
+        assert!(beginnings(&labels, 3).is_empty());
+    }
+
+    #[test]
+    fn a_longer_beginning_goes_on_from_the_row_of_its_own_prompt() {
+        let (earlier, now): ([&[u32]; 2], [&[u32]; 2]) = ([&[3], &[7]], [&[7, 2], &[7, 4]]);
+        assert_eq!(rows_before(&earlier, &now, 2), [1, 1, 3, 3]);
+    }
+
+    #[test]
+    fn a_cache_follows_the_rows_that_were_selected() {
+        let mut cache = Cache::new(2, 1);
+        cache.append(0, &[1.0, 2.0], &[3.0, 4.0]);
+        cache.select(&[1, 0, 1]);
+        let first = |of: &[f32]| -> Vec<f32> {
+            cache
+                .spans(3, 1)
+                .iter()
+                .map(|span| of[span.start])
+                .collect()
+        };
+        assert_eq!(first(&cache.keys), [2.0, 1.0, 2.0]);
+        assert_eq!(first(&cache.values), [4.0, 3.0, 4.0]);
     }
 }
