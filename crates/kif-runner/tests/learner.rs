@@ -13,7 +13,7 @@ fn learner(change: impl FnOnce(&mut LearnerConfig)) -> Learner {
     };
     config.optimizer.clip = 1e9;
     change(&mut config);
-    Learner::new(Box::new(Quadratic::new()), config)
+    Learner::new(Box::new(Quadratic::new(1)), config)
 }
 
 /// Rows of 1, 3, 1 and 1 target tokens.

@@ -3,104 +3,14 @@
 mod common;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
+use common::quick::{N_TASKS, Quick, RANK};
 use common::{batches, begin, distance, learn};
-use kif_data::{Batch, Encoded, Limits, load_task};
-use kif_model::{Adapter, LORA_A, LORA_B, LoraConfig, ModelOptions, Trainable};
-use kif_runner::codec::Codec;
+use kif_data::{Batch, Encoded};
+use kif_model::{Adapter, LORA_A, LORA_B, ModelOptions, Trainable};
 use kif_runner::methods::{EwcConfig, EwcFisher, MiguConfig, OLoraConfig, VrMclConfig, save};
-use kif_runner::{
-    Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Sampler, State, TaskView, embedded,
-    methods,
-};
-use tempfile::TempDir;
-
-const N_TASKS: usize = 3;
-const RANK: usize = 4;
-
-/// The embedded base and the first tasks of its stream.
-struct Quick {
-    folder: TempDir,
-    model: PathBuf,
-    tasks: Vec<TaskView>,
-}
-
-impl Quick {
-    /// `n_rows` rows of every task; 8 of them are kept.
-    fn new(n_rows: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let model = embedded::unpack_base(folder.path()).unwrap();
-        let (stream, root) = embedded::unpack_stream(folder.path()).unwrap();
-        let codec = Codec::of_model(&model).unwrap();
-        let limits = Limits {
-            max_input: 64,
-            max_target: 8,
-        };
-        let rows_of = |name: &String| {
-            let task = load_task(stream.layout, &root, name).unwrap();
-            codec.encode_rows(&task.train[..n_rows], limits).unwrap()
-        };
-        let names = &stream.orders[0][..N_TASKS];
-        let rows: Vec<Vec<Encoded>> = names.iter().map(rows_of).collect();
-        let view = |k: usize| TaskView {
-            index: k,
-            name: names[k].clone(),
-            rows: Arc::new(rows[k].clone()),
-            memory: Arc::new(
-                rows[..k]
-                    .iter()
-                    .flat_map(|rows| rows[..8].to_vec())
-                    .collect(),
-            ),
-            all_rows: Arc::default(),
-            batch_size: 8,
-            seed: 3,
-            memory_order: MemoryOrder::Drawn,
-        };
-        let tasks = (0..N_TASKS).map(view).collect();
-        Self {
-            folder,
-            model,
-            tasks,
-        }
-    }
-
-    fn lora(config: &MethodConfig) -> LoraConfig {
-        let lora = LoraConfig {
-            rank: RANK,
-            alpha: 16.0,
-            ..LoraConfig::default()
-        };
-        lora.side_by_side(config.n_slots(N_TASKS))
-    }
-
-    /// A fresh learner for `config` and the method itself.
-    fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
-        let options = ModelOptions::cpu(Trainable::Adapter(Self::lora(config)));
-        let model = kif_model::load(&self.model, &options).unwrap();
-        let mut settings = LearnerConfig {
-            dropout,
-            ..LearnerConfig::default()
-        };
-        settings.optimizer.lr = 3e-3;
-        settings.optimizer.warmup_steps = 2;
-        let learner = Learner::new(model, settings);
-        let learner = learner.with_slots(config.n_slots(N_TASKS)).unwrap();
-        let method = config.build(learner.layout());
-        (learner, method)
-    }
-
-    /// The learner after the first `n_tasks` tasks.
-    fn learned(&self, config: &MethodConfig, n_tasks: usize, epochs: u64) -> Learner {
-        let (mut learner, mut method) = self.start(config, 0.0);
-        for task in &self.tasks[..n_tasks] {
-            learn(&mut learner, method.as_mut(), task, epochs);
-        }
-        learner
-    }
-}
+use kif_runner::{Learner, MethodConfig, Sampler, TaskView};
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
@@ -537,48 +447,6 @@ fn momentum_reduces_the_variance_of_the_hypergradient() {
 }
 
 /// A run that stops inside the second task and goes on elsewhere, with all that earlier tasks left behind.
-#[test]
-fn resumed_inside_the_second_task_equals_uninterrupted() {
-    let quick = Quick::new(24);
-    for name in [
-        "a_gem",
-        "ewc",
-        "ewc-textbook",
-        "inc_lora",
-        "migu",
-        "o_lora",
-        "vr_mcl",
-    ] {
-        let config = MethodConfig::by_name(name).unwrap();
-        let (mut learner, mut method) = quick.start(&config, 0.05);
-        learn(&mut learner, method.as_mut(), &quick.tasks[0], 1);
-        let second = batches(method.as_ref(), &quick.tasks[1], 1);
-        begin(&mut learner, method.as_mut(), &quick.tasks[1], second.len());
-        let mut bytes = Vec::new();
-        for (i, batch) in second.iter().enumerate() {
-            if i == 2 {
-                bytes = save(&learner, method.as_ref()).to_bytes().unwrap();
-            }
-            method.observe(&mut learner, batch).unwrap();
-        }
-        let (mut resumed, mut fresh) = quick.start(&config, 0.05);
-        begin(&mut resumed, fresh.as_mut(), &quick.tasks[1], second.len());
-        let state = State::from_bytes(&bytes).unwrap();
-        methods::resume(&mut resumed, fresh.as_mut(), &state).unwrap();
-        for batch in &second[2..] {
-            fresh.observe(&mut resumed, batch).unwrap();
-        }
-        for (learner, method) in [(&mut learner, &mut method), (&mut resumed, &mut fresh)] {
-            method.end_task(learner, &quick.tasks[1]).unwrap();
-            learn(learner, method.as_mut(), &quick.tasks[2], 1);
-        }
-        let bytes =
-            |learner: &Learner, method: &dyn Method| save(learner, method).to_bytes().unwrap();
-        let same = bytes(&learner, method.as_ref()) == bytes(&resumed, fresh.as_ref());
-        assert!(same, "{name}");
-    }
-}
-
 #[test]
 fn every_baseline_learns_a_task_of_the_stream() {
     let quick = Quick::new(64);

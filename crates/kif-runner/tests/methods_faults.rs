@@ -49,7 +49,7 @@ fn a_gradient_that_is_not_finite_names_its_parameter() {
     let fault = fault(&error);
     assert_eq!((fault.task.as_str(), fault.step), ("third", 0));
     assert_eq!(fault.quantity, Quantity::Gradient);
-    assert_eq!(fault.parameter.as_deref(), Some("second"));
+    assert_eq!(fault.parameter.as_deref(), Some("toy.lora_B.weight"));
     assert!(
         error
             .to_string()

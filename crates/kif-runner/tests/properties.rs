@@ -1,55 +1,91 @@
-//! Invariants of the methods: same seed, same bits; resumed equals uninterrupted.
+//! Invariants of every method: same seed, same bits; resumed equals uninterrupted; no row is read that the method is not
+//! given; the base stays as it is.
 
 mod common;
 
-use common::{batches, begin, learner, params_after, stream};
-use kif_runner::{MemoryOrder, MethodConfig, Schedule, State, methods};
+use std::collections::BTreeSet;
+
+use common::quick::Quick;
+use common::{N_TASKS, batches, begin, learn, learner_for, params_after, stream, watched_learner};
+use kif_data::{Batch, Encoded};
+use kif_runner::{
+    Learner, MemoryOrder, Method, MethodConfig, Regime, Schedule, State, TaskView, methods,
+};
 use proptest::prelude::*;
 
 fn any_method() -> impl Strategy<Value = MethodConfig> {
-    prop::sample::select(common::methods_of_one_slot())
+    prop::sample::select(MethodConfig::all())
 }
 
 fn any_order() -> impl Strategy<Value = MemoryOrder> {
     prop_oneof![Just(MemoryOrder::Drawn), Just(MemoryOrder::Cursor)]
 }
 
+/// The tasks that a method learns one after the other.
+fn tasks_of(method: &dyn Method, tasks: &[TaskView]) -> Vec<TaskView> {
+    match method.regime() {
+        Regime::Joint => tasks[..1].to_vec(),
+        Regime::Stream | Regime::PerTask => tasks.to_vec(),
+    }
+}
+
+/// The state behind the last batch of the last task, learned from `from` on in a task that has begun.
+fn learn_on(
+    learner: &mut Learner,
+    method: &mut dyn Method,
+    tasks: &[TaskView],
+    from: usize,
+) -> Vec<u8> {
+    let mut state = Vec::new();
+    for (i, task) in tasks.iter().enumerate() {
+        let batches = batches(method, task, 4);
+        if i > 0 {
+            begin(learner, method, task, batches.len());
+        }
+        for batch in &batches[if i == 0 { from } else { 0 }..] {
+            method.observe(learner, batch).unwrap();
+        }
+        state = methods::save(learner, method).to_bytes().unwrap();
+        method.end_task(learner, task).unwrap();
+    }
+    state.extend(methods::save(learner, method).to_bytes().unwrap());
+    state
+}
+
 proptest! {
+    /// What is carried from task to task is part of the state, too: a run goes on with a fresh method.
     #[test]
-    fn a_run_that_was_resumed_at_any_step_equals_the_uninterrupted_one(
+    fn a_run_that_was_resumed_in_any_step_of_any_task_equals_the_uninterrupted_one(
         config in any_method(),
         order in any_order(),
-        task_idx in 0..3usize,
-        stop in 0..30usize,
+        stop_task in 0..N_TASKS,
+        stop in any::<prop::sample::Index>(),
     ) {
-        let task = &stream(order)[task_idx];
-        let mut learner = learner(0.1);
+        let mut learner = learner_for(&config, 0.1);
         let mut method = config.build(learner.layout());
-        let batches = batches(method.as_ref(), task, 6);
+        let tasks = tasks_of(method.as_ref(), &stream(order));
+        let stop_task = stop_task.min(tasks.len() - 1);
+        for task in &tasks[..stop_task] {
+            learn(&mut learner, method.as_mut(), task, 4);
+        }
+        let task = &tasks[stop_task];
+        let batches = batches(method.as_ref(), task, 4);
+        let stop = stop.index(batches.len() + 1);
         begin(&mut learner, method.as_mut(), task, batches.len());
-        let mut bytes = Vec::new();
-        for (i, batch) in batches.iter().enumerate() {
-            if i == stop {
-                bytes = methods::save(&learner, method.as_ref()).to_bytes().unwrap();
-            }
+        for batch in &batches[..stop] {
             method.observe(&mut learner, batch).unwrap();
         }
+        let bytes = methods::save(&learner, method.as_ref()).to_bytes().unwrap();
+        let whole = learn_on(&mut learner, method.as_mut(), &tasks[stop_task..], stop);
 
-        let mut resumed = common::learner(0.1);
+        let mut resumed = learner_for(&config, 0.1);
         let mut fresh = config.build(resumed.layout());
         begin(&mut resumed, fresh.as_mut(), task, batches.len());
         methods::resume(&mut resumed, fresh.as_mut(), &State::from_bytes(&bytes).unwrap()).unwrap();
-        for batch in &batches[stop..] {
-            fresh.observe(&mut resumed, batch).unwrap();
-        }
-        let (a, b) = (methods::save(&learner, method.as_ref()), methods::save(&resumed, fresh.as_ref()));
-        prop_assert_eq!(a.to_bytes().unwrap(), b.to_bytes().unwrap());
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_parameters(config in any_method(), order in any_order()) {
-        let tasks = stream(order);
-        prop_assert_eq!(params_after(&config, &tasks, 3), params_after(&config, &tasks, 3));
+        prop_assert!(
+            learn_on(&mut resumed, fresh.as_mut(), &tasks[stop_task..], stop) == whole,
+            "{} differs", config.name()
+        );
     }
 
     #[test]
@@ -61,5 +97,76 @@ proptest! {
     ) {
         let rate = Schedule::Linear { peak, warmup_steps, total_steps }.rate(k);
         prop_assert!((0.0..=peak).contains(&rate), "{}", rate);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_parameters_and_another_one_others() {
+    for order in [MemoryOrder::Drawn, MemoryOrder::Cursor] {
+        let tasks = stream(order);
+        let mut reseeded = tasks.clone();
+        reseeded.iter_mut().for_each(|task| task.seed += 1);
+        for config in MethodConfig::all() {
+            let params = params_after(&config, &tasks, 3);
+            assert!(
+                params_after(&config, &tasks, 3) == params,
+                "{}",
+                config.name()
+            );
+            assert!(
+                params_after(&config, &reseeded, 3) != params,
+                "{}",
+                config.name()
+            );
+        }
+    }
+}
+
+fn inputs_of(rows: &[Encoded]) -> BTreeSet<u32> {
+    rows.iter().map(|row| row.input_ids[0]).collect()
+}
+
+/// Of earlier tasks only what the memory holds, and of later tasks nothing: although every view has all rows.
+#[test]
+fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
+    for config in MethodConfig::all() {
+        let name = config.name();
+        let (mut learner, seen) = watched_learner(config.n_slots(N_TASKS), 0.0);
+        let mut method = config.build(learner.layout());
+        let regime = method.regime();
+        for task in tasks_of(method.as_ref(), &stream(MemoryOrder::Drawn)) {
+            seen.lock().unwrap().clear();
+            learn(&mut learner, method.as_mut(), &task, 4);
+            let seen = seen.lock().unwrap();
+            let (own, memory) = (inputs_of(&task.rows), inputs_of(&task.memory));
+            match regime {
+                Regime::Joint => assert_eq!(*seen, inputs_of(&task.all_rows), "{name}"),
+                Regime::PerTask => assert_eq!(*seen, own, "{name}"),
+                Regime::Stream => {
+                    assert!(own.is_subset(&seen), "{name}");
+                    let given = own.union(&memory).copied().collect();
+                    assert!(seen.is_subset(&given), "{name} in task {}", task.index);
+                    assert!(seen.difference(&own).count() <= memory.len(), "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_base_is_the_same_bits_after_learning() {
+    let quick = Quick::new(16);
+    for config in MethodConfig::all() {
+        let (mut learner, mut method) = quick.start(&config, 0.05);
+        let fresh = learner.params().to_vec();
+        let batch = Batch::from_rows(&quick.tasks[2].rows[..4]);
+        let of_base = learner.model().nll_per_row(&batch).unwrap();
+        for task in tasks_of(method.as_ref(), &quick.tasks[..2]) {
+            learn(&mut learner, method.as_mut(), &task, 1);
+        }
+        assert!(learner.params() != fresh, "{} learns", config.name());
+        learner.set_params(&fresh).unwrap();
+        let after = learner.model().nll_per_row(&batch).unwrap();
+        assert_eq!(after, of_base, "{}", config.name());
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kif_runner::MethodConfig;
+use kif_runner::record::Record;
 use serde_json::Value;
 
 use crate::kit::{arg, fail, files, kif, kif_with, small_benchmark, succeed};
@@ -293,4 +295,27 @@ fn limits_take_fixed_class_balanced_rows() {
         (Some(20), Some(8))
     );
     assert_eq!(note["majority"], 0.25);
+}
+
+/// Every method, from its settings to its record: nothing gets lost when a record is read, and the memory keeps to its
+/// share.
+#[test]
+fn records_of_all_methods_survive_reading_and_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let out = folder.path().join("run");
+    bench(&protocol, &out, &["--methods", "all", "--epochs", "1"]);
+    for method in MethodConfig::all() {
+        let path = out.join(format!("cells/{}-o1-s1/record.json", method.name()));
+        let record = Record::read(&path).unwrap();
+        let again = folder.path().join("again.json");
+        record.write(&again).unwrap();
+        assert_eq!(fs::read(&again).unwrap(), fs::read(&path).unwrap());
+        assert_eq!(Record::read(&again).unwrap(), record);
+        let name = record.settings.method.name();
+        assert_eq!(name, method.name(), "the settings are those of the method");
+        for note in &record.task_notes {
+            assert_eq!(note.memory_rows, 8, "0.2 of 40 rows: {name}");
+        }
+    }
 }

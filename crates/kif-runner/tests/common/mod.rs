@@ -2,41 +2,67 @@
 // Every test binary compiles this as a module of its own and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
-use std::sync::Arc;
+pub mod quick;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, epoch_order};
-use kif_model::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout};
+use kif_model::{
+    BatchLoss, Dropout, LORA_A, LORA_B, LanguageModel, ModelError, ParamLayout, ParamSpec,
+};
 use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Schedule, TaskView};
 
-/// Parameters of the toy model, in two tensors of 4.
+/// Parameters of the toy model, in an A and a B of 4.
 pub const P: usize = 8;
 
 /// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1, the others to 0.
+/// With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P` and so on.
 ///
-/// Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
+/// It notes the input tokens of all rows that it is shown. Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
 /// [`EXPLODE`] one gradient infinite.
 pub struct Quadratic {
     theta: Vec<f32>,
     layout: ParamLayout,
+    seen: Seen,
 }
+
+/// First input tokens of the rows that a model was shown.
+pub type Seen = Arc<Mutex<BTreeSet<u32>>>;
 
 pub const POISON: u32 = 1000;
 pub const EXPLODE: u32 = 1001;
 
 impl Quadratic {
-    pub fn new() -> Self {
+    pub fn new(n_slots: usize) -> Self {
         let mut layout = ParamLayout::default();
-        layout.push("first".into(), vec![2, 2]);
-        layout.push("second".into(), vec![2, 2]);
-        let theta = (0..P).map(|i| 0.1 + 0.02 * i as f32).collect();
-        Self { theta, layout }
+        layout.push(format!("toy{LORA_A}"), vec![2 * n_slots, 2]);
+        layout.push(format!("toy{LORA_B}"), vec![2, 2 * n_slots]);
+        let theta = (0..P * n_slots)
+            .map(|i| 0.1 + 0.02 * (i % P) as f32)
+            .collect();
+        Self {
+            theta,
+            layout,
+            seen: Seen::default(),
+        }
     }
 
     fn nll(&self, token: u32) -> f64 {
-        let square = |(i, p): (usize, &f32)| (f64::from(*p) - f64::from(i as u32 == token)).powi(2);
+        let square = |(i, p): (usize, &f32)| (f64::from(*p) - target(i, token)).powi(2);
         self.theta.iter().enumerate().map(square).sum::<f64>() / 2.0
     }
+
+    fn note(&self, batch: &Batch) {
+        let firsts = batch.inputs.rows().filter_map(|row| row.first());
+        self.seen.lock().unwrap().extend(firsts);
+    }
+}
+
+/// Where `token` pulls parameter `i`.
+fn target(i: usize, token: u32) -> f64 {
+    f64::from(u8::from(i % P == token as usize))
 }
 
 impl LanguageModel for Quadratic {
@@ -60,6 +86,7 @@ impl LanguageModel for Quadratic {
         dropout: Option<Dropout>,
         grad: &mut [f32],
     ) -> Result<BatchLoss, ModelError> {
+        self.note(batch);
         let mut loss = BatchLoss {
             nll: 0.0,
             n_tokens: batch.targets.n_tokens(),
@@ -68,7 +95,7 @@ impl LanguageModel for Quadratic {
             loss.nll += self.nll(token);
             for (i, (g, p)) in grad.iter_mut().zip(&self.theta).enumerate() {
                 let shift = dropout.map_or(0.0, |d| f32::from(d.key[(i + 24) % 32] % 100) * 1e-4);
-                *g += weight * (p - f32::from(u8::from(i as u32 == token)) + shift);
+                *g += weight * (p - target(i, token) as f32 + shift);
             }
         }
         if batch.inputs.ids().contains(&POISON) {
@@ -81,6 +108,7 @@ impl LanguageModel for Quadratic {
     }
 
     fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
+        self.note(batch);
         Ok(batch
             .targets
             .rows()
@@ -90,18 +118,18 @@ impl LanguageModel for Quadratic {
 
     /// The rows with a target's parameter have large outputs.
     fn output_magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
-        let is_target = |i: usize| batch.targets.ids().contains(&(i as u32));
-        let row = |start: usize| {
-            if (start..start + 2).any(is_target) {
-                1.0
-            } else {
-                0.1
-            }
+        self.note(batch);
+        let is_target = |i: usize| batch.targets.ids().contains(&((i % P) as u32));
+        let rows = |spec: &ParamSpec| -> Vec<f32> {
+            let starts = spec.range.clone().step_by(spec.shape[1]);
+            let large = |start: usize| (start..start + spec.shape[1]).any(is_target);
+            starts.map(|at| if large(at) { 1.0 } else { 0.1 }).collect()
         };
-        Ok(vec![vec![row(0), row(2)], vec![row(4), row(6)]])
+        Ok(self.layout.specs().iter().map(rows).collect())
     }
 
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.note(batch);
         Ok(vec![Vec::new(); batch.n_rows()])
     }
 
@@ -133,6 +161,16 @@ pub fn row(input: u32, targets: &[u32]) -> Encoded {
 
 /// A learner without warm-up at a rate that the toy learns with.
 pub fn learner(dropout: f32) -> Learner {
+    watched_learner(1, dropout).0
+}
+
+/// A learner with the slots that `config` wants for the toy stream.
+pub fn learner_for(config: &MethodConfig, dropout: f32) -> Learner {
+    watched_learner(config.n_slots(N_TASKS), dropout).0
+}
+
+/// A learner, and what its model is shown.
+pub fn watched_learner(n_slots: usize, dropout: f32) -> (Learner, Seen) {
     let mut config = LearnerConfig {
         dropout,
         micro_tokens: 8,
@@ -140,25 +178,33 @@ pub fn learner(dropout: f32) -> Learner {
     };
     config.optimizer.lr = 0.02;
     config.optimizer.warmup_steps = 0;
-    Learner::new(Box::new(Quadratic::new()), config)
+    let model = Quadratic::new(n_slots);
+    let seen = model.seen.clone();
+    let learner = Learner::new(Box::new(model), config);
+    (learner.with_slots(n_slots).unwrap(), seen)
 }
 
 /// All methods that train one adapter, as the toy has it; the others are tested on the embedded base.
 pub fn methods_of_one_slot() -> Vec<MethodConfig> {
     let mut methods = MethodConfig::all();
-    methods.retain(|config| config.n_slots(3) == 1);
+    methods.retain(|config| config.n_slots(N_TASKS) == 1);
     methods
 }
 
-/// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept.
+/// Tasks of the toy stream.
+pub const N_TASKS: usize = 3;
+
+/// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept. Every row has another
+/// input token.
 pub fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
     let rows = |k: u32| -> Vec<Encoded> {
         (0..13)
             .map(|i| {
+                let input = 20 * k + i;
                 if i % 3 == 0 {
-                    row(i, &[k, k])
+                    row(input, &[k, k])
                 } else {
-                    row(i, &[k])
+                    row(input, &[k])
                 }
             })
             .collect()
@@ -224,7 +270,7 @@ pub fn learn(
 
 /// The parameters after learning all `tasks` with `config`.
 pub fn params_after(config: &MethodConfig, tasks: &[TaskView], n_epochs: u64) -> Vec<f32> {
-    let mut learner = learner(0.0);
+    let mut learner = learner_for(config, 0.0);
     let mut method = config.build(learner.layout());
     for task in tasks {
         learn(&mut learner, method.as_mut(), task, n_epochs);

@@ -1,0 +1,100 @@
+//! The base and the stream that the program brings along, for what methods claim on a real model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kif_data::{Encoded, Limits, load_task};
+use kif_model::{LoraConfig, ModelOptions, Trainable};
+use kif_runner::codec::Codec;
+use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, TaskView, embedded};
+use tempfile::TempDir;
+
+use super::learn;
+
+/// Tasks that are taken.
+pub const N_TASKS: usize = 3;
+/// Rank of one adapter.
+pub const RANK: usize = 4;
+
+/// The embedded base and the first tasks of its stream.
+pub struct Quick {
+    pub folder: TempDir,
+    pub model: PathBuf,
+    pub tasks: Vec<TaskView>,
+}
+
+impl Quick {
+    /// `n_rows` rows of every task; 8 of them are kept.
+    pub fn new(n_rows: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = embedded::unpack_base(folder.path()).unwrap();
+        let (stream, root) = embedded::unpack_stream(folder.path()).unwrap();
+        let codec = Codec::of_model(&model).unwrap();
+        let limits = Limits {
+            max_input: 64,
+            max_target: 8,
+        };
+        let rows_of = |name: &String| {
+            let task = load_task(stream.layout, &root, name).unwrap();
+            codec.encode_rows(&task.train[..n_rows], limits).unwrap()
+        };
+        let names = &stream.orders[0][..N_TASKS];
+        let rows: Vec<Vec<Encoded>> = names.iter().map(rows_of).collect();
+        let all_rows = Arc::new(rows.concat());
+        let view = |k: usize| TaskView {
+            index: k,
+            name: names[k].clone(),
+            rows: Arc::new(rows[k].clone()),
+            memory: Arc::new(
+                rows[..k]
+                    .iter()
+                    .flat_map(|rows| rows[..8].to_vec())
+                    .collect(),
+            ),
+            all_rows: all_rows.clone(),
+            batch_size: 8,
+            seed: 3,
+            memory_order: MemoryOrder::Drawn,
+        };
+        let tasks = (0..N_TASKS).map(view).collect();
+        Self {
+            folder,
+            model,
+            tasks,
+        }
+    }
+
+    pub fn lora(config: &MethodConfig) -> LoraConfig {
+        let lora = LoraConfig {
+            rank: RANK,
+            alpha: 16.0,
+            ..LoraConfig::default()
+        };
+        lora.side_by_side(config.n_slots(N_TASKS))
+    }
+
+    /// A fresh learner for `config` and the method itself.
+    pub fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
+        let options = ModelOptions::cpu(Trainable::Adapter(Self::lora(config)));
+        let model = kif_model::load(&self.model, &options).unwrap();
+        let mut settings = LearnerConfig {
+            dropout,
+            ..LearnerConfig::default()
+        };
+        settings.optimizer.lr = 3e-3;
+        settings.optimizer.warmup_steps = 2;
+        let learner = Learner::new(model, settings);
+        let learner = learner.with_slots(config.n_slots(N_TASKS)).unwrap();
+        let method = config.build(learner.layout());
+        (learner, method)
+    }
+
+    /// The learner after the first `n_tasks` tasks.
+    pub fn learned(&self, config: &MethodConfig, n_tasks: usize, epochs: u64) -> Learner {
+        let (mut learner, mut method) = self.start(config, 0.0);
+        for task in &self.tasks[..n_tasks] {
+            learn(&mut learner, method.as_mut(), task, epochs);
+        }
+        learner
+    }
+}
