@@ -37,6 +37,12 @@ pub enum EvalError {
         /// How many there were.
         n_values: usize,
     },
+    /// Differences whose signs cannot be flipped in all ways.
+    #[error("the sign-flip test takes at most 40 finite differences, found {n_values}")]
+    Differences {
+        /// How many there were.
+        n_values: usize,
+    },
     /// A confidence that no interval has.
     #[error("confidence {confidence} lies outside 0..1")]
     Confidence {

@@ -1,5 +1,13 @@
 //! Summaries of runs that differ in seed or order.
 
+mod fixed_effects;
+mod paired;
+#[cfg(test)]
+mod simulated;
+
+pub use fixed_effects::fixed_effects_interval;
+pub use paired::{detectable_difference, holm, sign_flip_p};
+
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -52,17 +60,21 @@ pub fn t_interval(values: &[f64], confidence: f64) -> Result<Interval, EvalError
     let (Some(mean), Some(std)) = (mean(values), sample_std(values)) else {
         return Err(EvalError::TooFewValues { n_values });
     };
-    if !(confidence > 0.0 && confidence < 1.0) {
-        return Err(EvalError::Confidence { confidence });
-    }
-    let half_width =
-        t_quantile(0.5 + confidence / 2.0, n_values - 1) * std / (n_values as f64).sqrt();
+    let half_width = half_width(std / (n_values as f64).sqrt(), n_values - 1, confidence)?;
     Ok(Interval {
         mean,
         half_width,
         confidence,
         n_values,
     })
+}
+
+/// Half the width of the interval around an estimate with the given standard error.
+fn half_width(error: f64, freedom: usize, confidence: f64) -> Result<f64, EvalError> {
+    if !(confidence > 0.0 && confidence < 1.0) {
+        return Err(EvalError::Confidence { confidence });
+    }
+    Ok(t_quantile(0.5 + confidence / 2.0, freedom) * error)
 }
 
 /// The value that Student's t with `freedom` degrees stays below with probability `p`, 0 < p < 1.
