@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         .unwrap_or_else(|| Path::new("runs").join(&protocol.name));
     check_out_folder(&out)?;
     runs::run(&protocol, &out, stop)?;
-    print(&report::terminal(&out)?)
+    print(&report::terminal(&out, None)?)
 }
 
 impl Arguments {

@@ -12,10 +12,14 @@ use super::common::print;
 pub(crate) struct Arguments {
     /// Run directory
     run: PathBuf,
+    /// Method that the others are compared with [default: replay_matched, else the first]
+    #[arg(long, value_name = "METHOD")]
+    reference: Option<String>,
 }
 
 /// Rebuilds `report.md` and `report.html`, then prints the table.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    report::write(&arguments.run)?;
-    print(&report::terminal(&arguments.run)?)
+    let reference = arguments.reference.as_deref();
+    report::write(&arguments.run, reference)?;
+    print(&report::terminal(&arguments.run, reference)?)
 }

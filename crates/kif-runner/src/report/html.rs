@@ -3,6 +3,7 @@
 use kif_eval::Metric;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::comparison::COMPARING;
 use super::summary::READING;
 use super::table::{self, Table};
 use super::{MatrixMean, Summary};
@@ -46,6 +47,11 @@ pub(super) fn render(summary: &Summary) -> String {
                         dt { code { (metric.name()) } }
                         dd { code { (metric.formula()) } }
                     }
+                }
+                @if let Some(comparisons) = &summary.comparisons {
+                    h2 { "Comparison" }
+                    (plain(&table::comparisons(comparisons)))
+                    p.note { (COMPARING) }
                 }
                 h2 { "Tasks" }
                 (plain(&table::tasks(summary)))

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use kif_eval::Metric;
 
+use super::comparison::COMPARING;
 use super::summary::READING;
 use super::table::{self, escape};
 use super::{MatrixMean, Summary};
@@ -17,6 +18,10 @@ pub(super) fn render(summary: &Summary) -> String {
         "Methods",
         &format!("{}\n{READING}", table::methods(summary).to_markdown()),
     );
+    if let Some(comparisons) = &summary.comparisons {
+        let table = table::comparisons(comparisons).to_markdown();
+        section(&mut text, "Comparison", &format!("{table}\n{COMPARING}"));
+    }
     section(
         &mut text,
         "Tasks",
@@ -38,7 +43,8 @@ fn section(text: &mut String, title: &str, body: &str) {
 
 fn metrics(summary: &Summary) -> String {
     let mut text = table::intervals(summary).to_markdown();
-    text.push_str("\nIn percent, with 95 % intervals of the mean (Student's t) where there are two or more cells.\n\n");
+    text.push_str("\nIn percent, with 95 % intervals of the mean (Student's t) where there are two or more cells: orders are fixed, \
+        seeds vary; with one seed for each order, over the orders.\n\n");
     for metric in Metric::ALL.iter().filter(|metric| summary.has(**metric)) {
         let _ = writeln!(text, "- `{}` = `{}`", metric.name(), metric.formula());
     }

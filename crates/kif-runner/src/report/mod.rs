@@ -1,5 +1,6 @@
 //! The report of a run: everything follows from the records in its directory.
 
+mod comparison;
 mod html;
 mod markdown;
 mod summary;
@@ -16,6 +17,7 @@ use crate::failure::BadInput;
 use crate::protocol::Protocol;
 use crate::record::Record;
 
+pub use comparison::{Comparison, Comparisons};
 pub use summary::{MatrixMean, MethodSummary, Spread, Summary, TaskSummary};
 
 /// Metrics with a column in the tables, and its title.
@@ -26,9 +28,10 @@ pub const COLUMNS: [(Metric, &str); 4] = [
     (Metric::FwtAim, "FWT"),
 ];
 
-/// Writes `report.md` and `report.html` of the run in `out`.
-pub fn write(out: &Path) -> Result<()> {
-    let summary = load(out)?;
+/// Writes `report.md` and `report.html` of the run in `out`. Methods are compared with `reference`; without one, with
+/// `replay_matched` or the first.
+pub fn write(out: &Path, reference: Option<&str>) -> Result<()> {
+    let summary = load(out, reference)?;
     atomic::write(
         &out.join("report.md"),
         markdown::render(&summary).as_bytes(),
@@ -37,10 +40,14 @@ pub fn write(out: &Path) -> Result<()> {
 }
 
 /// The table of the run in `out` for a terminal, and where its files are.
-pub fn terminal(out: &Path) -> Result<String> {
-    let summary = load(out)?;
+pub fn terminal(out: &Path, reference: Option<&str>) -> Result<String> {
+    let summary = load(out, reference)?;
     let mut text = table::methods(&summary).to_text();
     text.push('\n');
+    if let Some(comparisons) = &summary.comparisons {
+        text.push_str(&table::comparisons(comparisons).to_text());
+        text.push('\n');
+    }
     for (metric, title) in COLUMNS.iter().filter(|(metric, _)| summary.has(*metric)) {
         text.push_str(&format!(
             "{title:<11}{} = {}\n",
@@ -72,7 +79,7 @@ pub fn metrics_of(scores: &ScoreMatrix) -> BTreeMap<String, f64> {
 }
 
 /// All finished cells of a run, and what they say together.
-fn load(out: &Path) -> Result<Summary> {
+fn load(out: &Path, reference: Option<&str>) -> Result<Summary> {
     let path = out.join("protocol.ron");
     let text = std::fs::read_to_string(&path).map_err(|e| {
         BadInput(format!(
@@ -99,6 +106,12 @@ fn load(out: &Path) -> Result<Summary> {
     if records.is_empty() {
         return Err(BadInput(format!("{} has no finished cell", out.display())).into());
     }
+    if let Some(name) = reference
+        && !records.iter().any(|record| record.method == name)
+    {
+        let problem = format!("{} has no finished cell of {name}", out.display());
+        return Err(BadInput(problem).into());
+    }
     let lock = crate::lock::Lock::read(&out.join("lock.json"))?;
-    Ok(Summary::new(&protocol, lock, records))
+    Ok(Summary::new(&protocol, lock, records, reference))
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kif_eval::statistics::{mean, sample_std, t_interval};
+use kif_eval::statistics::{fixed_effects_interval, mean, sample_std, t_interval};
 use kif_eval::{Metric, References};
 
+use super::comparison::Comparisons;
 use crate::lock::Lock;
 use crate::methods::MethodConfig;
 use crate::protocol::{Protocol, ScoreKind};
@@ -26,6 +27,8 @@ pub struct Summary {
     pub methods: Vec<MethodSummary>,
     /// OP of always answering each task's most frequent training label.
     pub majority: Option<Spread>,
+    /// Every method against one; none where no two methods share a cell.
+    pub comparisons: Option<Comparisons>,
     /// Tasks in the order of the first record.
     pub tasks: Vec<TaskSummary>,
 }
@@ -81,7 +84,8 @@ pub struct Spread {
     pub mean: f64,
     /// Their sample standard deviation; none of one value.
     pub std: Option<f64>,
-    /// Half the width of the 95 % interval of the mean (Student's t); none of one value.
+    /// Half the width of the 95 % interval of the mean (Student's t): with orders as fixed effects where some order has two
+    /// seeds, else over all values; none of one value.
     pub half_width: Option<f64>,
     /// How many there are.
     pub n: usize,
@@ -90,14 +94,24 @@ pub struct Spread {
 impl Spread {
     /// Of at least one value.
     fn of(values: &[f64]) -> Option<Self> {
-        let half_width = t_interval(values, 0.95)
-            .ok()
-            .map(|interval| interval.half_width);
+        Self::over_orders(&values.iter().map(|x| (1, *x)).collect::<Vec<_>>())
+    }
+
+    /// Of at least one value, each with its order; all orders weigh the same.
+    pub(super) fn over_orders(values: &[(usize, f64)]) -> Option<Self> {
+        let mut by_order: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for (order, value) in values {
+            by_order.entry(*order).or_default().push(*value);
+        }
+        let groups: Vec<Vec<f64>> = by_order.into_values().collect();
+        let all: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
+        let interval = fixed_effects_interval(&groups, 0.95).or_else(|_| t_interval(&all, 0.95));
+        let means: Vec<f64> = groups.iter().filter_map(|group| mean(group)).collect();
         Some(Self {
-            mean: mean(values)?,
-            std: sample_std(values),
-            half_width,
-            n: values.len(),
+            mean: mean(&means)?,
+            std: sample_std(&all),
+            half_width: interval.ok().map(|interval| interval.half_width),
+            n: all.len(),
         })
     }
 
@@ -122,7 +136,14 @@ impl Spread {
 
 impl Summary {
     /// Puts records together; those of methods that the protocol does not name come last.
-    pub(super) fn new(protocol: &Protocol, lock: Option<Lock>, records: Vec<Record>) -> Self {
+    ///
+    /// `reference` is the method that the others are compared with.
+    pub(super) fn new(
+        protocol: &Protocol,
+        lock: Option<Lock>,
+        records: Vec<Record>,
+        reference: Option<&str>,
+    ) -> Self {
         let mut names = protocol.methods.clone();
         for record in &records {
             if !names.contains(&record.method) {
@@ -146,6 +167,7 @@ impl Summary {
             methods,
             // Records of one order have the same value: only the distinct orders count.
             majority: Spread::of(&one_per_order(&records, &majority)),
+            comparisons: Comparisons::new(&names, &records, reference),
             tasks: tasks(&records),
         }
     }
@@ -159,8 +181,8 @@ impl Summary {
 }
 
 fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
-    let mut values: BTreeMap<Metric, Vec<f64>> = BTreeMap::new();
-    let mut last: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut values: BTreeMap<Metric, Vec<(usize, f64)>> = BTreeMap::new();
+    let mut last: BTreeMap<String, Vec<(usize, f64)>> = BTreeMap::new();
     for record in own {
         let per_task = reference(record, all, &MethodConfig::PerTask);
         let joint = reference(record, all, &MethodConfig::Joint);
@@ -172,12 +194,14 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
         let alone = record.settings.method == MethodConfig::PerTask;
         for &metric in if alone { &[Metric::Op] } else { Metric::ALL } {
             if let Some(value) = metric.compute(&record.scores, &references) {
-                values.entry(metric).or_default().push(value);
+                let values = values.entry(metric).or_default();
+                values.push((record.order, value));
             }
         }
         for (i, task) in record.tasks.iter().enumerate() {
             if let Some(score) = record.scores.last(i) {
-                last.entry(task.clone()).or_default().push(score);
+                let last = last.entry(task.clone()).or_default();
+                last.push((record.order, score));
             }
         }
     }
@@ -196,10 +220,10 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
     }
 }
 
-fn spreads<K: Ord>(values: BTreeMap<K, Vec<f64>>) -> BTreeMap<K, Spread> {
+fn spreads<K: Ord>(values: BTreeMap<K, Vec<(usize, f64)>>) -> BTreeMap<K, Spread> {
     values
         .into_iter()
-        .filter_map(|(key, values)| Some((key, Spread::of(&values)?)))
+        .filter_map(|(key, values)| Some((key, Spread::over_orders(&values)?)))
         .collect()
 }
 
@@ -285,5 +309,14 @@ mod tests {
         assert_eq!(spread.interval().unwrap(), "[58.3, 83.7]");
         assert_eq!(Spread::of(&[0.5]).unwrap().percent(), "50.0");
         assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn orders_weigh_the_same_and_only_seeds_are_uncertain() {
+        let spread = Spread::over_orders(&[(1, 0.5), (1, 0.5), (2, 0.9)]).unwrap();
+        assert!((spread.mean - 0.7).abs() < 1e-12);
+        assert_eq!((spread.half_width, spread.n), (Some(0.0), 3));
+        let one_seed = Spread::over_orders(&[(1, 0.5), (2, 0.9)]).unwrap();
+        assert!(one_seed.half_width.unwrap() > 1.0, "{one_seed:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Tables of text: for the terminal, for Markdown, and as cells for the page.
 
-use super::{COLUMNS, Spread, Summary};
+use super::{COLUMNS, Comparisons, Spread, Summary};
 
 /// Rows of cells under a head; all rows have as many cells as the head.
 pub(super) struct Table {
@@ -40,6 +40,39 @@ pub(super) fn methods(summary: &Summary) -> Table {
         rows.push(row);
     }
     Table { head, rows }
+}
+
+/// Methods by their difference from the reference.
+pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
+    let p = |p: Option<f64>| p.map_or(NONE.to_owned(), |p| format!("{p:.4}"));
+    let rows = (comparisons.methods.iter())
+        .map(|one| {
+            let interval = one.difference.interval();
+            let detectable = one.detectable.map(|d| format!("{:.1}", 100.0 * d));
+            vec![
+                one.method.clone(),
+                format!("{:+.1}", 100.0 * one.difference.mean),
+                interval.unwrap_or_else(|| NONE.to_owned()),
+                p(one.p),
+                p(one.p_holm),
+                detectable.unwrap_or_else(|| NONE.to_owned()),
+                one.difference.n.to_string(),
+            ]
+        })
+        .collect();
+    let head = [
+        &format!("OP less {}", comparisons.reference),
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "detectable",
+        "cells",
+    ];
+    Table {
+        head: head.map(str::to_owned).to_vec(),
+        rows,
+    }
 }
 
 /// Methods by all metrics that some of them have, with 95 % intervals.

@@ -102,7 +102,7 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
             .with_context(|| format!("running {}", cell.name()))?;
     }
     progress.finish();
-    report::write(out)?;
+    report::write(out, None)?;
     Ok(Outcome {
         finished: n_open,
         found: found.len(),

@@ -117,6 +117,11 @@ fn a_run_leaves_records_adapters_and_a_report_and_is_not_run_twice() {
         "{}",
         &html[..200]
     );
+    fail(
+        2,
+        &["no finished cell of ewc"],
+        &["report", arg(&out), "--reference", "ewc"],
+    );
     fs::remove_file(out.join("report.html")).unwrap();
     assert_eq!(succeed(&["report", arg(&out)]), stdout);
     assert_eq!(fs::read_to_string(out.join("report.html")).unwrap(), html);
