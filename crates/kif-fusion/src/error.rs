@@ -11,6 +11,16 @@ pub enum FusionError {
         /// The weight.
         value: f32,
     },
+    /// An importance that no weight follows from.
+    #[error("score {value} of parameter {index} in the {loop_name} loop is not finite")]
+    Score {
+        /// Which loop's.
+        loop_name: &'static str,
+        /// Position of the first such score.
+        index: usize,
+        /// The score.
+        value: f32,
+    },
     /// An averaging weight that no average has.
     #[error("weight {weight} of parameter vector {index} is not a finite number of at least 0")]
     Weight {

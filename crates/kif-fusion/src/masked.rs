@@ -45,12 +45,18 @@ impl FusionWeights {
     };
 
     /// Half of both vectors everywhere, whatever the masks: the control for what masks add.
-    pub const HALVES: Self = Self {
-        inner_only: (0.5, 0.5),
-        outer_only: (0.5, 0.5),
-        both: (0.5, 0.5),
-        neither: (0.5, 0.5),
-    };
+    pub const HALVES: Self = Self::everywhere(0.5, 0.5);
+
+    /// The same pair everywhere, whatever the masks.
+    pub const fn everywhere(inner: f32, outer: f32) -> Self {
+        let pair = (inner, outer);
+        Self {
+            inner_only: pair,
+            outer_only: pair,
+            both: pair,
+            neither: pair,
+        }
+    }
 
     /// The pair for a parameter that is in the inner mask, in the outer mask.
     pub fn region(&self, inner: bool, outer: bool) -> (f32, f32) {

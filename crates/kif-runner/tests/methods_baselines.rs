@@ -459,6 +459,7 @@ fn every_baseline_learns_a_task_of_the_stream() {
         "migu",
         "o_lora",
         "vr_mcl",
+        "kif-no-share",
     ] {
         let config = MethodConfig::by_name(name).unwrap();
         let (mut learner, mut method) = quick.start(&config, 0.05);

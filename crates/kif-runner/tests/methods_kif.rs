@@ -8,35 +8,23 @@ use kif_importance::quantile;
 use kif_runner::methods::{Cleared, KifConfig, KifScope, TwoLoopConfig};
 use kif_runner::{MemoryOrder, MethodConfig};
 
-fn everywhere(inner: f32, outer: f32) -> FusionWeights {
-    let pair = (inner, outer);
-    FusionWeights {
-        inner_only: pair,
-        outer_only: pair,
-        both: pair,
-        neither: pair,
-    }
+/// The settings of a built-in KIF.
+fn preset(name: &str) -> KifConfig {
+    let preset = KifConfig::presets().into_iter().find(|(n, _)| *n == name);
+    preset.unwrap().1
 }
 
 #[test]
 fn full_weights_everywhere_are_sequential_replay() {
     let tasks = stream(MemoryOrder::Drawn);
-    let weights = everywhere(1.0, 1.0);
+    let full = preset("kif-no-masks");
+    let released = KifConfig {
+        weights: full.weights,
+        ..KifConfig::released()
+    };
     for (kif, plain) in [
-        (
-            KifConfig {
-                weights,
-                ..KifConfig::paper()
-            },
-            TwoLoopConfig::paper(),
-        ),
-        (
-            KifConfig {
-                weights,
-                ..KifConfig::released()
-            },
-            TwoLoopConfig::released(),
-        ),
+        (full, TwoLoopConfig::paper()),
+        (released, TwoLoopConfig::released()),
     ] {
         let fused = params_after(&MethodConfig::Kif(kif), &tasks, 5);
         let replayed = params_after(&MethodConfig::ReplayMatched(plain), &tasks, 5);
@@ -65,14 +53,15 @@ fn empty_masks_of_the_paper_leave_the_parameters_alone() {
 #[test]
 fn halves_everywhere_are_plain_averaging() {
     let tasks = stream(MemoryOrder::Drawn);
+    let released = KifConfig {
+        weights: FusionWeights::HALVES,
+        ..KifConfig::released()
+    };
     for (kif, plain) in [
-        (KifConfig::paper(), TwoLoopConfig::paper()),
-        (KifConfig::released(), TwoLoopConfig::released()),
+        (preset("kif-global"), TwoLoopConfig::paper()),
+        (released, TwoLoopConfig::released()),
     ] {
-        let kif = MethodConfig::Kif(KifConfig {
-            weights: FusionWeights::HALVES,
-            ..kif
-        });
+        let kif = MethodConfig::Kif(kif);
         assert_eq!(
             params_after(&kif, &tasks, 5),
             params_after(&MethodConfig::Halve(plain), &tasks, 5)
@@ -189,21 +178,21 @@ fn the_settings_make_a_difference() {
     }
 }
 
-/// One round by hand, from the parts: 8 inner steps, 4 memory steps, masks, fusion.
-#[test]
-fn a_round_of_the_paper_by_hand() {
-    let task = &stream(MemoryOrder::Cursor)[1];
-    let config = KifConfig::paper();
-    let mut fused = learner(0.0);
-    let mut method = MethodConfig::Kif(config).build(fused.layout());
-    let batches = batches(method.as_ref(), task, 2);
-    begin(&mut fused, method.as_mut(), task, batches.len());
-    for batch in &batches[..8] {
-        method.observe(&mut fused, batch).unwrap();
-    }
+/// The first round of a task, of steps that no fusion has touched.
+struct Round {
+    start: Vec<f32>,
+    middle: Vec<f32>,
+    end: Vec<f32>,
+    /// Averages of `|w g|` of the inner and the outer loop.
+    scores: [[f32; P]; 2],
+}
 
+/// 8 inner steps and 4 memory steps by hand, with the paper's averages.
+fn round_by_hand() -> Round {
+    let task = &stream(MemoryOrder::Cursor)[1];
     let mut plain = learner(0.0);
     let mut nothing = MethodConfig::SeqLora.build(plain.layout());
+    let batches = batches(nothing.as_ref(), task, 2);
     begin(&mut plain, nothing.as_mut(), task, batches.len());
     let average = |scores: &mut [f32; P], params: &[f32], grads: &[f32]| {
         for i in 0..P {
@@ -227,21 +216,149 @@ fn a_round_of_the_paper_by_hand() {
         average(&mut outer, plain.params(), plain.grad());
         plain.apply_with(&mut adamw, 1e-3).unwrap();
     }
-    let (inner_threshold, outer_threshold) = (
-        quantile(&inner, 0.8).unwrap(),
-        quantile(&outer, 0.8).unwrap(),
-    );
-    let expected: Vec<f32> = (0..P)
-        .map(|i| {
-            let (m_in, m_out) = (inner[i] > inner_threshold, outer[i] > outer_threshold);
-            let d_in = f32::from(u8::from(m_in)) * (middle[i] - start[i]);
-            start[i] + d_in + f32::from(u8::from(m_out)) * (plain.params()[i] - middle[i])
-        })
-        .collect();
+    Round {
+        start,
+        middle,
+        end: plain.params().to_vec(),
+        scores: [inner, outer],
+    }
+}
+
+impl Round {
+    /// Where a parameter ends whose updates weigh so much.
+    fn fused(&self, i: usize, w_in: f32, w_out: f32) -> f32 {
+        let (d_in, d_out) = (self.middle[i] - self.start[i], self.end[i] - self.middle[i]);
+        self.start[i] + w_in * d_in + w_out * d_out
+    }
+
+    /// Whether a parameter is above the quantile of `among` in the inner loop, in the outer loop.
+    fn masks(&self, i: usize, q: f64, among: std::ops::Range<usize>) -> [bool; 2] {
+        let above = |scores: &[f32; P]| scores[i] > quantile(&scores[among.clone()], q).unwrap();
+        self.scores.each_ref().map(above)
+    }
+}
+
+/// The parameters after the method's own first round of the same task.
+fn first_round(config: KifConfig) -> Vec<f32> {
+    let task = &stream(MemoryOrder::Cursor)[1];
+    let mut fused = learner(0.0);
+    let mut method = MethodConfig::Kif(config).build(fused.layout());
+    let batches = batches(method.as_ref(), task, 2);
+    begin(&mut fused, method.as_mut(), task, batches.len());
+    for batch in &batches[..8] {
+        method.observe(&mut fused, batch).unwrap();
+    }
+    fused.params().to_vec()
+}
+
+/// Compares the first round of a preset with `expected`, parameter for parameter.
+fn same_round(config: KifConfig, round: &Round, expected: impl Fn(usize) -> f32) {
+    let expected: Vec<f32> = (0..P).map(expected).collect();
+    let found = first_round(config);
+    assert!(distance(&found, &expected) < 1e-6, "{found:?} {expected:?}");
+    assert!(distance(&found, &round.start) > 1e-3);
+}
+
+fn weight(mask: bool) -> f32 {
+    f32::from(u8::from(mask))
+}
+
+#[test]
+fn a_round_of_the_paper_by_hand() {
+    let round = round_by_hand();
+    same_round(KifConfig::paper(), &round, |i| {
+        let [m_in, m_out] = round.masks(i, 0.8, 0..P);
+        round.fused(i, weight(m_in), weight(m_out))
+    });
+}
+
+#[test]
+fn without_the_shared_region_parameters_in_both_masks_stay() {
+    let round = round_by_hand();
+    let q = 0.4; // so that the masks share parameters of the toy
+    let config = KifConfig {
+        quantile: q,
+        ..preset("kif-no-share")
+    };
+    let shared = |i: usize| round.masks(i, q, 0..P) == [true, true];
+    assert!((0..P).any(shared) && !(0..P).all(shared));
+    same_round(config, &round, |i| {
+        let [m_in, m_out] = round.masks(i, q, 0..P);
+        let both = m_in && m_out;
+        round.fused(i, weight(m_in && !both), weight(m_out && !both))
+    });
+    let found = first_round(config);
     assert!(
-        distance(fused.params(), &expected) < 1e-6,
-        "{:?} {expected:?}",
-        fused.params()
+        (0..P)
+            .filter(|i| shared(*i))
+            .all(|i| found[i] == round.start[i])
     );
-    assert!(distance(fused.params(), &start) > 1e-3);
+}
+
+#[test]
+fn local_thresholds_are_those_of_each_matrix() {
+    let round = round_by_hand();
+    let q = 0.6; // 2 of 4 in each matrix, 3 of 8 in all
+    let with = |name: &str| KifConfig {
+        quantile: q,
+        ..preset(name)
+    };
+    let local = with("kif-local");
+    same_round(local, &round, |i| {
+        let matrix = if i < 4 { 0..4 } else { 4..8 };
+        let [m_in, m_out] = round.masks(i, q, matrix);
+        round.fused(i, weight(m_in), weight(m_out))
+    });
+    assert_ne!(first_round(local), first_round(with("kif-paper")));
+}
+
+#[test]
+fn soft_weights_are_the_softmax_of_both_importances() {
+    let round = round_by_hand();
+    same_round(preset("kif-soft"), &round, |i| {
+        let [n_in, n_out] = round.scores.map(|scores| {
+            let least = scores.iter().copied().fold(f32::MAX, f32::min);
+            let most = scores.iter().copied().fold(0.0, f32::max);
+            ((scores[i] - least) / (most - least) / 0.25).exp()
+        });
+        round.fused(i, n_in / (n_in + n_out), n_out / (n_in + n_out))
+    });
+}
+
+#[test]
+fn static_importance_is_that_of_the_first_round_of_a_task() {
+    let tasks = stream(MemoryOrder::Drawn);
+    let held = |config: KifConfig| {
+        let mut learner = learner(0.0);
+        let mut method = MethodConfig::Kif(config).build(learner.layout());
+        let mut states = Vec::new();
+        for task in &tasks[1..] {
+            let batches = batches(method.as_ref(), task, 6);
+            begin(&mut learner, method.as_mut(), task, batches.len());
+            for (i, batch) in batches.iter().enumerate() {
+                method.observe(&mut learner, batch).unwrap();
+                if (i + 1) % 8 == 0 {
+                    let state = kif_runner::methods::save(&learner, method.as_ref());
+                    states.push((task.index, learner.params().to_vec(), state));
+                }
+            }
+            method.end_task(&mut learner, task).unwrap();
+        }
+        states
+    };
+    let (fixed, moving) = (held(preset("kif-static")), held(KifConfig::paper()));
+    assert_eq!(fixed[0].1, moving[0].1, "the first rounds are the same");
+    assert_ne!(fixed[2].1, moving[2].1, "and later ones differ");
+    let scores = |at: usize| {
+        let (task, _, state) = &fixed[at];
+        let names = ["method.inner_held", "method.outer_held"];
+        (
+            *task,
+            names.map(|name| state.tensor(name, P).unwrap().to_vec()),
+        )
+    };
+    for at in 1..fixed.len() {
+        let (before, now) = (scores(at - 1), scores(at));
+        assert_eq!(before.1 == now.1, before.0 == now.0, "round {at}");
+    }
 }

@@ -3,12 +3,13 @@
 //! In every round the inner loop adapts to the task and the outer loop to the memory; both estimate on the way which
 //! parameters matter to them. Then each update is kept where it matters: per parameter, the two masks choose one of
 //! four pairs of weights. [`KifConfig::paper`] is what the paper states, [`KifConfig::released`] what the authors'
-//! T5 code does; the field docs say where they differ.
+//! T5 code does; the field docs say where they differ. The variants of the paper's ablation are the paper's settings but for
+//! one each ([`KifConfig::presets`]).
 
 use std::ops::Range;
 
 use anyhow::Result;
-use kif_fusion::{FusionWeights, Update, delta, fuse_masked};
+use kif_fusion::{FusionWeights, Scored, Update, delta, fuse_masked, fuse_soft};
 use kif_importance::{Scope, Sensitivity, SensitivityConfig, mask_above_quantile};
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::Method;
 use super::two_loop::{OuterOptimizer, Phase, Rule, Source, TwoLoop, TwoLoopConfig};
 use crate::error::{SettingError, check_setting};
-use crate::state::State;
+use crate::state::{State, StateError};
 
 /// Every setting of Recurrent-KIF.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,24 @@ pub struct KifConfig {
     pub importance_weights: ImportanceWeights,
     /// The averages that start anew with every round (paper: both; released code: the inner one).
     pub cleared: Cleared,
+    /// How often the importance is estimated anew (both: in every round).
+    #[serde(default)]
+    pub estimated: Estimated,
+    /// `Some`: soft weights with this temperature take the place of `weights`, `quantile` and `scope` (both: none;
+    /// TaSL's counterpart: 0.25). Above 0.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+}
+
+/// How often the importance is estimated anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimated {
+    /// In every round.
+    #[default]
+    EveryRound,
+    /// In the first round of a task, for the whole task: importance that does not follow the training.
+    FirstRound,
 }
 
 /// What the quantile is taken over.
@@ -102,6 +121,8 @@ impl KifConfig {
             outer_loss_scale,
             importance_weights: ImportanceWeights::Before,
             cleared: Cleared::InnerAndOuter,
+            estimated: Estimated::EveryRound,
+            temperature: None,
         }
     }
 
@@ -125,23 +146,75 @@ impl KifConfig {
             outer_loss_scale,
             importance_weights: ImportanceWeights::After,
             cleared: Cleared::InnerOnly,
+            estimated: Estimated::EveryRound,
+            temperature: None,
         }
     }
 
-    /// `kif-paper` and `kif-released`, also without the divisor of accumulation; otherwise `kif-custom`.
+    /// All settings with a name: the paper's, the released code's, and the variants of the paper's ablation (its
+    /// table on the long benchmark), which differ from the paper's in one point each.
+    pub fn presets() -> [(&'static str, Self); 8] {
+        let paper = Self::paper();
+        let weights = |weights: FusionWeights| Self { weights, ..paper };
+        let without_shared = FusionWeights {
+            both: (0.0, 0.0),
+            ..FusionWeights::PAPER
+        };
+        [
+            ("kif-paper", paper),
+            ("kif-released", Self::released()),
+            (
+                "kif-static",
+                Self {
+                    estimated: Estimated::FirstRound,
+                    ..paper
+                },
+            ),
+            ("kif-no-masks", weights(FusionWeights::everywhere(1.0, 1.0))),
+            ("kif-global", weights(FusionWeights::HALVES)),
+            (
+                "kif-soft",
+                Self {
+                    temperature: Some(0.25),
+                    ..paper
+                },
+            ),
+            ("kif-no-share", weights(without_shared)),
+            (
+                "kif-local",
+                Self {
+                    scope: KifScope::PerTensor,
+                    ..paper
+                },
+            ),
+        ]
+    }
+
+    /// The name of its preset, also without the divisor of accumulation; otherwise `kif-custom`.
     pub fn name(&self) -> &'static str {
-        let is = |preset: Self| {
-            *self == preset
+        let is = |preset: &Self| {
+            let outer_loss_scale = 1.0;
+            *self == *preset
                 || *self
                     == Self {
-                        outer_loss_scale: 1.0,
-                        ..preset
+                        outer_loss_scale,
+                        ..*preset
                     }
         };
-        match () {
-            () if is(Self::paper()) => "kif-paper",
-            () if is(Self::released()) => "kif-released",
-            () => "kif-custom",
+        let named = Self::presets().into_iter().find(|(_, preset)| is(preset));
+        named.map_or("kif-custom", |(name, _)| name)
+    }
+
+    /// One line for tables and help.
+    pub fn summary(&self) -> &'static str {
+        match self.name() {
+            "kif-static" => "Recurrent-KIF, masks of a task's first round for all of it (ablation)",
+            "kif-no-masks" => "Recurrent-KIF, both updates in full everywhere (ablation)",
+            "kif-global" => "Recurrent-KIF, half of both updates everywhere (ablation)",
+            "kif-soft" => "Recurrent-KIF, weights by importance without masks (ablation)",
+            "kif-no-share" => "Recurrent-KIF, parameters in both masks stay (ablation)",
+            "kif-local" => "Recurrent-KIF, each matrix with its own threshold (ablation)",
+            _ => "Recurrent-KIF: masked fusion of inner and memory updates",
         }
     }
 
@@ -164,6 +237,10 @@ impl KifConfig {
             self.quantile,
             "a number in [0, 1]",
         )?;
+        if let Some(tau) = self.temperature {
+            let fine = tau.is_finite() && tau > 0.0;
+            check_setting(fine, "temperature", tau, "a finite number above 0")?;
+        }
         let finite = self.weights.check().is_ok();
         check_setting(
             finite,
@@ -198,6 +275,8 @@ struct MaskedFusion {
     inner: Sensitivity,
     outer: Sensitivity,
     scope: Scope,
+    /// Inner and outer scores of the task's first round, where they stay for all of them.
+    held: Option<[Vec<f32>; 2]>,
 }
 
 impl MaskedFusion {
@@ -232,10 +311,14 @@ impl MaskedFusion {
             inner: average(),
             outer: average(),
             scope,
+            held: None,
         }
     }
 
     fn update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {
+        if self.held.is_some() {
+            return;
+        }
         match phase {
             Phase::Inner => self.inner.update(params, grads),
             Phase::Outer => self.outer.update(params, grads),
@@ -247,6 +330,7 @@ impl Rule for MaskedFusion {
     fn begin_task(&mut self) {
         self.inner.reset();
         self.outer.reset();
+        self.held = None;
     }
 
     fn before_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {
@@ -262,24 +346,37 @@ impl Rule for MaskedFusion {
     }
 
     fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()> {
-        let mut scores = Vec::new();
-        let mut mask = |average: &Sensitivity| {
-            average.scores_into(&mut scores);
-            mask_above_quantile(&scores, self.config.quantile, &self.scope)
-        };
-        let (inner_mask, outer_mask) = (mask(&self.inner)?, mask(&self.outer)?);
+        let scores = self.held.take().unwrap_or_else(|| {
+            [&self.inner, &self.outer].map(|average| {
+                let mut scores = Vec::new();
+                average.scores_into(&mut scores);
+                scores
+            })
+        });
         let mut deltas = [vec![0.0; theta.len()], vec![0.0; theta.len()]];
         delta(inner_end, theta, &mut deltas[0]);
         delta(outer_end, inner_end, &mut deltas[1]);
-        let inner = Update {
-            delta: &deltas[0],
-            mask: inner_mask.as_slice(),
-        };
-        let outer = Update {
-            delta: &deltas[1],
-            mask: outer_mask.as_slice(),
-        };
-        fuse_masked(theta, inner, outer, &self.config.weights);
+        match self.config.temperature {
+            Some(tau) => {
+                let [inner, outer] = [0, 1].map(|i| Scored {
+                    delta: &deltas[i],
+                    scores: &scores[i],
+                });
+                fuse_soft(theta, inner, outer, tau)?;
+            }
+            None => {
+                let mask = |scores| mask_above_quantile(scores, self.config.quantile, &self.scope);
+                let masks = [mask(&scores[0])?, mask(&scores[1])?];
+                let [inner, outer] = [0, 1].map(|i| Update {
+                    delta: &deltas[i],
+                    mask: masks[i].as_slice(),
+                });
+                fuse_masked(theta, inner, outer, &self.config.weights);
+            }
+        }
+        if self.config.estimated == Estimated::FirstRound {
+            self.held = Some(scores);
+        }
         self.inner.reset();
         if self.config.cleared == Cleared::InnerAndOuter {
             self.outer.reset();
@@ -294,6 +391,13 @@ impl Rule for MaskedFusion {
                 state.put(format!("method.{name}_uncertainty"), uncertainty);
             }
         }
+        if self.config.estimated == Estimated::FirstRound {
+            state.put_counter("method.is_held", u64::from(self.held.is_some()));
+        }
+        if let Some([inner, outer]) = &self.held {
+            state.put("method.inner_held", inner);
+            state.put("method.outer_held", outer);
+        }
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
@@ -306,6 +410,38 @@ impl Rule for MaskedFusion {
             };
             average.restore(sensitivity, uncertainty)?;
         }
+        self.held = None;
+        if self.config.estimated == Estimated::FirstRound
+            && state.counter_up_to("method.is_held", 1)? == 1
+        {
+            let of = |name| Ok::<_, StateError>(state.tensor(name, n)?.to_vec());
+            self.held = Some([of("method.inner_held")?, of("method.outer_held")?]);
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::{Case, distance};
+    use super::*;
+
+    #[test]
+    fn soft_fusion_is_that_of_numpy() {
+        let case = Case::read("kif_soft");
+        let vector = |name: &str| case.vector(name);
+        let (d_in, d_out) = (vector("inner_delta"), vector("outer_delta"));
+        let (s_in, s_out) = (vector("inner_scores"), vector("outer_scores"));
+        let mut theta = vector("theta");
+        let inner = Scored {
+            delta: &d_in,
+            scores: &s_in,
+        };
+        let outer = Scored {
+            delta: &d_out,
+            scores: &s_out,
+        };
+        fuse_soft(&mut theta, inner, outer, case.number("temperature")).unwrap();
+        assert!(distance(&theta, &vector("fused")) < 1e-6);
     }
 }

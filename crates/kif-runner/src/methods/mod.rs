@@ -30,7 +30,7 @@ use crate::state::State;
 use crate::task_view::TaskView;
 
 pub use ewc::{EwcConfig, EwcFisher};
-pub use kif::{Cleared, ImportanceWeights, KifConfig, KifScope};
+pub use kif::{Cleared, Estimated, ImportanceWeights, KifConfig, KifScope};
 pub use migu::MiguConfig;
 pub use o_lora::OLoraConfig;
 pub use seq_lora_matched::SeqLoraMatchedConfig;
@@ -148,7 +148,7 @@ pub enum MethodConfig {
 impl MethodConfig {
     /// Every method with its published settings, controls before the method, references last.
     pub fn all() -> Vec<Self> {
-        vec![
+        let mut methods = vec![
             Self::SeqLora,
             Self::SeqLoraMatched(SeqLoraMatchedConfig::default()),
             Self::Replay,
@@ -161,11 +161,10 @@ impl MethodConfig {
             Self::Migu(MiguConfig::default()),
             Self::OLora(OLoraConfig::default()),
             Self::VrMcl(VrMclConfig::default()),
-            Self::Kif(KifConfig::paper()),
-            Self::Kif(KifConfig::released()),
-            Self::Joint,
-            Self::PerTask,
-        ]
+        ];
+        methods.extend(KifConfig::presets().map(|(_, config)| Self::Kif(config)));
+        methods.extend([Self::Joint, Self::PerTask]);
+        methods
     }
 
     /// The method that is called `name`; `kif` means `kif-paper`.
@@ -174,8 +173,8 @@ impl MethodConfig {
         Self::all().into_iter().find(|method| method.name() == name)
     }
 
-    /// Its name in records, reports and on the command line. A KIF whose settings are neither preset, with or
-    /// without the divisor of accumulation, is `kif-custom`.
+    /// Its name in records, reports and on the command line. A KIF whose settings are no preset, with or without
+    /// the divisor of accumulation, is `kif-custom`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::SeqLora => "seq_lora",
@@ -211,7 +210,7 @@ impl MethodConfig {
             Self::VrMcl(_) => "meta-learning on task and memory with reduced variance",
             Self::Joint => "all tasks at once (upper bound)",
             Self::PerTask => "every task alone (reference for FWT)",
-            Self::Kif(_) => "Recurrent-KIF: masked fusion of inner and memory updates",
+            Self::Kif(config) => config.summary(),
         }
     }
 
