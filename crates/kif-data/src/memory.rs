@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::chance::{Purpose, permutation, stream};
+use crate::chance::{Purpose, below, permutation, stream};
 use crate::task::{Row, by_class};
 
 /// How a task's rows are chosen for the memory.
@@ -15,11 +15,26 @@ pub enum MemoryPolicy {
     ClassBalanced,
     /// Plain random.
     Random,
+    /// One pool for the whole stream, of as many rows as all its tasks leave together: a uniform choice of all rows seen
+    /// so far (algorithm R, Vitter 1985), so early tasks have more rows while they are few.
+    Reservoir,
+    /// The rows with the highest loss once the task is learned.
+    HighestLoss,
 }
 
-/// Positions of the rows that a task leaves in the memory, in the order they were drawn.
+/// Rows that a task of `n_rows` leaves in the memory: `int(fraction * n_rows)`, as in the released code.
+pub fn memory_rows(n_rows: usize, fraction: f64) -> usize {
+    assert!(
+        (0.0..=1.0).contains(&fraction),
+        "memory fraction {fraction} is outside 0..=1"
+    );
+    (fraction * n_rows as f64) as usize
+}
+
+/// Positions of the rows that a task leaves in the memory, in the order they were drawn, under a policy that looks at the
+/// rows of one task alone: class-balanced or random. The others are [`reservoir`] and [`highest_loss`].
 ///
-/// `int(fraction * rows.len())` rows are kept, exactly. Class-balanced: `max(1, n / n_classes)` random rows of each
+/// [`memory_rows`] rows are kept, exactly. Class-balanced: `max(1, n / n_classes)` random rows of each
 /// class (all of a smaller one), then random others until there are n; a class is a first reference. With more
 /// classes than n (tasks of free text), that rule of the released code would keep one row of each class and so
 /// overrun n: there the draw is plain random.
@@ -30,11 +45,9 @@ pub fn draw_memory(
     seed: u64,
     task_idx: u64,
 ) -> Vec<usize> {
-    assert!(
-        (0.0..=1.0).contains(&fraction),
-        "memory fraction {fraction} is outside 0..=1"
-    );
-    let n = (fraction * rows.len() as f64) as usize;
+    let alone = [MemoryPolicy::ClassBalanced, MemoryPolicy::Random].contains(&policy);
+    assert!(alone, "{policy:?} looks at more than the rows of a task");
+    let n = memory_rows(rows.len(), fraction);
     let mut rng = stream(seed, Purpose::Memory, task_idx, 0);
     let classes = by_class(rows);
     if n == 0 {
@@ -53,6 +66,39 @@ pub fn draw_memory(
     let unused: Vec<usize> = (0..rows.len()).filter(|&i| !used[i]).collect();
     drawn.extend(sample(&mut rng, &unused, n - drawn.len()));
     drawn
+}
+
+/// Positions of the rows that each task of a stream has in one reservoir of `capacity` rows, in ascending order, after
+/// tasks of `n_rows` rows were seen one after the other.
+///
+/// Every row that was seen is in it with the same chance. A reservoir of more tasks is one of fewer that went on: no row
+/// comes back that was dropped.
+pub fn reservoir(n_rows: &[usize], capacity: usize, seed: u64) -> Vec<Vec<usize>> {
+    let mut rng = stream(seed, Purpose::Memory, u64::MAX, 0);
+    let seen =
+        (n_rows.iter().enumerate()).flat_map(|(task, &n)| (0..n).map(move |row| (task, row)));
+    let mut pool: Vec<(usize, usize)> = Vec::new();
+    for (n_seen, row) in seen.enumerate() {
+        if pool.len() < capacity {
+            pool.push(row);
+        } else if let Some(slot) = pool.get_mut(below(&mut rng, n_seen + 1)) {
+            *slot = row;
+        }
+    }
+    pool.sort_unstable();
+    let mut kept = vec![Vec::new(); n_rows.len()];
+    pool.into_iter()
+        .for_each(|(task, row)| kept[task].push(row));
+    kept
+}
+
+/// Positions of the `n` rows with the highest loss, the highest first; of equal ones the first. All where there are
+/// fewer.
+pub fn highest_loss(losses: &[f64], n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..losses.len()).collect();
+    order.sort_by(|&i, &j| losses[j].total_cmp(&losses[i]));
+    order.truncate(n);
+    order
 }
 
 /// Positions in the memory of the rows of one memory batch: the first batch of a fresh shuffle (released code), keyed
@@ -145,6 +191,51 @@ mod tests {
             draw_memory(&rows, 0.02, MemoryPolicy::ClassBalanced, 1, 0).len(),
             20
         );
+    }
+
+    #[test]
+    fn the_highest_losses_are_kept() {
+        assert_eq!(highest_loss(&[0.5, 3.0, -1.0, 3.0, 2.0], 3), [1, 3, 4]);
+        assert_eq!(highest_loss(&[0.5], 3), [0]);
+    }
+
+    #[test]
+    fn a_reservoir_holds_every_row_with_the_same_chance() {
+        // 8 of 40 rows, 5000 times: 1000 expected for each, with a standard deviation of 28.
+        let mut counts = [0i32; 40];
+        for seed in 0..5000 {
+            let kept = reservoir(&[10, 25, 5], 8, seed);
+            let at = |(first, rows): (usize, &Vec<usize>)| {
+                rows.iter().map(|row| first + row).collect::<Vec<_>>()
+            };
+            let all: Vec<usize> = [0, 10, 35].into_iter().zip(&kept).flat_map(at).collect();
+            assert_eq!(all.len(), 8);
+            all.iter().for_each(|&i| counts[i] += 1);
+        }
+        let chi_squared: f64 = (counts.iter())
+            .map(|&n| f64::from(n - 1000).powi(2) / 1000.0)
+            .sum();
+        // 39 degrees of freedom; the sum of cells is fixed and cells are drawn without replacement, so about 39 * 0.8.
+        assert!(chi_squared < 62.0, "{chi_squared}: {counts:?}");
+        assert!(counts.iter().all(|n| (n - 1000).abs() < 120), "{counts:?}");
+    }
+
+    #[test]
+    fn a_row_that_left_the_reservoir_does_not_come_back() {
+        for seed in 0..50 {
+            let (before, after) = (
+                reservoir(&[30, 20], 6, seed),
+                reservoir(&[30, 20, 40], 6, seed),
+            );
+            for (before, after) in before.iter().zip(&after) {
+                assert!(
+                    after.iter().all(|row| before.contains(row)),
+                    "{before:?} {after:?}"
+                );
+            }
+        }
+        assert_eq!(reservoir(&[3, 2], 9, 1), [vec![0, 1, 2], vec![0, 1]]);
+        assert_eq!(reservoir(&[3], 0, 1), [Vec::<usize>::new()]);
     }
 
     #[test]

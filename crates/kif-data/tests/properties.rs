@@ -5,8 +5,8 @@ use std::path::Path;
 
 use kif_data::{
     Batch, Content, Cursor, Encoded, Limits, MemoryPolicy, Ragged, Row, Tokenizer,
-    class_balanced_subset, draw_memory, epoch_order, labels, memory_batch, read_rows,
-    validation_split,
+    class_balanced_subset, draw_memory, epoch_order, highest_loss, labels, memory_batch, read_rows,
+    reservoir, validation_split,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -101,6 +101,30 @@ proptest! {
         distinct.dedup();
         prop_assert_eq!(distinct.len(), (fraction * rows.len() as f64) as usize);
         prop_assert!(distinct.iter().all(|&i| i < rows.len()));
+    }
+
+    #[test]
+    fn a_reservoir_keeps_its_size_and_draws_from_what_was_seen_without_repeats(
+        n_rows in vec(0usize..60, 0..6), capacity in 0usize..80, seed: u64,
+    ) {
+        let kept = reservoir(&n_rows, capacity, seed);
+        prop_assert_eq!(&kept, &reservoir(&n_rows, capacity, seed));
+        let n_kept: usize = kept.iter().map(Vec::len).sum();
+        prop_assert_eq!(n_kept, capacity.min(n_rows.iter().sum()));
+        for (kept, n) in kept.into_iter().zip(n_rows) {
+            prop_assert!(kept.iter().all(|&row| row < n));
+            prop_assert!(kept.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+    }
+
+    #[test]
+    fn no_row_that_is_left_out_has_a_higher_loss(losses in vec(-5.0f64..5.0, 0..50), n in 0usize..60) {
+        let kept = highest_loss(&losses, n);
+        prop_assert_eq!(kept.len(), n.min(losses.len()));
+        let least = kept.iter().map(|&i| losses[i]).fold(f64::INFINITY, f64::min);
+        let left_out = (0..losses.len()).filter(|i| !kept.contains(i));
+        prop_assert!(left_out.into_iter().all(|i| losses[i] <= least));
+        prop_assert_eq!(sorted(kept.clone()).windows(2).filter(|pair| pair[0] == pair[1]).count(), 0);
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub struct TaskNote {
     pub test_rows: usize,
     /// Training rows that it leaves in the memory.
     pub memory_rows: usize,
+    /// Their positions among the training rows, once the stream is learned.
+    #[serde(default)]
+    pub kept: Vec<usize>,
     /// Training prompts that lost tokens at `max_input`.
     pub train_cut: usize,
     /// Test prompts that lost tokens at `max_input`.

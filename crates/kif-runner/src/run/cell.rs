@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kif_data::{Batch, epoch_order};
+use kif_data::{Batch, MemoryPolicy, epoch_order, highest_loss};
 use kif_model::Adapter;
 
 use super::base_scores::BaseScores;
@@ -13,7 +13,7 @@ use super::phases::{self, Phase};
 use super::{Cell, Inputs, load_base};
 use crate::atomic;
 use crate::checkpoint::{self, Checkpoint};
-use crate::evaluate::{Evaluation, EvaluationOptions, evaluate};
+use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
 use crate::failure::OrBadInput;
 use crate::learner::Learner;
 use crate::methods::{self, Method, Regime};
@@ -117,6 +117,9 @@ impl Session<'_> {
                 self.cell,
                 self.regime,
                 phase,
+                saved.as_ref().map_or(&self.partial.highest, |checkpoint| {
+                    &checkpoint.position.highest
+                }),
             );
             self.begin(i, &view, saved.take())?;
             self.train(phase, &view)?;
@@ -124,6 +127,7 @@ impl Session<'_> {
             let trained = methods::save(&self.learner, self.method.as_ref());
             self.save(&trained)?;
             self.method.end_task(&mut self.learner, &view)?;
+            self.choose_memory(phase, &trained)?;
             self.examine(phase, &trained)?;
             self.save(&trained)?;
             let losses = std::mem::take(&mut self.partial.current_losses);
@@ -201,6 +205,33 @@ impl Session<'_> {
         let timing = self.timing();
         timing.train_s += clock.elapsed().as_secs_f64();
         timing.peak_rss_mib = peak_rss_mib();
+        Ok(())
+    }
+
+    /// The rows of the highest loss, in nats per target token and without dropout, where that is the policy.
+    fn choose_memory(&mut self, phase: &Phase, trained: &State) -> Result<()> {
+        let Place {
+            protocol, inputs, ..
+        } = self.place;
+        let is_known = self.partial.highest.len() > phase.task_idx;
+        let is_wanted = protocol.memory.policy == MemoryPolicy::HighestLoss;
+        if self.regime != Regime::Stream || is_known || !is_wanted {
+            return Ok(());
+        }
+        let task = inputs.task(&self.order[phase.task_idx]);
+        let (model, tokens) = (self.learner.model(), protocol.evaluation.batch_tokens);
+        let mut losses = match nll_per_row(model, &task.train, tokens, self.place.stop) {
+            Err(error) if error.is::<Stopped>() => {
+                self.save(trained)?;
+                return Err(error);
+            }
+            other => other?,
+        };
+        for (loss, row) in losses.iter_mut().zip(task.train.iter()) {
+            *loss /= row.target_ids.len().max(1) as f64;
+        }
+        let highest = highest_loss(&losses, task.budget(protocol));
+        self.partial.highest.push(highest);
         Ok(())
     }
 
@@ -303,11 +334,12 @@ impl Session<'_> {
         let protocol = self.place.protocol;
         let mut timing = self.partial.timing;
         timing.threads = rayon::current_num_threads();
-        let task_notes = (self.order.iter().enumerate())
-            .map(|(i, name)| {
-                let task = self.place.inputs.task(name);
-                task.note(task.memory(protocol, self.cell.seed, i).len())
-            })
+        let Cell { order, seed, .. } = *self.cell;
+        let inputs = self.place.inputs;
+        let highest = &self.partial.highest;
+        let kept = inputs.kept(protocol, (order, seed), self.order.len(), highest);
+        let task_notes = (self.order.iter().zip(kept))
+            .map(|(name, kept)| inputs.task(name).note(kept))
             .collect();
         Record {
             format: Record::format(),

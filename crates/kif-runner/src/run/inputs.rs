@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use kif_data::{
-    Encoded, Layout, Limits, Row, Stream, Task, class_balanced_subset, draw_memory, labels,
-    load_task, task_files, validation_split,
+    Encoded, Layout, Limits, MemoryPolicy, Row, Stream, Task, class_balanced_subset, draw_memory,
+    labels, load_task, memory_rows, reservoir, task_files, validation_split,
 };
 use kif_eval::{best_rouge_l, exact_match};
 
@@ -16,7 +16,7 @@ use crate::embedded;
 use crate::evaluate::TestSet;
 use crate::failure::{BadInput, OrBadInput};
 use crate::lock::Inventory;
-use crate::protocol::{Protocol, ScoreKind};
+use crate::protocol::{Memory, Protocol, ScoreKind};
 use crate::record::TaskNote;
 
 /// Seed of `--limit-train` and `--limit-test`: the same rows in every cell and every run.
@@ -109,6 +109,34 @@ impl Inputs {
         &self.orders[order - 1]
     }
 
+    /// Positions of the rows that each of the first `n_tasks` tasks of an order leaves in the memory, once so many were
+    /// learned. `highest` are those with the highest losses, which only a run knows, of each of them.
+    pub fn kept(
+        &self,
+        protocol: &Protocol,
+        (order, seed): (usize, u64),
+        n_tasks: usize,
+        highest: &[Vec<usize>],
+    ) -> Vec<Vec<usize>> {
+        let Memory { fraction, policy } = protocol.memory;
+        let tasks: Vec<&PreparedTask> = self.order(order).iter().map(|t| self.task(t)).collect();
+        match policy {
+            MemoryPolicy::ClassBalanced | MemoryPolicy::Random => (tasks[..n_tasks].iter())
+                .enumerate()
+                .map(|(i, task)| draw_memory(&task.train_rows, fraction, policy, seed, i as u64))
+                .collect(),
+            MemoryPolicy::Reservoir => {
+                let n_rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
+                let capacity = tasks.iter().map(|task| task.budget(protocol)).sum();
+                reservoir(&n_rows[..n_tasks], capacity, seed)
+            }
+            MemoryPolicy::HighestLoss => {
+                let of = |i: usize| highest.get(i).cloned().unwrap_or_default();
+                (0..n_tasks).map(of).collect()
+            }
+        }
+    }
+
     /// A task that is known to be there.
     pub fn task(&self, name: &str) -> &PreparedTask {
         &self.tasks[name]
@@ -142,6 +170,7 @@ impl PreparedTask {
             train_rows: train.len(),
             test_rows: test.n_rows(),
             memory_rows: 0,
+            kept: Vec::new(),
             train_cut: n_cut(&train),
             test_cut: n_cut(&test.encoded),
             n_labels,
@@ -156,25 +185,18 @@ impl PreparedTask {
         })
     }
 
-    /// The rows that it leaves in the memory as task number `task_idx` (from 0).
-    pub fn memory(&self, protocol: &Protocol, seed: u64, task_idx: usize) -> Vec<Encoded> {
-        let memory = &protocol.memory;
-        let drawn = draw_memory(
-            &self.train_rows,
-            memory.fraction,
-            memory.policy,
-            seed,
-            task_idx as u64,
-        );
-        drawn.into_iter().map(|i| self.train[i].clone()).collect()
-    }
-
-    /// What is known about it, with the rows that it leaves in the memory.
-    pub fn note(&self, memory_rows: usize) -> TaskNote {
+    /// What is known about it, with the positions of the rows that it leaves in the memory.
+    pub fn note(&self, kept: Vec<usize>) -> TaskNote {
         TaskNote {
-            memory_rows,
+            memory_rows: kept.len(),
+            kept,
             ..self.note.clone()
         }
+    }
+
+    /// Rows that it adds to the memory.
+    pub fn budget(&self, protocol: &Protocol) -> usize {
+        memory_rows(self.train.len(), protocol.memory.fraction)
     }
 }
 

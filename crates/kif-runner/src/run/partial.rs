@@ -26,6 +26,9 @@ pub(super) struct Partial {
     /// Losses of the training that is going on, a step each.
     pub(super) current_losses: Vec<f64>,
     pub(super) timing: Timing,
+    /// Under the policy of the highest loss: positions of the rows that each learned task leaves in the memory.
+    #[serde(default)]
+    pub(super) highest: Vec<Vec<usize>>,
 }
 
 impl Partial {
@@ -40,6 +43,7 @@ impl Partial {
             losses: Vec::new(),
             current_losses: Vec::new(),
             timing: Timing::default(),
+            highest: Vec::new(),
         }
     }
 

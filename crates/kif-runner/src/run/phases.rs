@@ -37,21 +37,24 @@ pub(super) fn phases(regime: Regime, n_tasks: usize) -> Vec<Phase> {
     }
 }
 
-/// What a cell's method sees in a phase.
+/// What a cell's method sees in a phase; `highest` as in [`Inputs::kept`].
 pub(super) fn view(
     protocol: &Protocol,
     inputs: &Inputs,
     cell: &Cell,
     regime: Regime,
     phase: &Phase,
+    highest: &[Vec<usize>],
 ) -> TaskView {
     let order = inputs.order(cell.order);
     let task = |i: usize| inputs.task(&order[i]);
     let (mut memory, mut all_rows) = (Vec::new(), Vec::new());
     match regime {
         Regime::Stream => {
-            for earlier in 0..phase.task_idx {
-                memory.extend(task(earlier).memory(protocol, cell.seed, earlier));
+            let kept = inputs.kept(protocol, (cell.order, cell.seed), phase.task_idx, highest);
+            for (earlier, rows) in kept.into_iter().enumerate() {
+                let train = &task(earlier).train;
+                memory.extend(rows.into_iter().map(|row| train[row].clone()));
             }
         }
         Regime::Joint => {
