@@ -2,7 +2,8 @@
 //!
 //! A learner that moved from `theta` over `mid` (steps on the current task) to `end` (steps on the memory) has two task
 //! vectors, [`delta`]s; [`fuse_masked`] adds them to `theta` with weights that depend on which of the two found a
-//! parameter important, [`fuse_soft`] with weights that follow from the importances themselves. [`weighted_average`] combines whole parameter vectors. All slices are flat `[P]`, in layout order;
+//! parameter important, [`fuse_soft`] with weights that follow from the importances themselves. [`weighted_average`]
+//! combines whole parameter vectors. All slices are flat `[P]`, in layout order;
 //! every element is computed from its own index alone, so the number of threads cannot change a bit. This crate sees no
 //! device, no file and no model.
 
