@@ -458,6 +458,8 @@ fn every_baseline_learns_a_task_of_the_stream() {
         "inc_lora",
         "migu",
         "o_lora",
+        "tas_lora",
+        "tasl",
         "vr_mcl",
         "kif-no-share",
     ] {

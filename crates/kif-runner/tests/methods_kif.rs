@@ -120,8 +120,11 @@ fn steps_behind_the_last_full_round_stay_unfused() {
 #[test]
 fn nothing_but_parameters_goes_from_task_to_task() {
     let tasks = stream(MemoryOrder::Drawn);
-    // EWC keeps what it knows of the earlier tasks' importance.
-    let keeps_more = |config: &MethodConfig| matches!(config, MethodConfig::Ewc(_));
+    // These keep what they know of the earlier tasks' importance.
+    let keeps_more = |config: &MethodConfig| {
+        use MethodConfig::{Ewc, TasLora, Tasl};
+        matches!(config, Ewc(_) | TasLora(_) | Tasl(_))
+    };
     for config in common::methods_of_one_slot() {
         if keeps_more(&config) {
             continue;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{batches, begin, learn, learner, loss_on, params_after, stream};
-use kif_runner::methods::{EwcConfig, SeqLoraMatchedConfig, VrMclConfig};
+use kif_runner::methods::{EwcConfig, SeqLoraMatchedConfig, TaslConfig, VrMclConfig};
 use kif_runner::{MemoryOrder, MethodConfig, Regime};
 
 #[test]
@@ -17,6 +17,11 @@ fn every_method_learns_the_toy_stream() {
         // And its 8 parameters share a gradient of norm 1: rates would grow until one inner step solves a task.
         MethodConfig::VrMcl(config) => MethodConfig::VrMcl(VrMclConfig {
             rate_lr: 0.0,
+            ..config
+        }),
+        // And it has two matrices, of which the same one matters most to every task.
+        MethodConfig::Tasl(config) => MethodConfig::Tasl(TaslConfig {
+            past_share: 0.0,
             ..config
         }),
         other => other,

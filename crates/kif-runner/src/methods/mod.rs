@@ -13,6 +13,9 @@ mod replay;
 mod replay_matched;
 mod seq_lora;
 mod seq_lora_matched;
+mod skills;
+mod tas_lora;
+mod tasl;
 mod two_loop;
 mod vr_mcl;
 
@@ -34,6 +37,8 @@ pub use kif::{Cleared, Estimated, ImportanceWeights, KifConfig, KifScope};
 pub use migu::MiguConfig;
 pub use o_lora::OLoraConfig;
 pub use seq_lora_matched::SeqLoraMatchedConfig;
+pub use tas_lora::TasLoraConfig;
+pub use tasl::TaslConfig;
 pub use two_loop::{OuterOptimizer, TwoLoopConfig};
 pub use vr_mcl::VrMclConfig;
 
@@ -135,6 +140,10 @@ pub enum MethodConfig {
     Migu(MiguConfig),
     /// A new LoRA for every task, orthogonal to the frozen ones.
     OLora(OLoraConfig),
+    /// Every rank averaged between before and after a task, by its importance to either.
+    TasLora(TasLoraConfig),
+    /// Every matrix from before or after a task, by its importance to either.
+    Tasl(TaslConfig),
     /// Meta-learning on task and memory, along a hypergradient of reduced variance.
     VrMcl(VrMclConfig),
     /// All tasks at once.
@@ -160,6 +169,8 @@ impl MethodConfig {
             Self::IncLora,
             Self::Migu(MiguConfig::default()),
             Self::OLora(OLoraConfig::default()),
+            Self::TasLora(TasLoraConfig::default()),
+            Self::Tasl(TaslConfig::default()),
             Self::VrMcl(VrMclConfig::default()),
         ];
         methods.extend(KifConfig::presets().map(|(_, config)| Self::Kif(config)));
@@ -187,6 +198,8 @@ impl MethodConfig {
             Self::IncLora => "inc_lora",
             Self::Migu(_) => "migu",
             Self::OLora(_) => "o_lora",
+            Self::TasLora(_) => "tas_lora",
+            Self::Tasl(_) => "tasl",
             Self::VrMcl(_) => "vr_mcl",
             Self::Joint => "joint",
             Self::PerTask => "per_task",
@@ -207,6 +220,8 @@ impl MethodConfig {
             Self::IncLora => "a new LoRA for every task beside the frozen ones",
             Self::Migu(_) => "only the rows with the largest outputs move",
             Self::OLora(_) => "a new LoRA for every task, orthogonal to the frozen ones",
+            Self::TasLora(_) => "ranks averaged between before and after a task, by importance",
+            Self::Tasl(_) => "matrices from before or after a task, by importance",
             Self::VrMcl(_) => "meta-learning on task and memory with reduced variance",
             Self::Joint => "all tasks at once (upper bound)",
             Self::PerTask => "every task alone (reference for FWT)",
@@ -222,6 +237,8 @@ impl MethodConfig {
             Self::Ewc(config) => config.check(),
             Self::Migu(config) => config.check(),
             Self::OLora(config) => config.check(),
+            Self::TasLora(config) => config.check(),
+            Self::Tasl(config) => config.check(),
             Self::VrMcl(config) => config.check(),
             Self::Kif(config) => config.check(),
             Self::SeqLora
@@ -273,6 +290,8 @@ impl MethodConfig {
             Self::IncLora => Box::new(inc_lora::IncLora),
             Self::Migu(config) => Box::new(migu::Migu::new(*config)),
             Self::OLora(config) => Box::new(o_lora::OLora::new(*config, layout)),
+            Self::TasLora(config) => Box::new(tas_lora::TasLora::new(*config, layout)),
+            Self::Tasl(config) => Box::new(tasl::Tasl::new(*config, layout)),
             Self::VrMcl(config) => Box::new(vr_mcl::VrMcl::new(*config)),
             Self::Joint => Box::new(joint::Joint),
             Self::PerTask => Box::new(per_task::PerTask),

@@ -126,6 +126,8 @@ fn added_share(config: &MethodConfig) -> f64 {
         | MethodConfig::IncLora
         | MethodConfig::OLora(_)
         | MethodConfig::Replay
+        | MethodConfig::TasLora(_)
+        | MethodConfig::Tasl(_)
         | MethodConfig::Joint
         | MethodConfig::PerTask => 0.0,
     }

@@ -1,0 +1,183 @@
+//! What the methods that merge adapters claim, on the base that the program brings along: TaSL, TasLoRA.
+
+mod common;
+
+use common::quick::{Quick, RANK};
+use common::{batches, begin, learn, loss_on};
+use kif_importance::quantile;
+use kif_model::{LORA_A, ParamSpec};
+use kif_runner::methods::{TasLoraConfig, save};
+use kif_runner::{Learner, Method, MethodConfig};
+
+/// The parameters before the second task, at its end, and after what the method makes of them.
+struct Merge {
+    learner: Learner,
+    start: Vec<f32>,
+    end: Vec<f32>,
+    /// Sensitivity times uncertainty of every parameter, at the ends of the first task and of the second.
+    scores: [Vec<f32>; 2],
+}
+
+fn scores(learner: &Learner, method: &dyn Method) -> Vec<f32> {
+    let state = save(learner, method);
+    let of = |name: &str| state.tensor(name, learner.params().len()).unwrap().to_vec();
+    let pairs = of("method.sensitivity")
+        .into_iter()
+        .zip(of("method.uncertainty"));
+    pairs.map(|(s, u)| s * u).collect()
+}
+
+fn merge(quick: &Quick, name: &str) -> Merge {
+    let config = MethodConfig::by_name(name).unwrap();
+    let (mut learner, mut method) = quick.start(&config, 0.0);
+    learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
+    let first = scores(&learner, method.as_ref());
+    let start = learner.params().to_vec();
+    let batches = batches(method.as_ref(), &quick.tasks[1], 2);
+    begin(
+        &mut learner,
+        method.as_mut(),
+        &quick.tasks[1],
+        batches.len(),
+    );
+    for batch in &batches {
+        method.observe(&mut learner, batch).unwrap();
+    }
+    let (second, end) = (scores(&learner, method.as_ref()), learner.params().to_vec());
+    method.end_task(&mut learner, &quick.tasks[1]).unwrap();
+    Merge {
+        learner,
+        start,
+        end,
+        scores: [first, second],
+    }
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64
+}
+
+#[test]
+fn tasl_takes_every_matrix_from_where_it_matters() {
+    let quick = Quick::new(64);
+    let merge = merge(&quick, "tasl");
+    let specs = merge.learner.layout().specs();
+    let of = |scores: &[f32]| -> Vec<f32> {
+        specs
+            .iter()
+            .map(|s| mean(&scores[s.range.clone()]) as f32)
+            .collect()
+    };
+    let [past, present] = merge.scores.each_ref().map(|scores| of(scores));
+    let above = |units: &[f32], unit: usize| units[unit] > quantile(units, 0.8).unwrap();
+    let mut counts = [0; 4];
+    for (unit, spec) in specs.iter().enumerate() {
+        let (now, before) = (above(&present, unit), above(&past, unit));
+        let weight = [[0.5, 0.0], [1.0, 0.3]][usize::from(now)][usize::from(before)];
+        counts[usize::from(now) + 2 * usize::from(before)] += 1;
+        for i in spec.range.clone() {
+            let expected = weight * merge.end[i] + (1.0 - weight) * merge.start[i];
+            let found = merge.learner.params()[i];
+            assert!((found - expected).abs() < 1e-6, "{}: {found}", spec.name);
+        }
+    }
+    println!("neither, present, past, both: {counts:?}");
+    assert!(counts[0] > 0 && counts[3] > 0, "{counts:?}");
+}
+
+/// Where the entries of rank `r` of a module lie.
+fn rank_unit(a: &ParamSpec, b: &ParamSpec, r: usize) -> [Vec<usize>; 2] {
+    let row = (0..a.shape[1]).map(|i| a.range.start + r * a.shape[1] + i);
+    let column = (0..b.shape[0]).map(|i| b.range.start + i * RANK + r);
+    [row.collect(), column.collect()]
+}
+
+#[test]
+fn tas_lora_weighs_a_row_of_a_and_its_column_of_b_alike_by_importance() {
+    let quick = Quick::new(64);
+    let merge = merge(&quick, "tas_lora");
+    let specs = merge.learner.layout().specs();
+    let mut units = Vec::new();
+    for pair in specs.chunks(2) {
+        assert!(pair[0].name.ends_with(LORA_A));
+        units.extend((0..RANK).map(|r| rank_unit(&pair[0], &pair[1], r)));
+    }
+    let normalised = |scores: &[f32]| -> Vec<f64> {
+        let of = |part: &Vec<usize>| mean(&part.iter().map(|&i| scores[i]).collect::<Vec<_>>());
+        let values: Vec<f64> = units.iter().map(|[a, b]| of(a) * of(b)).collect();
+        let least = values.iter().copied().fold(f64::MAX, f64::min);
+        let most = values.iter().copied().fold(0.0, f64::max);
+        values
+            .iter()
+            .map(|x| (x - least) / (most - least))
+            .collect()
+    };
+    let [past, present] = merge.scores.each_ref().map(|scores| normalised(scores));
+    let mut weights = Vec::new();
+    for (unit, parts) in units.iter().enumerate() {
+        let powers = [present[unit] / 0.25, past[unit] / 0.25].map(f64::exp);
+        let weight = powers[0] / (powers[0] + powers[1]);
+        weights.push(weight);
+        for &i in parts.iter().flatten() {
+            let (start, end) = (f64::from(merge.start[i]), f64::from(merge.end[i]));
+            let expected = weight * end + (1.0 - weight) * start;
+            let found = f64::from(merge.learner.params()[i]);
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+    let largest = weights.iter().copied().fold(0.0, f64::max);
+    let least = weights.iter().copied().fold(1.0, f64::min);
+    println!("weights of the present: {least} to {largest}");
+    assert!(least < 0.5 && largest > 0.55, "{least} {largest}");
+}
+
+#[test]
+fn merging_forgets_less_than_plain_fine_tuning() {
+    let quick = Quick::new(64);
+    let loss = |name: &str| {
+        let config = MethodConfig::by_name(name).unwrap();
+        loss_on(&quick.learned(&config, 3, 4), &quick.tasks[0].rows)
+    };
+    let plain = loss("seq_lora");
+    for name in ["tasl", "tas_lora"] {
+        let merged = loss(name);
+        println!("{name}: {merged}, seq_lora: {plain}");
+        assert!(merged < 0.9 * plain, "{name}: {merged} of {plain}");
+    }
+}
+
+#[test]
+fn the_penalty_of_tas_lora_keeps_ranks_apart() {
+    let quick = Quick::new(32);
+    let overlap = |orthogonality: f64| {
+        let config = MethodConfig::TasLora(TasLoraConfig {
+            orthogonality,
+            ..TasLoraConfig::default()
+        });
+        let learner = quick.learned(&config, 1, 8);
+        let (mut sum, mut n) = (0.0, 0);
+        for spec in learner
+            .layout()
+            .specs()
+            .iter()
+            .filter(|s| s.name.ends_with(LORA_A))
+        {
+            let a = &learner.params()[spec.range.clone()];
+            let row = |r: usize| &a[r * spec.shape[1]..(r + 1) * spec.shape[1]];
+            let dot = |r: usize, s: usize| -> f64 {
+                let pairs = row(r).iter().zip(row(s));
+                pairs.map(|(x, y)| f64::from(x * y)).sum()
+            };
+            for r in 0..RANK {
+                for s in 0..r {
+                    sum += (dot(r, s) / (dot(r, r) * dot(s, s)).sqrt()).abs();
+                    n += 1;
+                }
+            }
+        }
+        sum / f64::from(n)
+    };
+    let (free, held) = (overlap(0.0), overlap(30.0));
+    println!("mean |cos| of rows of A: {free} without, {held} with the penalty");
+    assert!(held < 0.5 * free, "{held} of {free}");
+}
