@@ -217,19 +217,38 @@ impl Learner {
     /// The clipped gradient of `scale` times the mean over all target tokens of a batch from the memory; the loss
     /// is returned unscaled.
     pub fn memory_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
+        self.memory_gradient_with(batch, scale, |_, _| {})
+    }
+
+    /// As [`memory_gradient`](Self::memory_gradient), with `adjust` as in [`gradient_with`](Self::gradient_with).
+    pub fn memory_gradient_with(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        adjust: impl FnOnce(&[f32], &mut [f32]),
+    ) -> Result<f64> {
         self.counters.memory_rows += batch.n_rows() as u64;
-        let loss = self.mean_gradient(batch, scale)?;
+        let loss = self.mean_gradient_with(batch, scale, adjust)?;
         self.memory_losses.push(loss);
         Ok(loss)
     }
 
     /// The clipped gradient of `scale` times the mean over all target tokens; the loss is returned unscaled.
     pub fn mean_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
+        self.mean_gradient_with(batch, scale, |_, _| {})
+    }
+
+    fn mean_gradient_with(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        adjust: impl FnOnce(&[f32], &mut [f32]),
+    ) -> Result<f64> {
         self.gradient_over(
             &by_tokens(batch, self.config.micro_tokens),
             Weighing::Tokens,
             scale,
-            |_, _| {},
+            adjust,
         )
     }
 

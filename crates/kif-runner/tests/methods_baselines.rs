@@ -453,8 +453,10 @@ fn every_baseline_learns_a_task_of_the_stream() {
     let loss = |learner: &Learner, rows: &[Encoded]| common::loss_on(learner, rows);
     for name in [
         "a_gem",
+        "aim_merging",
         "ewc",
         "ewc-textbook",
+        "forever",
         "inc_lora",
         "migu",
         "o_lora",

@@ -1,4 +1,5 @@
-//! What the methods that merge adapters claim, on the base that the program brings along: TaSL, TasLoRA.
+//! What the methods that merge adapters claim, on the base that the program brings along: TaSL, TasLoRA, AIMMerging,
+//! FOREVER.
 
 mod common;
 
@@ -6,7 +7,7 @@ use common::quick::{Quick, RANK};
 use common::{batches, begin, learn, loss_on};
 use kif_importance::quantile;
 use kif_model::{LORA_A, ParamSpec};
-use kif_runner::methods::{TasLoraConfig, save};
+use kif_runner::methods::{ForeverConfig, TasLoraConfig, save};
 use kif_runner::{Learner, Method, MethodConfig};
 
 /// The parameters before the second task, at its end, and after what the method makes of them.
@@ -132,15 +133,22 @@ fn tas_lora_weighs_a_row_of_a_and_its_column_of_b_alike_by_importance() {
 }
 
 #[test]
-fn merging_forgets_less_than_plain_fine_tuning() {
+fn merging_and_replay_forget_less_than_plain_fine_tuning() {
     let quick = Quick::new(64);
-    let loss = |name: &str| {
-        let config = MethodConfig::by_name(name).unwrap();
+    let loss = |config: MethodConfig| {
+        // A day of 24 steps is most of a task here.
+        let config = match config {
+            MethodConfig::Forever(config) => MethodConfig::Forever(ForeverConfig {
+                day_steps: 3,
+                ..config
+            }),
+            other => other,
+        };
         loss_on(&quick.learned(&config, 3, 4), &quick.tasks[0].rows)
     };
-    let plain = loss("seq_lora");
-    for name in ["tasl", "tas_lora"] {
-        let merged = loss(name);
+    let plain = loss(MethodConfig::SeqLora);
+    for name in ["tasl", "tas_lora", "aim_merging", "forever"] {
+        let merged = loss(MethodConfig::by_name(name).unwrap());
         println!("{name}: {merged}, seq_lora: {plain}");
         assert!(merged < 0.9 * plain, "{name}: {merged} of {plain}");
     }
@@ -180,4 +188,87 @@ fn the_penalty_of_tas_lora_keeps_ranks_apart() {
     let (free, held) = (overlap(0.0), overlap(30.0));
     println!("mean |cos| of rows of A: {free} without, {held} with the penalty");
     assert!(held < 0.5 * free, "{held} of {free}");
+}
+
+#[test]
+fn aim_merging_merges_both_loops_at_intervals_that_follow_the_training() {
+    let quick = Quick::new(64);
+    let config = MethodConfig::by_name("aim_merging").unwrap();
+    let (mut learner, mut method) = quick.start(&config, 0.0);
+    learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
+    let batches = batches(method.as_ref(), &quick.tasks[1], 24);
+    begin(
+        &mut learner,
+        method.as_mut(),
+        &quick.tasks[1],
+        batches.len(),
+    );
+    let mut start = learner.params().to_vec();
+    let (mut n_rows, mut intervals) = (0, vec![8]);
+    for batch in &batches {
+        let before = save(&learner, method.as_ref());
+        let n_updates = learner.counters().updates;
+        method.observe(&mut learner, batch).unwrap();
+        let after = save(&learner, method.as_ref());
+        let of = |name: &str| after.counter(name).unwrap();
+        if of("method.n_merges") == before.counter("method.n_merges").unwrap() {
+            assert_eq!(learner.counters().updates, n_updates + 1);
+            continue;
+        }
+        let n_outer = (intervals.last().unwrap() / 2).max(1);
+        assert_eq!(learner.counters().updates, n_updates + 1 + n_outer);
+        n_rows += 8 * n_outer;
+        intervals.push(of("method.interval"));
+        let now = after.tensor("method.start", start.len()).unwrap().to_vec();
+        assert!(now == learner.params() && now != start);
+        start = now;
+    }
+    println!("intervals {intervals:?}");
+    assert_eq!(learner.counters().memory_rows, n_rows);
+    assert!(intervals[..4].iter().all(|&steps| steps == 8));
+    assert!(intervals.iter().all(|steps| (2..=128).contains(steps)));
+    assert!(
+        intervals[4..].iter().any(|&steps| steps != 8),
+        "{intervals:?}"
+    );
+}
+
+#[test]
+fn forever_replays_the_whole_memory_at_growing_distances_and_stays_near_its_anchor() {
+    let quick = Quick::new(64);
+    let run = |anchor: f64| {
+        let config = MethodConfig::Forever(ForeverConfig {
+            day_steps: 4,
+            anchor,
+            ..ForeverConfig::default()
+        });
+        let (mut learner, mut method) = quick.start(&config, 0.0);
+        learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
+        let start = learner.params().to_vec();
+        let batches = batches(method.as_ref(), &quick.tasks[1], 12);
+        begin(
+            &mut learner,
+            method.as_mut(),
+            &quick.tasks[1],
+            batches.len(),
+        );
+        let mut replays = Vec::new();
+        for batch in &batches {
+            let n_rows = learner.counters().memory_rows;
+            method.observe(&mut learner, batch).unwrap();
+            if learner.counters().memory_rows > n_rows {
+                assert_eq!(learner.counters().memory_rows, n_rows + 8, "all rows, once");
+                replays.push(learner.steps());
+            }
+        }
+        let pairs = learner.params().iter().zip(&start);
+        let square: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (replays, square.sqrt())
+    };
+    let (free, free_distance) = run(0.0);
+    let (_, held_distance) = run(10.0);
+    println!("replays at {free:?}; moved {free_distance} freely, {held_distance} anchored");
+    assert_eq!(free[0], 4);
+    assert!(free.len() >= 4, "{free:?}");
+    assert!(held_distance < 0.97 * free_distance);
 }

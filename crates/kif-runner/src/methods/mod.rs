@@ -1,7 +1,9 @@
 //! Methods of continual learning: one file each, and the list of them.
 
 mod a_gem;
+mod aim_merging;
 mod ewc;
+mod forever;
 mod halve;
 mod inc_lora;
 mod joint;
@@ -32,7 +34,9 @@ use crate::learner::Learner;
 use crate::state::State;
 use crate::task_view::TaskView;
 
+pub use aim_merging::AimMergingConfig;
 pub use ewc::{EwcConfig, EwcFisher};
+pub use forever::ForeverConfig;
 pub use kif::{Cleared, Estimated, ImportanceWeights, KifConfig, KifScope};
 pub use migu::MiguConfig;
 pub use o_lora::OLoraConfig;
@@ -132,8 +136,12 @@ pub enum MethodConfig {
     Halve(TwoLoopConfig),
     /// The task's gradient, projected where it points against that of the memory.
     AGem,
+    /// KIF's two loops, merged when learning and forgetting say so.
+    AimMerging(AimMergingConfig),
     /// A spring to where earlier tasks ended, as stiff as their Fisher information.
     Ewc(EwcConfig),
+    /// The memory replayed at growing distances of model time.
+    Forever(ForeverConfig),
     /// A new LoRA for every task beside the frozen ones.
     IncLora,
     /// Steps that move the rows with the largest outputs.
@@ -164,8 +172,10 @@ impl MethodConfig {
             Self::ReplayMatched(TwoLoopConfig::paper()),
             Self::Halve(TwoLoopConfig::released()),
             Self::AGem,
+            Self::AimMerging(AimMergingConfig::default()),
             Self::Ewc(EwcConfig::online()),
             Self::Ewc(EwcConfig::textbook()),
+            Self::Forever(ForeverConfig::default()),
             Self::IncLora,
             Self::Migu(MiguConfig::default()),
             Self::OLora(OLoraConfig::default()),
@@ -194,7 +204,9 @@ impl MethodConfig {
             Self::ReplayMatched(_) => "replay_matched",
             Self::Halve(_) => "halve",
             Self::AGem => "a_gem",
+            Self::AimMerging(_) => "aim_merging",
             Self::Ewc(config) => config.name(),
+            Self::Forever(_) => "forever",
             Self::IncLora => "inc_lora",
             Self::Migu(_) => "migu",
             Self::OLora(_) => "o_lora",
@@ -216,7 +228,9 @@ impl MethodConfig {
             Self::ReplayMatched(_) => "KIF's inner and memory steps without masks or fusion",
             Self::Halve(_) => "KIF's steps, then half of both updates everywhere",
             Self::AGem => "the task's gradient, projected where it points against the memory's",
+            Self::AimMerging(_) => "KIF's two loops, merged when learning and forgetting say so",
             Self::Ewc(_) => "a spring to where earlier tasks ended, by their Fisher information",
+            Self::Forever(_) => "the memory replayed at growing distances of model time",
             Self::IncLora => "a new LoRA for every task beside the frozen ones",
             Self::Migu(_) => "only the rows with the largest outputs move",
             Self::OLora(_) => "a new LoRA for every task, orthogonal to the frozen ones",
@@ -234,7 +248,9 @@ impl MethodConfig {
         match self {
             Self::SeqLoraMatched(config) => config.check(),
             Self::ReplayMatched(config) | Self::Halve(config) => config.check(),
+            Self::AimMerging(config) => config.check(),
             Self::Ewc(config) => config.check(),
+            Self::Forever(config) => config.check(),
             Self::Migu(config) => config.check(),
             Self::OLora(config) => config.check(),
             Self::TasLora(config) => config.check(),
@@ -286,6 +302,8 @@ impl MethodConfig {
             Self::ReplayMatched(config) => Box::new(replay_matched::method(*config)),
             Self::Halve(config) => Box::new(halve::method(*config)),
             Self::AGem => Box::new(a_gem::AGem::default()),
+            Self::AimMerging(config) => Box::new(aim_merging::AimMerging::new(*config)),
+            Self::Forever(config) => Box::new(forever::Forever::new(*config)),
             Self::Ewc(config) => Box::new(ewc::Ewc::new(*config, layout.n_params())),
             Self::IncLora => Box::new(inc_lora::IncLora),
             Self::Migu(config) => Box::new(migu::Migu::new(*config)),

@@ -116,12 +116,16 @@ fn added_share(config: &MethodConfig) -> f64 {
         MethodConfig::SeqLoraMatched(config) => share(config.inner_steps, config.outer_steps),
         // A batch of the memory beside every one of the task.
         MethodConfig::AGem => 1.0,
+        // Memory steps, and a pass forward on the memory.
+        MethodConfig::AimMerging(config) => config.outer_share + 1.0 / 3.0,
         // Inner steps, meta-losses on twice the rows, and both again at the earlier parameters.
         MethodConfig::VrMcl(config) if config.momentum > 0.0 => 5.0,
         MethodConfig::VrMcl(_) => 2.0,
         // A pass forward.
         MethodConfig::Migu(_) => 1.0 / 3.0,
+        // Forever: six passes over the memory in a whole task.
         MethodConfig::SeqLora
+        | MethodConfig::Forever(_)
         | MethodConfig::Ewc(_)
         | MethodConfig::IncLora
         | MethodConfig::OLora(_)
