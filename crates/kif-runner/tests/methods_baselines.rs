@@ -9,7 +9,9 @@ use common::quick::{N_TASKS, Quick, RANK};
 use common::{batches, begin, distance, learn};
 use kif_data::{Batch, Encoded};
 use kif_model::{Adapter, LORA_A, LORA_B, ModelOptions, Trainable};
-use kif_runner::methods::{EwcConfig, EwcFisher, MiguConfig, OLoraConfig, VrMclConfig, save};
+use kif_runner::methods::{
+    EllaConfig, EwcConfig, EwcFisher, MiguConfig, OLoraConfig, VrMclConfig, save,
+};
 use kif_runner::{Learner, MethodConfig, Sampler, TaskView};
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -113,6 +115,7 @@ fn adapters_side_by_side_train_one_slot_after_the_other() {
     let quick = Quick::new(16);
     for config in [
         MethodConfig::IncLora,
+        MethodConfig::Ella(EllaConfig::default()),
         MethodConfig::OLora(OLoraConfig {
             lambda2: 0.1,
             ..OLoraConfig::default()
@@ -215,6 +218,101 @@ fn subspaces_of_o_lora_are_nearly_orthogonal() {
     let held = overlap(&quick.learned(&config, N_TASKS, 4));
     println!("mean |cos| {free} without the penalty, {held} with it");
     assert!(held < 0.03 && held < free / 3.0, "{free} {held}");
+}
+
+/// Share of the last task's update that lies where earlier ones are large: the norm of the entrywise product over the
+/// product of the norms.
+fn collision(learner: &Learner) -> f64 {
+    let (mut products, mut own_square, mut past_square) = (0.0, 0.0, 0.0);
+    for pair in learner.layout().specs().chunks(2) {
+        let (a, b) = (&pair[0], &pair[1]);
+        let entry = |o: usize, i: usize, ranks: Range<usize>| -> f64 {
+            let b_row = b.range.start + o * b.shape[1];
+            let at = |r: usize| (b_row + r, a.range.start + r * a.shape[1] + i);
+            let terms = ranks
+                .map(at)
+                .map(|(b, a)| (learner.params()[b], learner.params()[a]));
+            terms.map(|(b, a)| f64::from(b) * f64::from(a)).sum()
+        };
+        let first_own = (N_TASKS - 1) * RANK;
+        for o in 0..b.shape[0] {
+            for i in 0..a.shape[1] {
+                let (past, own) = (
+                    entry(o, i, 0..first_own),
+                    entry(o, i, first_own..N_TASKS * RANK),
+                );
+                products += (past * own).powi(2);
+                own_square += own * own;
+                past_square += past * past;
+            }
+        }
+    }
+    (products / own_square / past_square).sqrt()
+}
+
+#[test]
+fn updates_of_ella_keep_out_of_what_earlier_ones_fill() {
+    let quick = Quick::new(64);
+    let of = |lambda: f64| {
+        let config = MethodConfig::Ella(EllaConfig { lambda });
+        collision(&quick.learned(&config, N_TASKS, 4))
+    };
+    let plain = collision(&quick.learned(&MethodConfig::IncLora, N_TASKS, 4));
+    let (free, held) = (of(0.0), of(EllaConfig::default().lambda));
+    println!("collision {free} without the penalty, {held} with it");
+    assert_eq!(free, plain, "without the penalty it is IncLoRA");
+    assert!(held < 0.6 * free, "{held} of {free}");
+}
+
+#[test]
+fn slao_starts_orthonormal_and_averages_b() {
+    let quick = Quick::new(32);
+    let (mut learner, mut method) = quick.start(&MethodConfig::Slao, 0.0);
+    let specs = learner.layout().specs().to_vec();
+    let mut merged = Vec::new();
+    for (i, task) in quick.tasks.iter().enumerate() {
+        let last = learner.params().to_vec();
+        let batches = batches(method.as_ref(), task, 2);
+        begin(&mut learner, method.as_mut(), task, batches.len());
+        for spec in specs.iter().filter(|s| i > 0 && s.name.ends_with(LORA_A)) {
+            let rows = |params: &[f32]| -> Vec<Vec<f32>> {
+                let rows = params[spec.range.clone()].chunks(spec.shape[1]);
+                rows.map(<[f32]>::to_vec).collect()
+            };
+            let (q, a) = (rows(learner.params()), rows(&last));
+            for r in 0..RANK {
+                for s in 0..RANK {
+                    let expected = f64::from(u8::from(r == s));
+                    assert!((dot(&q[r], &q[s]) - expected).abs() < 1e-5);
+                }
+                // Every row lies in the span of the last A's rows up to its own.
+                let inside: f64 = (0..=r).map(|s| dot(&a[r], &q[s]).powi(2)).sum();
+                assert!((inside / dot(&a[r], &a[r]) - 1.0).abs() < 1e-4);
+            }
+        }
+        for batch in &batches {
+            method.observe(&mut learner, batch).unwrap();
+        }
+        let end = learner.params().to_vec();
+        method.end_task(&mut learner, task).unwrap();
+        for spec in &specs {
+            for j in spec.range.clone() {
+                let share = if spec.name.ends_with(LORA_B) && i > 0 {
+                    1.0 / (i as f32 + 1.0).sqrt()
+                } else {
+                    1.0
+                };
+                let before = merged.get(j).copied().unwrap_or(0.0);
+                let expected = share * end[j] + (1.0 - share) * before;
+                assert!(
+                    (learner.params()[j] - expected).abs() < 1e-5,
+                    "{}",
+                    spec.name
+                );
+            }
+        }
+        merged = learner.params().to_vec();
+    }
 }
 
 #[test]
@@ -454,12 +552,14 @@ fn every_baseline_learns_a_task_of_the_stream() {
     for name in [
         "a_gem",
         "aim_merging",
+        "ella",
         "ewc",
         "ewc-textbook",
         "forever",
         "inc_lora",
         "migu",
         "o_lora",
+        "slao",
         "tas_lora",
         "tasl",
         "vr_mcl",

@@ -120,10 +120,10 @@ fn steps_behind_the_last_full_round_stay_unfused() {
 #[test]
 fn nothing_but_parameters_goes_from_task_to_task() {
     let tasks = stream(MemoryOrder::Drawn);
-    // These keep what they know of the earlier tasks' importance.
+    // These keep what they know of the earlier tasks' importance, or where the last one ended.
     let keeps_more = |config: &MethodConfig| {
-        use MethodConfig::{Ewc, TasLora, Tasl};
-        matches!(config, Ewc(_) | TasLora(_) | Tasl(_))
+        use MethodConfig::{Ewc, Slao, TasLora, Tasl};
+        matches!(config, Ewc(_) | Slao | TasLora(_) | Tasl(_))
     };
     for config in common::methods_of_one_slot() {
         if keeps_more(&config) {

@@ -26,10 +26,11 @@ fn every_method_learns_the_toy_stream() {
         }),
         other => other,
     };
-    // Both loops find the same 2 of the toy's 8 parameters important, and without the shared region these stay.
-    let stays = |config: &MethodConfig| config.name() == "kif-no-share";
+    // Both loops find the same 2 of the toy's 8 parameters important, and without the shared region these stay. And its
+    // A and B are no product, so an orthogonal start is a new beginning. Both learn in `methods_baselines.rs`.
+    let cannot = |config: &MethodConfig| ["kif-no-share", "slao"].contains(&config.name());
     let methods = common::methods_of_one_slot().into_iter();
-    for config in methods.filter(|config| !stays(config)).map(fit) {
+    for config in methods.filter(|config| !cannot(config)).map(fit) {
         let mut learner = learner(0.05);
         let mut method = config.build(learner.layout());
         let tasks = stream(MemoryOrder::Drawn);

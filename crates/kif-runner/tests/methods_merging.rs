@@ -147,7 +147,7 @@ fn merging_and_replay_forget_less_than_plain_fine_tuning() {
         loss_on(&quick.learned(&config, 3, 4), &quick.tasks[0].rows)
     };
     let plain = loss(MethodConfig::SeqLora);
-    for name in ["tasl", "tas_lora", "aim_merging", "forever"] {
+    for name in ["tasl", "tas_lora", "aim_merging", "forever", "slao"] {
         let merged = loss(MethodConfig::by_name(name).unwrap());
         println!("{name}: {merged}, seq_lora: {plain}");
         assert!(merged < 0.9 * plain, "{name}: {merged} of {plain}");

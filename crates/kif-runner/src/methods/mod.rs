@@ -2,6 +2,7 @@
 
 mod a_gem;
 mod aim_merging;
+mod ella;
 mod ewc;
 mod forever;
 mod halve;
@@ -16,6 +17,7 @@ mod replay_matched;
 mod seq_lora;
 mod seq_lora_matched;
 mod skills;
+mod slao;
 mod tas_lora;
 mod tasl;
 mod two_loop;
@@ -35,6 +37,7 @@ use crate::state::State;
 use crate::task_view::TaskView;
 
 pub use aim_merging::AimMergingConfig;
+pub use ella::EllaConfig;
 pub use ewc::{EwcConfig, EwcFisher};
 pub use forever::ForeverConfig;
 pub use kif::{Cleared, Estimated, ImportanceWeights, KifConfig, KifScope};
@@ -138,6 +141,8 @@ pub enum MethodConfig {
     AGem,
     /// KIF's two loops, merged when learning and forgetting say so.
     AimMerging(AimMergingConfig),
+    /// A new LoRA for every task, away from the entries that earlier updates fill.
+    Ella(EllaConfig),
     /// A spring to where earlier tasks ended, as stiff as their Fisher information.
     Ewc(EwcConfig),
     /// The memory replayed at growing distances of model time.
@@ -148,6 +153,8 @@ pub enum MethodConfig {
     Migu(MiguConfig),
     /// A new LoRA for every task, orthogonal to the frozen ones.
     OLora(OLoraConfig),
+    /// Every task from an orthogonal start, and one running average of B.
+    Slao,
     /// Every rank averaged between before and after a task, by its importance to either.
     TasLora(TasLoraConfig),
     /// Every matrix from before or after a task, by its importance to either.
@@ -173,12 +180,14 @@ impl MethodConfig {
             Self::Halve(TwoLoopConfig::released()),
             Self::AGem,
             Self::AimMerging(AimMergingConfig::default()),
+            Self::Ella(EllaConfig::default()),
             Self::Ewc(EwcConfig::online()),
             Self::Ewc(EwcConfig::textbook()),
             Self::Forever(ForeverConfig::default()),
             Self::IncLora,
             Self::Migu(MiguConfig::default()),
             Self::OLora(OLoraConfig::default()),
+            Self::Slao,
             Self::TasLora(TasLoraConfig::default()),
             Self::Tasl(TaslConfig::default()),
             Self::VrMcl(VrMclConfig::default()),
@@ -205,11 +214,13 @@ impl MethodConfig {
             Self::Halve(_) => "halve",
             Self::AGem => "a_gem",
             Self::AimMerging(_) => "aim_merging",
+            Self::Ella(_) => "ella",
             Self::Ewc(config) => config.name(),
             Self::Forever(_) => "forever",
             Self::IncLora => "inc_lora",
             Self::Migu(_) => "migu",
             Self::OLora(_) => "o_lora",
+            Self::Slao => "slao",
             Self::TasLora(_) => "tas_lora",
             Self::Tasl(_) => "tasl",
             Self::VrMcl(_) => "vr_mcl",
@@ -229,11 +240,13 @@ impl MethodConfig {
             Self::Halve(_) => "KIF's steps, then half of both updates everywhere",
             Self::AGem => "the task's gradient, projected where it points against the memory's",
             Self::AimMerging(_) => "KIF's two loops, merged when learning and forgetting say so",
+            Self::Ella(_) => "a new LoRA for every task, away from what earlier updates fill",
             Self::Ewc(_) => "a spring to where earlier tasks ended, by their Fisher information",
             Self::Forever(_) => "the memory replayed at growing distances of model time",
             Self::IncLora => "a new LoRA for every task beside the frozen ones",
             Self::Migu(_) => "only the rows with the largest outputs move",
             Self::OLora(_) => "a new LoRA for every task, orthogonal to the frozen ones",
+            Self::Slao => "every task from an orthogonal start, and one running average of B",
             Self::TasLora(_) => "ranks averaged between before and after a task, by importance",
             Self::Tasl(_) => "matrices from before or after a task, by importance",
             Self::VrMcl(_) => "meta-learning on task and memory with reduced variance",
@@ -249,6 +262,7 @@ impl MethodConfig {
             Self::SeqLoraMatched(config) => config.check(),
             Self::ReplayMatched(config) | Self::Halve(config) => config.check(),
             Self::AimMerging(config) => config.check(),
+            Self::Ella(config) => config.check(),
             Self::Ewc(config) => config.check(),
             Self::Forever(config) => config.check(),
             Self::Migu(config) => config.check(),
@@ -260,6 +274,7 @@ impl MethodConfig {
             Self::SeqLora
             | Self::Replay
             | Self::AGem
+            | Self::Slao
             | Self::IncLora
             | Self::Joint
             | Self::PerTask => Ok(()),
@@ -270,7 +285,7 @@ impl MethodConfig {
     /// ([`ParamLayout::with_slots`]).
     pub fn n_slots(&self, n_tasks: usize) -> usize {
         match self {
-            Self::IncLora | Self::OLora(_) => n_tasks,
+            Self::Ella(_) | Self::IncLora | Self::OLora(_) => n_tasks,
             _ => 1,
         }
     }
@@ -304,6 +319,8 @@ impl MethodConfig {
             Self::AGem => Box::new(a_gem::AGem::default()),
             Self::AimMerging(config) => Box::new(aim_merging::AimMerging::new(*config)),
             Self::Forever(config) => Box::new(forever::Forever::new(*config)),
+            Self::Slao => Box::new(slao::Slao::default()),
+            Self::Ella(config) => Box::new(ella::Ella::new(*config, layout)),
             Self::Ewc(config) => Box::new(ewc::Ewc::new(*config, layout.n_params())),
             Self::IncLora => Box::new(inc_lora::IncLora),
             Self::Migu(config) => Box::new(migu::Migu::new(*config)),

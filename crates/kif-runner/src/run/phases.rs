@@ -125,7 +125,9 @@ fn added_share(config: &MethodConfig) -> f64 {
         MethodConfig::Migu(_) => 1.0 / 3.0,
         // Forever: six passes over the memory in a whole task.
         MethodConfig::SeqLora
+        | MethodConfig::Ella(_)
         | MethodConfig::Forever(_)
+        | MethodConfig::Slao
         | MethodConfig::Ewc(_)
         | MethodConfig::IncLora
         | MethodConfig::OLora(_)
