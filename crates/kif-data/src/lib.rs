@@ -28,7 +28,9 @@ pub use batch::{Batch, Encoded, Ragged};
 pub use corpus::{CorpusItem, corpus_items, corpus_reader};
 pub use error::DataError;
 pub use layouts::{Layout, load_task, read_rows, task_files};
-pub use memory::{MemoryPolicy, draw_memory, highest_loss, memory_batch, memory_rows, reservoir};
+pub use memory::{
+    MemoryPolicy, cycled_batch, draw_memory, highest_loss, memory_batch, memory_rows, reservoir,
+};
 pub use sampling::{Cursor, epoch_order};
 pub use stream::Stream;
 pub use subset::{class_balanced_subset, validation_split};

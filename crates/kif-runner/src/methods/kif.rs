@@ -18,6 +18,7 @@ use super::Method;
 use super::two_loop::{OuterOptimizer, Phase, Rule, Source, TwoLoop, TwoLoopConfig};
 use crate::error::{SettingError, check_setting};
 use crate::state::{State, StateError};
+use crate::task_view::MemoryOrder;
 
 /// Every setting of Recurrent-KIF.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,12 @@ pub struct KifConfig {
     /// TaSL's counterpart: 0.25). Above 0.
     #[serde(default)]
     pub temperature: Option<f64>,
+    /// As in [`TwoLoopConfig`].
+    #[serde(default)]
+    pub memory_order: MemoryOrder,
+    /// As in [`TwoLoopConfig`].
+    #[serde(default)]
+    pub slow_average: Option<f64>,
 }
 
 /// How often the importance is estimated anew.
@@ -108,6 +115,8 @@ impl KifConfig {
             outer_steps,
             outer_optimizer,
             outer_loss_scale,
+            memory_order,
+            slow_average,
         } = TwoLoopConfig::paper();
         Self {
             inner_steps,
@@ -123,6 +132,8 @@ impl KifConfig {
             cleared: Cleared::InnerAndOuter,
             estimated: Estimated::EveryRound,
             temperature: None,
+            memory_order,
+            slow_average,
         }
     }
 
@@ -133,6 +144,8 @@ impl KifConfig {
             outer_steps,
             outer_optimizer,
             outer_loss_scale,
+            memory_order,
+            slow_average,
         } = TwoLoopConfig::released();
         Self {
             inner_steps,
@@ -148,6 +161,8 @@ impl KifConfig {
             cleared: Cleared::InnerOnly,
             estimated: Estimated::EveryRound,
             temperature: None,
+            memory_order,
+            slow_average,
         }
     }
 
@@ -256,6 +271,8 @@ impl KifConfig {
             outer_steps: self.outer_steps,
             outer_optimizer: self.outer_optimizer,
             outer_loss_scale: self.outer_loss_scale,
+            memory_order: self.memory_order,
+            slow_average: self.slow_average,
         }
     }
 }

@@ -47,7 +47,10 @@ pub(super) fn run(
     let order = place.inputs.order(cell.order);
     let n_slots = cell.config.n_slots(order.len());
     let model = load_base(place.protocol, &place.inputs.model, cell.seed, n_slots)?;
-    let learner = Learner::new(model, place.protocol.learner_config(cell.seed));
+    let learner = Learner::new(
+        model,
+        place.protocol.learner_config(&cell.method, cell.seed),
+    );
     let learner = learner.with_slots(n_slots)?;
     let method = cell.config.build(learner.layout());
     let mut session = Session {
@@ -145,7 +148,7 @@ impl Session<'_> {
         view: &TaskView,
         saved: Option<Checkpoint<Partial>>,
     ) -> Result<()> {
-        let training = &self.place.protocol.training;
+        let training = self.place.protocol.training_of(&self.cell.method);
         let n_rows = self.method.training_rows(view).len() as u64;
         let total_steps = training.epochs * n_rows.div_ceil(training.batch_size as u64);
         let schedule = Schedule::Linear {
@@ -348,7 +351,7 @@ impl Session<'_> {
             order: self.cell.order,
             seed: self.cell.seed,
             tasks: self.order.to_vec(),
-            settings: Settings::new(protocol, self.cell.config.clone()),
+            settings: Settings::new(protocol, &self.cell.method, self.cell.config.clone()),
             metrics: crate::report::metrics_of(&self.partial.scores),
             scores: self.partial.scores,
             task_notes,
