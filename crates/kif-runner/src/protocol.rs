@@ -727,7 +727,7 @@ pub fn known_methods() -> String {
 }
 
 /// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of `kif((...))`.
-fn ron_options() -> ron::Options {
+pub(crate) fn ron_options() -> ron::Options {
     ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)
         .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)

@@ -7,6 +7,7 @@ mod learn;
 mod merge;
 mod pretrain;
 mod report;
+mod reproduction;
 mod score;
 
 use anyhow::Result;
@@ -43,6 +44,8 @@ enum Command {
     Merge(merge::Arguments),
     /// Rebuild the report of a run from its records
     Report(report::Arguments),
+    /// Hold the records of runs against published results
+    Reproduction(reproduction::Arguments),
 }
 
 /// Carries out a command.
@@ -55,5 +58,6 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Pretrain(arguments) => pretrain::run(arguments, stop),
         Command::Merge(arguments) => merge::run(arguments, stop),
         Command::Report(arguments) => report::run(arguments),
+        Command::Reproduction(arguments) => reproduction::run(arguments),
     }
 }

@@ -3,13 +3,13 @@
 use super::{COLUMNS, Comparisons, Spread, Summary};
 
 /// Rows of cells under a head; all rows have as many cells as the head.
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
+pub(crate) struct Table {
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 /// A cell without a value.
-const NONE: &str = "–";
+pub(crate) const NONE: &str = "–";
 
 /// Methods by metrics.
 pub(super) fn methods(summary: &Summary) -> Table {
@@ -43,7 +43,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
 }
 
 /// Methods by their difference from the reference.
-pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
+pub(crate) fn comparisons(comparisons: &Comparisons) -> Table {
     let p = |p: Option<f64>| p.map_or(NONE.to_owned(), |p| format!("{p:.4}"));
     let rows = (comparisons.methods.iter())
         .map(|one| {
@@ -171,7 +171,7 @@ impl Table {
     }
 
     /// A Markdown table. Bars in names would break it and are escaped.
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
             format!("| {} |\n", cells.join(" | "))
