@@ -7,6 +7,7 @@
 
 use anyhow::Result;
 use kif_data::Batch;
+use kif_fusion::Regions;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
@@ -116,6 +117,11 @@ pub(super) trait Rule: Send {
     /// Replaces `theta`, the parameters at the start of the round, by those that the next round starts from.
     fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()>;
 
+    /// What the masks of the last round chose, as [`Method::take_regions`].
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        None
+    }
+
     /// Writes what it keeps between two batches.
     fn save_state(&self, state: &mut State) {}
 
@@ -220,6 +226,14 @@ impl<R: Rule> Method for TwoLoop<R> {
     fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
         self.rounds = None;
         Ok(())
+    }
+
+    fn keeps_memory(&self) -> bool {
+        self.source == Source::Memory
+    }
+
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        self.rule.take_regions()
     }
 
     fn save_state(&self, state: &mut State) {
