@@ -4,6 +4,7 @@ mod common;
 
 use common::{P, batches, begin, distance, learn, learner, params_after, stream};
 use kif_fusion::FusionWeights;
+use kif_fusion::Regions;
 use kif_importance::quantile;
 use kif_runner::methods::{Cleared, KifConfig, KifScope, OuterOptimizer, TwoLoopConfig};
 use kif_runner::{MemoryOrder, MethodConfig};
@@ -255,15 +256,27 @@ impl Round {
 
 /// The parameters after the method's own first round of the same task.
 fn first_round(config: KifConfig) -> Vec<f32> {
+    first_round_and_regions(config).0
+}
+
+/// The same, and what the masks of the round chose of both matrices.
+fn first_round_and_regions(config: KifConfig) -> (Vec<f32>, Option<Vec<Regions>>) {
     let task = &stream(MemoryOrder::Cursor)[1];
     let mut fused = learner(0.0);
     let mut method = MethodConfig::Kif(config).build(fused.layout());
     let batches = batches(method.as_ref(), task, 2);
     begin(&mut fused, method.as_mut(), task, batches.len());
     for batch in &batches[..8] {
+        assert_eq!(
+            method.take_regions(),
+            None,
+            "before the first round is over"
+        );
         method.observe(&mut fused, batch).unwrap();
     }
-    fused.params().to_vec()
+    let regions = method.take_regions();
+    assert_eq!(method.take_regions(), None, "a round is told once");
+    (fused.params().to_vec(), regions)
 }
 
 /// Compares the first round of a preset with `expected`, parameter for parameter.
@@ -308,6 +321,32 @@ fn without_the_shared_region_parameters_in_both_masks_stay() {
             .filter(|i| shared(*i))
             .all(|i| found[i] == round.start[i])
     );
+}
+
+#[test]
+fn what_the_masks_chose_is_counted_by_matrix() {
+    let round = round_by_hand();
+    let q = 0.4;
+    let with = |name: &str| KifConfig {
+        quantile: q,
+        ..preset(name)
+    };
+    let count = |matrix: std::ops::Range<usize>| {
+        let number = |wanted: [bool; 2]| {
+            let of = |i: &usize| round.masks(*i, q, 0..P) == wanted;
+            matrix.clone().filter(of).count() as u64
+        };
+        Regions {
+            inner_only: number([true, false]),
+            outer_only: number([false, true]),
+            both: number([true, true]),
+        }
+    };
+    let expected = vec![count(0..4), count(4..8)];
+    let (_, regions) = first_round_and_regions(with("kif-paper"));
+    assert_eq!(regions, Some(expected));
+    let (_, regions) = first_round_and_regions(with("kif-soft"));
+    assert_eq!(regions, None, "soft weights have no masks");
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn learn_on(
         method.end_task(learner, task).unwrap();
     }
     state.extend(methods::save(learner, method).to_bytes().unwrap());
+    state.extend(method.kept_bytes().to_le_bytes());
     state
 }
 
@@ -136,7 +137,8 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
         let regime = method.regime();
         for task in tasks_of(method.as_ref(), &stream(MemoryOrder::Drawn)) {
             seen.lock().unwrap().clear();
-            learn(&mut learner, method.as_mut(), &task, 4);
+            // Long enough for a day of `forever`.
+            learn(&mut learner, method.as_mut(), &task, 12);
             let seen = seen.lock().unwrap();
             let (own, memory) = (inputs_of(&task.rows), inputs_of(&task.memory));
             match regime {
@@ -147,6 +149,8 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
                     let given = own.union(&memory).copied().collect();
                     assert!(seen.is_subset(&given), "{name} in task {}", task.index);
                     assert!(seen.difference(&own).count() <= memory.len(), "{name}");
+                    let reads = !seen.is_disjoint(&memory);
+                    assert_eq!(reads, task.index > 0 && method.keeps_memory(), "{name}");
                 }
             }
         }

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use kif_fusion::{FusionWeights, Scored, Update, delta, fuse_masked, fuse_soft};
+use kif_fusion::{FusionWeights, Regions, Scored, Update, delta, fuse_masked, fuse_soft};
 use kif_importance::{Scope, Sensitivity, SensitivityConfig, mask_above_quantile};
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
@@ -292,6 +292,10 @@ struct MaskedFusion {
     inner: Sensitivity,
     outer: Sensitivity,
     scope: Scope,
+    /// Where each tensor lies.
+    tensors: Vec<Range<usize>>,
+    /// What the masks of the last round chose of each tensor.
+    regions: Option<Vec<Regions>>,
     /// Inner and outer scores of the task's first round, where they stay for all of them.
     held: Option<[Vec<f32>; 2]>,
 }
@@ -312,22 +316,19 @@ impl MaskedFusion {
                 layout.n_params(),
             )
         };
-        let ranges = || -> Vec<Range<usize>> {
-            layout
-                .specs()
-                .iter()
-                .map(|spec| spec.range.clone())
-                .collect()
-        };
+        let specs = layout.specs().iter();
+        let tensors: Vec<Range<usize>> = specs.map(|spec| spec.range.clone()).collect();
         let scope = match config.scope {
             KifScope::Global => Scope::Global,
-            KifScope::PerTensor => Scope::PerTensor(ranges()),
+            KifScope::PerTensor => Scope::PerTensor(tensors.clone()),
         };
         Self {
             config,
             inner: average(),
             outer: average(),
             scope,
+            tensors,
+            regions: None,
             held: None,
         }
     }
@@ -384,6 +385,11 @@ impl Rule for MaskedFusion {
             None => {
                 let mask = |scores| mask_above_quantile(scores, self.config.quantile, &self.scope);
                 let masks = [mask(&scores[0])?, mask(&scores[1])?];
+                let of = |at: &Range<usize>| {
+                    let [inner, outer] = masks.each_ref().map(|mask| &mask.as_slice()[at.clone()]);
+                    Regions::count(inner, outer)
+                };
+                self.regions = Some(self.tensors.iter().map(of).collect());
                 let [inner, outer] = [0, 1].map(|i| Update {
                     delta: &deltas[i],
                     mask: masks[i].as_slice(),
@@ -399,6 +405,10 @@ impl Rule for MaskedFusion {
             self.outer.reset();
         }
         Ok(())
+    }
+
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        self.regions.take()
     }
 
     fn save_state(&self, state: &mut State) {

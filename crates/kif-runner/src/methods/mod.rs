@@ -28,6 +28,7 @@ mod reference;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded};
+use kif_fusion::Regions;
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,23 @@ pub trait Method: Send {
         self.regime() != Regime::Stream
     }
 
+    /// Whether it reads the rows kept of earlier tasks: they are then part of what it keeps.
+    fn keeps_memory(&self) -> bool {
+        false
+    }
+
+    /// Bytes that it carries from one task to the next beside one adapter and the memory: f32s of vectors like a Fisher
+    /// information. Slots are counted by the run. Asked behind [`end_task`](Self::end_task).
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+
+    /// What the masks of the last [`observe`](Self::observe) chose, for every tensor of the layout; none where it fused
+    /// nothing under masks. Asked behind every `observe`, and only once for each.
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        None
+    }
+
     /// Writes what the method keeps between two batches, under `method.`.
     fn save_state(&self, state: &mut State) {}
 
@@ -94,6 +112,14 @@ pub trait Method: Send {
     fn load_state(&mut self, state: &State) -> Result<()> {
         Ok(())
     }
+}
+
+/// Bytes of vectors of f32.
+fn bytes_of<'a>(vectors: impl IntoIterator<Item = &'a Vec<f32>>) -> u64 {
+    vectors
+        .into_iter()
+        .map(|vector| size_of_val(vector.as_slice()) as u64)
+        .sum()
 }
 
 /// How a run presents the stream to a method.
@@ -329,7 +355,7 @@ impl MethodConfig {
             Self::Tasl(config) => Box::new(tasl::Tasl::new(*config, layout)),
             Self::VrMcl(config) => Box::new(vr_mcl::VrMcl::new(*config)),
             Self::Joint => Box::new(joint::Joint),
-            Self::PerTask => Box::new(per_task::PerTask),
+            Self::PerTask => Box::new(per_task::PerTask::default()),
             Self::Kif(config) => Box::new(kif::method(*config, layout)),
         }
     }

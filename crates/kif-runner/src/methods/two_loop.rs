@@ -7,7 +7,7 @@
 
 use anyhow::Result;
 use kif_data::Batch;
-use kif_fusion::weighted_average;
+use kif_fusion::{Regions, weighted_average};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
@@ -133,6 +133,11 @@ pub(super) trait Rule: Send {
     /// Replaces `theta`, the parameters at the start of the round, by those that the next round starts from.
     fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()>;
 
+    /// What the masks of the last round chose, as [`Method::take_regions`].
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        None
+    }
+
     /// Writes what it keeps between two batches.
     fn save_state(&self, state: &mut State) {}
 
@@ -250,6 +255,14 @@ impl<R: Rule> Method for TwoLoop<R> {
             learner.set_params(&slow)?;
         }
         Ok(())
+    }
+
+    fn keeps_memory(&self) -> bool {
+        self.source == Source::Memory
+    }
+
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        self.rule.take_regions()
     }
 
     fn save_state(&self, state: &mut State) {

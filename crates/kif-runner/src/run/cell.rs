@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kif_data::{Batch, MemoryPolicy, epoch_order, highest_loss};
-use kif_model::Adapter;
+use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
+use kif_model::{Adapter, ParamLayout};
 
 use super::base_scores::BaseScores;
 use super::partial::Partial;
@@ -19,7 +19,10 @@ use crate::learner::Learner;
 use crate::methods::{self, Method, Regime};
 use crate::progress::Progress;
 use crate::protocol::Protocol;
-use crate::record::{LossCurve, Record, Settings, TaskTiming, peak_rss_mib};
+use crate::record::{
+    FusionTrace, Kept, LossCurve, Record, Settings, TaskTiming, Timing, peak_rss_mib,
+    reset_peak_rss,
+};
 use crate::schedule::Schedule;
 use crate::signal::{StopFlag, Stopped};
 use crate::state::State;
@@ -44,6 +47,7 @@ pub(super) fn run(
     base: &mut BaseScores,
     progress: &mut Progress,
 ) -> Result<()> {
+    reset_peak_rss();
     let order = place.inputs.order(cell.order);
     let n_slots = cell.config.n_slots(order.len());
     let model = load_base(place.protocol, &place.inputs.model, cell.seed, n_slots)?;
@@ -200,6 +204,13 @@ impl Session<'_> {
                 let batch = Batch::from_rows(chosen.iter().map(|&i| &rows[i]));
                 let loss = self.method.observe(&mut self.learner, &batch)?;
                 self.partial.current_losses.push(loss);
+                if let Some(regions) = self.method.take_regions() {
+                    let layout = self.learner.layout();
+                    let trace = &mut self.partial.fusion;
+                    trace
+                        .get_or_insert_with(|| FusionTrace::new(layout))
+                        .add(phase.task_idx, &regions);
+                }
                 self.partial.batch += 1;
                 self.progress.advance(shares.next());
             }
@@ -335,12 +346,11 @@ impl Session<'_> {
 
     fn record(self) -> Record {
         let protocol = self.place.protocol;
-        let mut timing = self.partial.timing;
-        timing.threads = rayon::current_num_threads();
         let Cell { order, seed, .. } = *self.cell;
         let inputs = self.place.inputs;
         let highest = &self.partial.highest;
         let kept = inputs.kept(protocol, (order, seed), self.order.len(), highest);
+        let carried = self.carried(&kept);
         let task_notes = (self.order.iter().zip(kept))
             .map(|(name, kept)| inputs.task(name).note(kept))
             .collect();
@@ -359,9 +369,33 @@ impl Session<'_> {
             predictions: self.partial.predictions,
             losses: self.partial.losses,
             cost: self.learner.counters(),
+            kept: Some(carried),
+            fusion: self.partial.fusion,
             n_params: self.learner.layout().n_params(),
-            timing,
+            timing: Timing {
+                threads: rayon::current_num_threads(),
+                ..self.partial.timing
+            },
         }
+    }
+
+    /// What is kept behind the last task; `memory` has the positions of the rows that each task leaves in it.
+    fn carried(&self, memory: &[Vec<usize>]) -> Kept {
+        let mut kept = Kept {
+            state_bytes: self.method.kept_bytes() + frozen_slot_bytes(self.learner.layout()),
+            ..Kept::default()
+        };
+        for (name, positions) in self.order.iter().zip(memory) {
+            let train = &self.place.inputs.task(name).train;
+            let rows: Vec<&Encoded> = match self.regime {
+                Regime::Joint => train.iter().collect(),
+                _ if self.method.keeps_memory() => positions.iter().map(|&i| &train[i]).collect(),
+                _ => Vec::new(),
+            };
+            kept.rows += rows.len() as u64;
+            kept.row_bytes += rows.into_iter().map(id_bytes).sum::<u64>();
+        }
+        kept
     }
 
     fn save(&mut self, state: &State) -> Result<()> {
@@ -425,4 +459,15 @@ impl Shares {
         self.done += 1;
         self.units * self.done / self.steps - before
     }
+}
+
+/// Bytes of all slots but the last.
+fn frozen_slot_bytes(layout: &ParamLayout) -> u64 {
+    let n_slots = layout.n_slots();
+    (layout.n_params() / n_slots * (n_slots - 1) * size_of::<f32>()) as u64
+}
+
+/// Bytes of a row's ids.
+fn id_bytes(row: &Encoded) -> u64 {
+    (size_of_val(&row.input_ids[..]) + size_of_val(&row.target_ids[..])) as u64
 }
