@@ -15,6 +15,7 @@ pub mod state;
 pub mod task_view;
 
 pub mod atomic;
+pub mod check;
 pub mod checkpoint;
 pub mod codec;
 pub mod embedded;

@@ -111,6 +111,17 @@ pub fn task_files(layout: Layout, root: &Path, name: &str) -> Result<Vec<PathBuf
     Ok(files)
 }
 
+/// The file with one half of a task.
+pub fn split_file(
+    layout: Layout,
+    root: &Path,
+    name: &str,
+    split: Split,
+) -> Result<PathBuf, DataError> {
+    check_name(root, name)?;
+    file(layout, root, name, split)
+}
+
 /// A task's name is one part of a path: it must not lead out of the data folder.
 fn check_name(root: &Path, name: &str) -> Result<(), DataError> {
     let mut parts = Path::new(name).components();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Layout, Split, check_name, file, read};
+use super::{Layout, Split, read, split_file};
 use crate::error::DataError;
 use crate::raw_row::RowSink;
 use crate::task::Row;
@@ -28,7 +28,7 @@ pub struct Survey {
 
 /// Reads one half of a task as [`load_task`](super::load_task) does, but goes on after a bad row.
 pub fn survey(layout: Layout, root: &Path, name: &str, split: Split) -> Survey {
-    let path = check_name(root, name).and_then(|()| file(layout, root, name, split));
+    let path = split_file(layout, root, name, split);
     let mut sink = RowSink::noting(MAX_PROBLEMS - 1);
     let end = match &path {
         Ok(_) => read(layout, root, name, split, &mut sink).err(),

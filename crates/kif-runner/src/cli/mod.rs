@@ -1,6 +1,7 @@
 //! The commands of `kif`: one file each, arguments first, then what they do.
 
 mod bench;
+mod check;
 mod common;
 mod inspect;
 mod learn;
@@ -31,6 +32,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run methods x orders x seeds on a stream of tasks, and report
     Bench(bench::Arguments),
+    /// Say what is wrong with a protocol and its task files, without training
+    Check(check::Arguments),
     /// Learn one task, on top of an adapter if one is given
     Learn(learn::Arguments),
     /// Answer the rows of a file and score the answers
@@ -49,6 +52,7 @@ enum Command {
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     match arguments.command {
         Command::Bench(arguments) => bench::run(arguments, stop),
+        Command::Check(arguments) => check::run(arguments),
         Command::Learn(arguments) => learn::run(arguments, stop),
         Command::Score(arguments) => score::run(arguments, stop),
         Command::Inspect(arguments) => inspect::run(arguments, stop),

@@ -4,7 +4,7 @@ mod comparison;
 mod html;
 mod markdown;
 mod summary;
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -3,13 +3,13 @@
 use super::{COLUMNS, Comparisons, Spread, Summary};
 
 /// Rows of cells under a head; all rows have as many cells as the head.
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
+pub(crate) struct Table {
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 /// A cell without a value.
-const NONE: &str = "–";
+pub(crate) const NONE: &str = "–";
 
 /// Methods by metrics.
 pub(super) fn methods(summary: &Summary) -> Table {
@@ -142,7 +142,7 @@ fn percent(spread: Option<&Spread>) -> String {
 
 impl Table {
     /// Aligned columns under a line: first column left, others right.
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| &row[column]);
             cells
