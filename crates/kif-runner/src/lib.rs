@@ -23,6 +23,7 @@ pub mod evaluate;
 pub mod failure;
 pub mod learn;
 pub mod lock;
+pub mod matrices;
 pub mod pretrain;
 pub mod process;
 pub mod progress;

@@ -6,6 +6,7 @@ mod common;
 mod inspect;
 mod learn;
 mod merge;
+mod metrics;
 mod pretrain;
 mod report;
 mod score;
@@ -44,6 +45,8 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Fold an adapter into its base
     Merge(merge::Arguments),
+    /// Say what other projects would have printed for the same score matrix
+    Metrics(metrics::Arguments),
     /// Rebuild the report of a run from its records
     Report(report::Arguments),
 }
@@ -58,6 +61,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments, stop),
         Command::Pretrain(arguments) => pretrain::run(arguments, stop),
         Command::Merge(arguments) => merge::run(arguments, stop),
+        Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
     }
 }

@@ -4,7 +4,8 @@ mod comparison;
 mod html;
 mod markdown;
 mod summary;
-pub(crate) mod table;
+pub mod table;
+mod test_rows;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -89,6 +90,19 @@ fn load(out: &Path, reference: Option<&str>) -> Result<Summary> {
         ))
     })?;
     let protocol = Protocol::parse(&path.display().to_string(), &text)?;
+    let records = records(out)?;
+    if let Some(name) = reference
+        && !records.iter().any(|record| record.method == name)
+    {
+        let problem = format!("{} has no finished cell of {name}", out.display());
+        return Err(BadInput(problem).into());
+    }
+    let lock = crate::lock::Lock::read(&out.join("lock.json"))?;
+    Ok(Summary::new(&protocol, lock, records, reference))
+}
+
+/// The records of all finished cells of a run; none at all is bad input.
+pub fn records(out: &Path) -> Result<Vec<Record>> {
     let cells = out.join("cells");
     let mut paths: Vec<_> = match std::fs::read_dir(&cells) {
         Ok(entries) => entries
@@ -106,12 +120,5 @@ fn load(out: &Path, reference: Option<&str>) -> Result<Summary> {
     if records.is_empty() {
         return Err(BadInput(format!("{} has no finished cell", out.display())).into());
     }
-    if let Some(name) = reference
-        && !records.iter().any(|record| record.method == name)
-    {
-        let problem = format!("{} has no finished cell of {name}", out.display());
-        return Err(BadInput(problem).into());
-    }
-    let lock = crate::lock::Lock::read(&out.join("lock.json"))?;
-    Ok(Summary::new(&protocol, lock, records, reference))
+    Ok(records)
 }
