@@ -8,7 +8,7 @@ use kif_runner::protocol::Protocol;
 use kif_runner::signal::StopFlag;
 use kif_runner::{report, run as runs};
 
-use super::common::{ComputeArguments, check_out_folder, print};
+use super::common::{Answer, ComputeArguments, check_out_folder, print};
 
 /// Arguments of `kif bench`. What is not given stays as the protocol has it.
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,10 @@ pub(crate) struct Arguments {
     /// Hold this share of every task's training rows out and examine it in place of the test rows
     #[arg(long, value_name = "SHARE")]
     validation: Option<f64>,
+    /// exact: what the model writes; labels: the likeliest training label, which tells forgotten knowledge from a
+    /// forgotten format. Tasks that the protocol scores by ROUGE-L keep it
+    #[arg(long, value_enum)]
+    score: Option<Answer>,
     /// Longest prompt in tokens, end token included
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -102,6 +106,9 @@ impl Arguments {
             &mut protocol.evaluation.max_new_tokens,
             &self.max_new_tokens,
         );
+        if let Some(score) = self.score {
+            protocol.answer_by(score.into());
+        }
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {

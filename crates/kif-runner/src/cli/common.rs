@@ -8,7 +8,7 @@ use clap::Args;
 use kif_model::{Adapter, LanguageModel, LoraConfig, Trainable};
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::process;
-use kif_runner::protocol::{Compute, Device, Precision};
+use kif_runner::protocol::{Compute, Device, Precision, ScoreKind};
 use kif_runner::run::model_options;
 
 /// What to compute on.
@@ -40,6 +40,24 @@ impl ComputeArguments {
         };
         process::start_threads(compute.threads)?;
         Ok(compute)
+    }
+}
+
+/// How answers are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Answer {
+    /// What the model writes.
+    Exact,
+    /// The likeliest label.
+    Labels,
+}
+
+impl From<Answer> for ScoreKind {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Exact => Self::Exact,
+            Answer::Labels => Self::Labels,
+        }
     }
 }
 

@@ -4,7 +4,8 @@ mod comparison;
 mod html;
 mod markdown;
 mod summary;
-pub(crate) mod table;
+pub mod table;
+mod test_rows;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -103,6 +104,12 @@ pub(crate) fn read_run(out: &Path) -> Result<(Protocol, Option<Lock>, Vec<Record
         ))
     })?;
     let protocol = Protocol::parse(&path.display().to_string(), &text)?;
+    let lock = Lock::read(&out.join("lock.json"))?;
+    Ok((protocol, lock, records(out)?))
+}
+
+/// The records of all finished cells of a run; none at all is bad input.
+pub fn records(out: &Path) -> Result<Vec<Record>> {
     let cells = out.join("cells");
     let mut paths: Vec<_> = match std::fs::read_dir(&cells) {
         Ok(entries) => entries
@@ -120,5 +127,5 @@ pub(crate) fn read_run(out: &Path) -> Result<(Protocol, Option<Lock>, Vec<Record
     if records.is_empty() {
         return Err(BadInput(format!("{} has no finished cell", out.display())).into());
     }
-    Ok((protocol, Lock::read(&out.join("lock.json"))?, records))
+    Ok(records)
 }
