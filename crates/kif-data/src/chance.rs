@@ -27,6 +27,8 @@ pub enum Purpose {
     Pretrain = 8,
     /// Text generated for fixtures.
     Fixture = 9,
+    /// Texts drawn from a model (step = number of the text).
+    Sample = 10,
 }
 
 /// The key of a stream: 32 bytes, ready for [`ChaCha8Rng::from_seed`].
