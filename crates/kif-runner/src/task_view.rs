@@ -72,6 +72,16 @@ impl Sampler {
         }
     }
 
+    /// A sampler of rows that a method has from elsewhere, drawn as those of a memory.
+    pub fn of_rows(task: &TaskView, rows: &Arc<Vec<Encoded>>) -> Self {
+        Self::new(task, rows)
+    }
+
+    /// The same sampler over other rows: where these are part of a method's state.
+    pub fn set_rows(&mut self, rows: &Arc<Vec<Encoded>>) {
+        self.rows = rows.clone();
+    }
+
     fn new(task: &TaskView, rows: &Arc<Vec<Encoded>>) -> Self {
         Self {
             rows: rows.clone(),
