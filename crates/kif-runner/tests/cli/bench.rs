@@ -336,6 +336,11 @@ fn soft_prompts_are_written_read_back_and_no_adapter() {
     let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
     let methods = ["l2p", "lfpt5", "prog_prompt"];
     bench(&protocol, &out, &["--methods", &methods.join(",")]);
+    // Row 0 is that of the base, whoever makes it first.
+    let plain = folder.path().join("plain");
+    bench(&protocol, &plain, &["--epochs", "1"]);
+    let base = |run: &Path| fs::read(run.join("base.json")).unwrap();
+    assert_eq!(base(&out), base(&plain));
     let model = crate::kit::golden("tiny-t5");
     let test = folder.path().join("data/b/test.jsonl");
     for method in methods {
