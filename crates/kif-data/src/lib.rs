@@ -31,7 +31,9 @@ pub use error::DataError;
 pub use layouts::{
     Layout, MAX_PROBLEMS, Split, Survey, load_task, read_rows, split_file, survey, task_files,
 };
-pub use memory::{MemoryPolicy, draw_memory, highest_loss, memory_batch, memory_rows, reservoir};
+pub use memory::{
+    MemoryPolicy, cycled_batch, draw_memory, highest_loss, memory_batch, memory_rows, reservoir,
+};
 pub use sampling::{Cursor, epoch_order};
 pub use stream::Stream;
 pub use subset::{class_balanced_subset, validation_split};

@@ -30,6 +30,7 @@ pub mod progress;
 pub mod protocol;
 pub mod record;
 pub mod report;
+pub mod reproduction;
 pub mod run;
 pub mod signal;
 

@@ -42,6 +42,9 @@ pub struct Protocol {
     /// Settings of methods by the names used in `methods`; they go before built-in ones.
     #[serde(default)]
     pub own_methods: BTreeMap<String, MethodConfig>,
+    /// Peak learning rates of single methods by the names used in `methods`, in the place of `training.lr`.
+    #[serde(default)]
+    pub lr_of: BTreeMap<String, f64>,
     /// Orders of the stream, counted from 1.
     #[serde(default = "first_order")]
     pub orders: Vec<usize>,
@@ -395,14 +398,13 @@ impl Protocol {
 
     /// Replaces other names of built-in methods by the ones that records use (`kif` by `kif-paper`).
     pub fn canonical(mut self) -> Self {
-        for name in &mut self.methods {
-            if let (false, Some(config)) = (
-                self.own_methods.contains_key(name),
-                MethodConfig::by_name(name),
-            ) {
-                *name = config.name().to_owned();
-            }
-        }
+        let canonical = |name: String| match MethodConfig::by_name(&name) {
+            Some(config) if !self.own_methods.contains_key(&name) => config.name().to_owned(),
+            _ => name,
+        };
+        self.methods = self.methods.into_iter().map(canonical).collect();
+        let lr_of = self.lr_of.into_iter();
+        self.lr_of = lr_of.map(|(name, lr)| (canonical(name), lr)).collect();
         self
     }
 
@@ -422,6 +424,11 @@ impl Protocol {
         for (name, config) in &earlier.own_methods {
             if !self.methods.contains(name) {
                 grown.own_methods.insert(name.clone(), config.clone());
+            }
+        }
+        for (name, &lr) in &earlier.lr_of {
+            if !self.methods.contains(name) {
+                grown.lr_of.insert(name.clone(), lr);
             }
         }
         grown
@@ -466,8 +473,17 @@ impl Protocol {
             .unwrap_or(self.evaluation.score)
     }
 
-    /// The learner's part of the settings, for one seed.
-    pub fn learner_config(&self, seed: u64) -> LearnerConfig {
+    /// How a method learns a task.
+    pub fn training_of(&self, method: &str) -> Training {
+        let lr = self.lr_of.get(method).copied();
+        Training {
+            lr: lr.unwrap_or(self.training.lr),
+            ..self.training.clone()
+        }
+    }
+
+    /// The learner's part of a method's settings, for one seed.
+    pub fn learner_config(&self, method: &str, seed: u64) -> LearnerConfig {
         let Training {
             accumulate,
             micro_rows,
@@ -476,7 +492,7 @@ impl Protocol {
             warmup_steps,
             clip,
             ..
-        } = self.training;
+        } = self.training_of(method);
         LearnerConfig {
             optimizer: OptimizerConfig {
                 lr,
@@ -532,13 +548,20 @@ impl Protocol {
         let count = "at least 1";
         expect(epochs >= 1, "training.epochs", &epochs, count);
         expect(batch_size >= 1, "training.batch_size", &batch_size, count);
-        if let Err(e) = self.learner_config(0).check() {
+        if let Err(e) = self.learner_config("", 0).check() {
             expect(
                 false,
                 &format!("training.{}", e.field),
                 &e.value,
                 e.expected,
             );
+        }
+        for (method, lr) in &self.lr_of {
+            let known = self.method(method).is_some();
+            expect(known, "lr_of", method, &known_methods());
+            if let Err(e) = self.learner_config(method, 0).check() {
+                expect(false, &format!("lr_of.{method}"), lr, e.expected);
+            }
         }
         if let Err(e) = self.lora_config().validate() {
             expect(
@@ -722,7 +745,7 @@ pub fn known_methods() -> String {
 }
 
 /// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of `kif((...))`.
-fn ron_options() -> ron::Options {
+pub(crate) fn ron_options() -> ron::Options {
     ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)
         .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
@@ -793,6 +816,11 @@ mod tests {
         assert!(problem(|p| p.memory.fraction = 1.5).contains("memory.fraction is 1.5"));
         assert!(problem(|p| p.training.lr = f64::NAN).contains("lr is NaN"));
         assert!(problem(|p| p.name = "../x".into()).contains("name is ../x"));
+        fn set_rate(protocol: &mut Protocol, name: &str, lr: f64) {
+            protocol.lr_of = BTreeMap::from([(name.to_owned(), lr)]);
+        }
+        assert!(problem(|p| set_rate(p, "sgd", 1e-3)).contains("lr_of is sgd, expected one of"));
+        assert!(problem(|p| set_rate(p, "replay", -1.0)).contains("lr_of.replay is -1"));
         let mut several = quick.clone();
         (several.seeds, several.training.epochs) = (vec![1, 2, 1], 0);
         let texts: Vec<String> = several.problems().iter().map(ToString::to_string).collect();
@@ -803,5 +831,18 @@ mod tests {
                 "protocol quick: training.epochs is 0, expected at least 1"
             ]
         );
+    }
+
+    #[test]
+    fn a_rate_of_its_own_is_that_of_one_method_alone() {
+        let mut protocol = Protocol::load("quick").unwrap();
+        protocol.lr_of = BTreeMap::from([("kif".to_owned(), 5e-4)]);
+        let protocol = protocol.canonical();
+        protocol.check().unwrap();
+        assert_eq!(protocol.learner_config("kif-paper", 1).optimizer.lr, 5e-4);
+        let others = protocol.learner_config("replay_matched", 1).optimizer.lr;
+        assert_eq!(others, protocol.training.lr);
+        let (paper, training) = (protocol.training_of("kif-paper"), &protocol.training);
+        assert_eq!(paper.epochs, training.epochs);
     }
 }

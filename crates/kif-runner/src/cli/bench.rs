@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     /// Passes over a task's rows
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
-    /// Peak learning rate
+    /// Peak learning rate of all methods
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
     /// Training rows of a task: a fixed, class-balanced choice
@@ -95,7 +95,10 @@ impl Arguments {
         put(&mut protocol.orders, &self.orders);
         put(&mut protocol.seeds, &self.seeds);
         put(&mut protocol.training.epochs, &self.epochs);
-        put(&mut protocol.training.lr, &self.lr);
+        if let Some(lr) = self.lr {
+            protocol.training.lr = lr;
+            protocol.lr_of.clear();
+        }
         put_some(&mut protocol.limits.train_rows, &self.limit_train);
         put_some(&mut protocol.limits.test_rows, &self.limit_test);
         put(&mut protocol.evaluation.validation, &self.validation);

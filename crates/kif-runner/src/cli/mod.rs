@@ -9,6 +9,7 @@ mod merge;
 mod metrics;
 mod pretrain;
 mod report;
+mod reproduction;
 mod score;
 
 use anyhow::Result;
@@ -49,6 +50,8 @@ enum Command {
     Metrics(metrics::Arguments),
     /// Rebuild the report of a run from its records
     Report(report::Arguments),
+    /// Hold the records of runs against published results
+    Reproduction(reproduction::Arguments),
 }
 
 /// Carries out a command.
@@ -63,5 +66,6 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Merge(arguments) => merge::run(arguments, stop),
         Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
+        Command::Reproduction(arguments) => reproduction::run(arguments),
     }
 }

@@ -44,7 +44,7 @@ pub struct Comparison {
 impl Comparisons {
     /// Compares `methods` with `reference`, or with `replay_matched` where it is there, or with the first. `None`
     /// where nothing shares a cell with it.
-    pub(super) fn new(
+    pub(crate) fn new(
         methods: &[String],
         records: &[Record],
         reference: Option<&str>,
@@ -68,7 +68,9 @@ impl Comparisons {
     }
 }
 
-fn compare(method: &str, reference: &str, records: &[Record]) -> Option<Comparison> {
+/// `method` against `reference` in the cells of `records` that both have; none without one. Not adjusted for other
+/// comparisons.
+pub(crate) fn compare(method: &str, reference: &str, records: &[Record]) -> Option<Comparison> {
     let op = |record: &Record| Metric::Op.compute(&record.scores, &References::default());
     let pairs: Vec<(&Record, &Record)> = (records.iter())
         .filter(|record| record.method == method)

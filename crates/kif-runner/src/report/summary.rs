@@ -101,7 +101,7 @@ impl Spread {
     }
 
     /// Of at least one value, each with its order; all orders weigh the same.
-    pub(super) fn over_orders(values: &[(usize, f64)]) -> Option<Self> {
+    pub(crate) fn over_orders(values: &[(usize, f64)]) -> Option<Self> {
         let mut by_order: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for (order, value) in values {
             by_order.entry(*order).or_default().push(*value);
@@ -141,7 +141,7 @@ impl Summary {
     /// Puts records together; those of methods that the protocol does not name come last.
     ///
     /// `reference` is the method that the others are compared with.
-    pub(super) fn new(
+    pub(crate) fn new(
         protocol: &Protocol,
         lock: Option<Lock>,
         records: Vec<Record>,

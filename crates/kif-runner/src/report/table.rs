@@ -52,7 +52,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
 }
 
 /// Methods by their difference from the reference.
-pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
+pub(crate) fn comparisons(comparisons: &Comparisons) -> Table {
     let p = |p: Option<f64>| p.map_or(NONE.to_owned(), |p| format!("{p:.4}"));
     let rows = (comparisons.methods.iter())
         .map(|one| {
@@ -194,7 +194,7 @@ impl Table {
     }
 
     /// A Markdown table. Bars in names would break it and are escaped.
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
             format!("| {} |\n", cells.join(" | "))

@@ -7,3 +7,4 @@ mod golden;
 mod kit;
 mod learn;
 mod metrics;
+mod reproduction;
