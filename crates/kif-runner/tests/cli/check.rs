@@ -241,7 +241,7 @@ fn files_of_a_published_benchmark_are_compared_with_their_checksums() {
     let Ended { code, stdout, .. } = kif(&["check", "standard", "--data", arg(&data)]);
     assert_eq!(code, 2);
     for said in [
-        "agnews train                  –     missing",
+        "agnews train                  –   missing\n",
         "error    no task `agnews`",
         "train/amazon.json: differs from the published file: sha-256 is",
         "expected 9db982c16a0e49ee99c371d1e95f258feba0130fb1463ebb63a779c73cecac92",
