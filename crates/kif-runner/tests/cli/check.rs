@@ -189,6 +189,20 @@ fn limits_that_cut_and_memories_that_keep_nothing_are_warnings_unless_strict() {
 }
 
 #[test]
+fn a_model_without_a_tokenizer_is_said_once_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    good_tasks(folder.path());
+    let own = protocol(folder.path(), "");
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let check = ["check", &own, "--model", arg(&model)];
+    let said = "a/train.jsonl: 100 rows have no token ids: row a10 is text, which needs the file";
+    finds((4, 0), &[said], &check);
+    let said = "there is no such folder";
+    finds((1, 0), &[said], &["check", &own, "--model", "nonesuch"]);
+}
+
+#[test]
 fn all_that_is_wrong_with_a_protocol_is_said_at_once() {
     let folder = tempfile::tempdir().unwrap();
     good_tasks(folder.path());
