@@ -3,7 +3,7 @@
 use crate::record::{LossCurve, Record};
 
 /// Most points of a curve; neighbours are averaged where a training has more.
-const MOST_POINTS: usize = 60;
+const MOST_POINTS: usize = 40;
 
 /// The training of one task.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,13 +75,13 @@ mod tests {
 
     #[test]
     fn long_curves_are_averaged_by_their_steps() {
-        let losses: Vec<f64> = (0..120).map(f64::from).collect();
+        let losses: Vec<f64> = (0..80).map(f64::from).collect();
         let points = mean_curve(&[&curve(&losses)]).points;
-        assert_eq!(points.len(), 60);
+        assert_eq!(points.len(), 40);
         assert_eq!(points[0], (10.0, 0.5));
-        // 10 steps of 118 and 5 of 119.
-        let (step, loss) = points[59];
-        assert_eq!(step, 1187.5);
-        assert!((loss - (118.0 * 10.0 + 119.0 * 5.0) / 15.0).abs() < 1e-9);
+        // 10 steps of 78 and 5 of 79.
+        let (step, loss) = points[39];
+        assert_eq!(step, 787.5);
+        assert!((loss - (78.0 * 10.0 + 79.0 * 5.0) / 15.0).abs() < 1e-9);
     }
 }

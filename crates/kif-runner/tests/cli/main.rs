@@ -5,3 +5,4 @@ mod failures;
 mod golden;
 mod kit;
 mod learn;
+mod report;

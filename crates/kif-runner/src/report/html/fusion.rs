@@ -1,8 +1,8 @@
 //! What importance masks identified, and so what was fused: shares of parameters by kind, layer and task.
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::chart::{cut, heat, heat_key, heat_step, svg, text};
+use super::chart::{cut, heat, heat_key, heat_step, px, svg, text};
 use super::{folded, percent, table};
 use crate::report::table;
 use crate::report::{Density, Region, Summary, TaskDensity};
@@ -58,11 +58,11 @@ fn by_kind(density: &Density, region: Region) -> Markup {
     html! {
         div.wide {
             table.heat {
-                caption { "important to " (important_to(region)) }
+                caption { (important_to(region)) }
                 thead {
                     tr {
                         th scope="col" { "parameters" }
-                        @for task in &density.tasks { th scope="col" title=(task.task) { (task.task) } }
+                        @for task in &density.tasks { th scope="col" { (task.task) } }
                     }
                 }
                 tbody {
@@ -85,10 +85,10 @@ fn by_kind(density: &Density, region: Region) -> Markup {
 
 fn important_to(region: Region) -> &'static str {
     match region {
-        Region::InnerOnly => "the new task only",
-        Region::OuterOnly => "the memory only",
-        Region::Both => "both",
-        Region::Neither => "neither",
+        Region::InnerOnly => "Important to the new task only",
+        Region::OuterOnly => "Important to the memory only",
+        Region::Both => "Important to both",
+        Region::Neither => "Important to neither",
     }
 }
 
@@ -105,55 +105,77 @@ const WIDEST: f64 = 34.0;
 /// From this width on a cell has its number in it.
 const NUMBERED: f64 = 26.0;
 
-/// Kinds by layers within each task: all cells of one step of the scale are one path, so that 24 layers stay small.
+/// Kinds by layers within each task, with the numbers where there is room for them.
 fn by_layer(density: &Density, region: Region) -> Markup {
     let n_columns = (density.tasks.len() * density.n_layers) as f64;
     let room = WIDTH - LEFT - GAP * density.tasks.len() as f64;
     let width = (room / n_columns).clamp(2.0, WIDEST).floor();
     let block = width * density.n_layers as f64 + GAP;
-    let left = |task: usize, layer: usize| LEFT + block * task as f64 + width * layer as f64;
-    let mut steps = vec![String::new(); 10];
-    let mut numbers = Vec::new();
-    for (t, task) in density.tasks.iter().enumerate() {
-        for (kind, layers) in task.by_layer.iter().enumerate() {
-            for (layer, shares) in layers.iter().enumerate() {
-                let Some(shares) = shares else { continue };
-                let share = shares[place(region)];
-                let (x, y) = (left(t, layer), TOP + ROW * kind as f64);
-                steps[heat_step(scaled(share))]
-                    .push_str(&format!("M{x} {y}h{width}v{ROW}h-{width}z"));
-                if width >= NUMBERED {
-                    numbers.push((x + width / 2.0, y + 11.0, share));
-                }
-            }
-        }
-    }
+    let left = |task: usize| LEFT + block * task as f64;
     let height = ROW * density.kinds.len() as f64;
     let body = html! {
-        @for (step, d) in steps.iter().enumerate().filter(|(_, d)| !d.is_empty()) {
-            path class=(format!("h{step}")) d=(PreEscaped(d)) {}
-        }
-        @for (x, y, share) in &numbers { (text("middle small", (*x, *y), &percent(*share))) }
         @for (kind, name) in density.kinds.iter().enumerate() {
             (text("end small", (LEFT - 6.0, TOP + ROW * kind as f64 + 11.0), name))
         }
         @for (t, task) in density.tasks.iter().enumerate() {
-            rect.frame x=(left(t, 0)) y=(TOP) width=(block - GAP) height=(height) {}
-            (text("small", (left(t, 0), TOP - 7.0), &cut(&task.task, block)))
+            (text("small", (left(t), TOP - 7.0), &cut(&task.task, block)))
+            g transform=(format!("translate({} {}) scale({width} {ROW})", px(left(t)), px(TOP + ROW / 2.0))) {
+                (cells(task, region))
+            }
+            @if width >= NUMBERED { (numbers(task, region, left(t), width)) }
+            rect.frame x=(px(left(t))) y=(px(TOP)) width=(px(block - GAP)) height=(px(height)) {}
         }
     };
     let label = format!(
-        "Share of parameters important to {}, by kind, layer and task",
+        "{}: share of parameters by kind, layer and task",
         important_to(region)
     );
-    let size = (
-        LEFT + block * density.tasks.len() as f64,
-        TOP + height + 6.0,
-    );
+    let size = (left(density.tasks.len()), TOP + height + 6.0);
     html! {
         figure {
-            figcaption { "Important to " (important_to(region)) }
+            figcaption { (important_to(region)) }
             div.wide { (svg(size, &label, body)) }
+        }
+    }
+}
+
+/// One path for every step of the scale, in units of cells, with a line for every run of equal cells of a row: 24 layers
+/// in 14 tasks stay small.
+fn cells(task: &TaskDensity, region: Region) -> Markup {
+    let mut steps = vec![String::new(); 10];
+    for (kind, layers) in task.by_layer.iter().enumerate() {
+        let step = |layer: usize| {
+            let share = layers.get(layer)?.as_ref()?[place(region)];
+            Some(heat_step(scaled(share)))
+        };
+        let mut start = 0;
+        while start < layers.len() {
+            let end = (start + 1..layers.len())
+                .find(|&layer| step(layer) != step(start))
+                .unwrap_or(layers.len());
+            if let Some(step) = step(start) {
+                steps[step].push_str(&format!("M{start} {kind}h{}", end - start));
+            }
+            start = end;
+        }
+    }
+    html! {
+        // Step 0 has no ink.
+        @for (step, way) in steps.iter().enumerate().skip(1).filter(|(_, way)| !way.is_empty()) {
+            path class=(format!("cells h{step}")) d=(way) {}
+        }
+    }
+}
+
+fn numbers(task: &TaskDensity, region: Region, left: f64, width: f64) -> Markup {
+    html! {
+        @for (kind, layers) in task.by_layer.iter().enumerate() {
+            @for (layer, shares) in layers.iter().enumerate() {
+                @if let Some(shares) = shares {
+                    @let at = (left + width * (layer as f64 + 0.5), TOP + ROW * kind as f64 + 11.0);
+                    (text("middle small", at, &percent(shares[place(region)])))
+                }
+            }
         }
     }
 }

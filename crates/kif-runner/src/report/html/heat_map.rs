@@ -37,13 +37,13 @@ fn heat_map(matrix: &MatrixMean) -> Markup {
                 thead {
                     tr {
                         th scope="col" { "after" }
-                        @for task in &matrix.tasks { th scope="col" title=(task) { (task) } }
+                        @for task in &matrix.tasks { th scope="col" title=[tooltip(task)] { (task) } }
                     }
                 }
                 tbody {
                     @for (row, scores) in matrix.rows.iter().enumerate() {
                         tr {
-                            th scope="row" title=(after(row)) { (after(row)) }
+                            th scope="row" title=[tooltip(after(row))] { (after(row)) }
                             @for (task, score) in scores.iter().enumerate() { (cell(*score, row == task + 1)) }
                         }
                     }
@@ -51,6 +51,11 @@ fn heat_map(matrix: &MatrixMean) -> Markup {
             }
         }
     }
+}
+
+/// The whole of a name that the page may cut.
+fn tooltip(name: &str) -> Option<&str> {
+    (name.chars().count() > 14).then_some(name)
 }
 
 fn cell(score: Option<f64>, own: bool) -> Markup {

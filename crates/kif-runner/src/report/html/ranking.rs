@@ -19,7 +19,7 @@ pub(super) fn section(summary: &Summary) -> Markup {
             "Overall performance (OP) after the last task: dots are means, bars 95 % intervals over seeds. Grey are \
              references that learn no stream."
         }
-        div.wide { (chart(summary)) }
+        div.wide.fluid { (chart(summary)) }
         (table(&table::methods(summary)))
         p.note { (READING) }
         @if let Some(comparisons) = &summary.comparisons {
@@ -50,9 +50,9 @@ fn chart(summary: &Summary) -> Markup {
     .chain(joint.map(|(method, op)| (method.name.as_str(), op.mean)))
     .collect();
     let frame = Frame {
-        left: 160.0,
+        left: 142.0,
         top: 40.0,
-        right: 600.0,
+        right: 410.0,
         bottom: 40.0 + ROW * rows.len() as f64,
     };
     let ends = |op: &Spread| op.half_width.map(|half| (op.mean - half, op.mean + half));
@@ -65,7 +65,7 @@ fn chart(summary: &Summary) -> Markup {
         frame.across(),
     );
     let body = html! {
-        (frame.x_axis(&scale, 6, percent_tick, "OP in percent"))
+        (frame.x_axis(&scale, 5, percent_tick, "OP in percent"))
         @for (i, (name, value)) in marks.iter().enumerate() {
             // Names on two lines: their values may be near each other.
             @let (x, y) = (scale.at(*value), frame.top - 8.0 - 15.0 * i as f64);
@@ -80,7 +80,7 @@ fn chart(summary: &Summary) -> Markup {
         }
     };
     let label = "Overall performance of every method with 95 % intervals";
-    svg((740.0, frame.bottom + 42.0), label, body)
+    svg((520.0, frame.bottom + 42.0), label, body)
 }
 
 fn said(op: &Spread) -> String {
