@@ -113,7 +113,7 @@ fn a_run_leaves_records_adapters_and_a_report_and_is_not_run_twice() {
 
     let html = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(
-        html.starts_with("<!DOCTYPE html>") && !html.contains("http"),
+        html.starts_with("<!DOCTYPE html>") && !html.contains("://"),
         "{}",
         &html[..200]
     );
@@ -390,7 +390,7 @@ fn a_record_from_before_some_fields_is_read() {
     assert_eq!((read.kept, &read.fusion), (None, &None));
     assert_eq!(read.scores, whole.scores);
     succeed(&["report", arg(&out)]);
-    }
+}
 
 /// Soft prompts are no PEFT adapter: `score` reads them, with those active that were last, and the others say what they are.
 #[test]
