@@ -390,7 +390,7 @@ fn a_record_from_before_some_fields_is_read() {
     assert_eq!((read.kept, &read.fusion), (None, &None));
     assert_eq!(read.scores, whole.scores);
     succeed(&["report", arg(&out)]);
-    }
+}
 
 /// Soft prompts are no PEFT adapter: `score` reads them, with those active that were last, and the others say what they are.
 #[test]
