@@ -74,7 +74,7 @@ impl Quadratic {
     /// The parameters that answer a text.
     fn answering(&self, text: &[u32]) -> Vec<Range<usize>> {
         let Some(prompts) = self.parts.prompts else {
-            return vec![0..self.theta.len()];
+            return std::iter::once(0..self.theta.len()).collect();
         };
         let chosen = match prompts.selection {
             PromptSelection::Fixed => self.active.clone(),
