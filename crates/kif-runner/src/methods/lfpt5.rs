@@ -166,8 +166,8 @@ impl Lfpt5 {
         }
     }
 
-    /// Adds the gradient of the terms that are no answers of this step to `grad`: of writing, of the distance to the last
-    /// prompt.
+    /// Puts the weighted gradient of all terms but the answers' into `grad`, which is 0: of writing, and of the distance to the
+    /// last prompt.
     fn add_other_gradients(
         &self,
         learner: &mut Learner,
@@ -179,10 +179,10 @@ impl Lfpt5 {
             lm_weight, longest, ..
         } = self.config;
         let kl_weight = self.kl_weight();
-        let rows = all.inputs.rows().zip(all.targets.rows());
-        let rows: Vec<Encoded> = rows.map(|(x, y)| to_write(x, y, longest)).collect();
-        let to_write = Batch::from_rows(&rows);
         if lm_weight > 0.0 {
+            let rows = all.inputs.rows().zip(all.targets.rows());
+            let rows: Vec<Encoded> = rows.map(|(x, y)| to_write(x, y, longest)).collect();
+            let to_write = Batch::from_rows(&rows);
             learner.add_nll_gradient(&to_write, grad)?;
             let mean = 1.0 / to_write.targets.n_tokens() as f64;
             let factor = ((1.0 - kl_weight) * lm_weight * mean) as f32;
