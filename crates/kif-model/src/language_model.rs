@@ -2,10 +2,23 @@
 
 use std::ops::Range;
 
-use kif_data::Batch;
+use kif_data::{Batch, Ragged};
 
 use crate::ModelError;
 use crate::files::{LORA_A, LORA_B};
+
+/// What a trainable parameter is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamGroup {
+    /// The base itself.
+    Base,
+    /// A LoRA adapter.
+    Lora,
+    /// Soft prompts, `[n_prompts, length, D]`.
+    Prompts,
+    /// The keys that a pool of prompts is chosen by, `[n_prompts, D]`.
+    PromptKeys,
+}
 
 /// One trainable matrix or vector in the flat parameter vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +29,8 @@ pub struct ParamSpec {
     pub shape: Vec<usize>,
     /// Where it lies in the flat vector.
     pub range: Range<usize>,
+    /// What it is a part of.
+    pub group: ParamGroup,
 }
 
 impl ParamSpec {
@@ -88,16 +103,49 @@ impl ParamLayout {
         self.specs.iter().flat_map(of_spec).collect()
     }
 
-    /// Adds a parameter behind the last one and returns its index.
+    /// Adds a parameter behind the last one and returns its index. Its name says whether it belongs to an adapter or
+    /// to the base.
     pub fn push(&mut self, name: String, shape: Vec<usize>) -> usize {
+        let is_lora = name.ends_with(LORA_A) || name.ends_with(LORA_B);
+        let group = if is_lora {
+            ParamGroup::Lora
+        } else {
+            ParamGroup::Base
+        };
+        self.push_to(group, name, shape)
+    }
+
+    /// Adds a parameter of `group` behind the last one and returns its index.
+    pub fn push_to(&mut self, group: ParamGroup, name: String, shape: Vec<usize>) -> usize {
         let start = self.n_params();
         let len = shape.iter().product::<usize>();
         self.specs.push(ParamSpec {
             name,
             shape,
             range: start..start + len,
+            group,
         });
         self.specs.len() - 1
+    }
+
+    /// Where the parameters of `group` lie in the flat vector, in ascending order.
+    pub fn group(&self, group: ParamGroup) -> Vec<Range<usize>> {
+        let of_group = self.specs.iter().filter(|spec| spec.group == group);
+        of_group.map(|spec| spec.range.clone()).collect()
+    }
+
+    /// Where the rows of each soft prompt lie in the flat vector; empty for a model without prompts.
+    pub fn prompts(&self) -> Vec<Range<usize>> {
+        let specs = self
+            .specs
+            .iter()
+            .filter(|spec| spec.group == ParamGroup::Prompts);
+        let of_spec = |spec: &ParamSpec| {
+            let (n_prompts, start) = (spec.shape[0], spec.range.start);
+            let len = spec.range.len() / n_prompts;
+            (0..n_prompts).map(move |i| start + i * len..start + (i + 1) * len)
+        };
+        specs.flat_map(of_spec).collect()
     }
 
     /// All parameters, in the order of the flat vector.
@@ -124,6 +172,17 @@ pub struct Dropout {
     pub p: f32,
     /// Key of the pass ([`kif_data::chance::key`]).
     pub key: [u8; 32],
+}
+
+/// How texts are drawn from a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Every token is drawn among so many of the likeliest ones, by their probabilities. At least 1.
+    pub top_k: usize,
+    /// A text is over behind so many end tokens: it has so many parts. At least 1.
+    pub n_parts: usize,
+    /// Longest text in tokens, end tokens included.
+    pub max_new_tokens: usize,
 }
 
 /// What a pass over a batch cost.
@@ -181,6 +240,54 @@ pub trait LanguageModel {
         max_new_tokens: usize,
     ) -> Result<Vec<Vec<u32>>, ModelError>;
 
+    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone
+    /// ([`kif_data::chance::key`]), whatever texts are beside it. The finished parts of each, end tokens included; fewer
+    /// than asked for where `max_new_tokens` were not enough. A model that cannot draw refuses.
+    fn sample(
+        &self,
+        _prompts: &[&[u32]],
+        _keys: &[[u8; 32]],
+        _sampling: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "sampling from this model".to_owned(),
+        })
+    }
+
+    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is what
+    /// the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
+    /// `[T, V]`, as made from [`target_logits`](Self::target_logits). A model that cannot be taught so refuses.
+    fn divergence_and_grad(
+        &mut self,
+        _batch: &Batch,
+        _log_probs: &[Vec<f32>],
+        _weight: f32,
+        _grad: &mut [f32],
+    ) -> Result<f64, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "learning from distributions with this model".to_owned(),
+        })
+    }
+
+    /// The soft prompts that take part from now on, by number and in order
+    /// ([`PromptConfig`](crate::PromptConfig)); without any, the model is its base. A model without prompts refuses all
+    /// but an empty list.
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        no_prompts(prompts)
+    }
+
+    /// What was last activated.
+    fn active_prompts(&self) -> &[usize] {
+        &[]
+    }
+
+    /// Mean embedding of every text's tokens, `[B, D]`, without any prompt: what a pool of prompts is asked with.
+    fn mean_embeddings(&self, _texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "mean embeddings of this model".to_owned(),
+        })
+    }
+
     /// Log-likelihood of every label (ids, end token included) for every prompt: `[B][labels]`, in nats.
     fn label_scores(
         &self,
@@ -190,6 +297,16 @@ pub trait LanguageModel {
 
     /// Number of token ids, V.
     fn vocab_size(&self) -> usize;
+}
+
+/// What a model without soft prompts says when some are activated.
+pub(crate) fn no_prompts(prompts: &[usize]) -> Result<(), ModelError> {
+    if prompts.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::Unsupported {
+        what: "a soft prompt in a model without them".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::engine::fused::Fused;
 use crate::engine::stock::Stock;
 use crate::files::{ModelConfig, Weights};
 use crate::t5::T5;
-use crate::{LanguageModel, LoraConfig, ModelError};
+use crate::{LanguageModel, LoraConfig, ModelError, PromptConfig};
 
 /// Where the arithmetic happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Precision {
 pub enum Trainable {
     /// A LoRA adapter over the frozen base.
     Adapter(LoraConfig),
+    /// Soft prompts in front of a frozen base, without an adapter.
+    Prompts(PromptConfig),
     /// Every weight of the base: pretraining.
     All,
 }
@@ -60,7 +62,7 @@ pub struct ModelOptions {
     pub precision: Precision,
     /// What is trained.
     pub trainable: Trainable,
-    /// Seed of a fresh adapter.
+    /// Seed of a fresh adapter or of fresh prompts.
     pub seed: u64,
     /// Whether a training step keeps only what enters each block and computes the rest a second time: less memory, more
     /// time, the same bits.
@@ -101,7 +103,8 @@ impl ModelOptions {
     }
 }
 
-/// Loads a Hugging Face directory with a fresh adapter, which leaves the base's outputs as they are.
+/// Loads a Hugging Face directory with a fresh adapter, or fresh prompts of which none is active: either leaves the
+/// base's outputs as they are.
 pub fn load(dir: &Path, options: &ModelOptions) -> Result<Box<dyn LanguageModel>, ModelError> {
     let config = ModelConfig::read(dir)?;
     from_parts(&config, Weights::read(dir)?, options)

@@ -183,6 +183,18 @@ impl Learner {
         self.trained = Some(ranges);
     }
 
+    /// Until the task ends, the schedule rises to `rate` and not to the run's peak: for methods that train something that
+    /// wants another rate than LoRA.
+    pub fn set_peak_rate(&mut self, rate: f64) {
+        self.schedule = self.schedule.with_peak(rate);
+    }
+
+    /// The soft prompts that take part from now on, as [`LanguageModel::activate_prompts`] says. They are no part of the
+    /// saved state.
+    pub fn activate_prompts(&mut self, prompts: &[usize]) -> Result<()> {
+        Ok(self.model.activate_prompts(prompts)?)
+    }
+
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
     /// token, averaged as configured. A non-finite loss or gradient is [`NonFinite`], before the update.
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
@@ -231,6 +243,24 @@ impl Learner {
         let magnitudes = self.model.output_magnitudes(batch)?;
         self.counters.forward_only_tokens += n_tokens(batch);
         Ok(magnitudes)
+    }
+
+    /// Adds the gradient of `weight` times the summed divergence of the model's predictions from those of `log_probs` to
+    /// `grad`, `[P]`, as [`LanguageModel::divergence_and_grad`]: unclipped, and without a trace in [`grad`](Self::grad).
+    /// Returns the sum in nats.
+    pub fn add_divergence_gradient(
+        &mut self,
+        batch: &Batch,
+        log_probs: &[Vec<f32>],
+        weight: f32,
+        grad: &mut [f32],
+    ) -> Result<f64> {
+        let sum = self
+            .model
+            .divergence_and_grad(batch, log_probs, weight, grad)?;
+        self.counters.tokens += n_tokens(batch);
+        self.finite_norm(sum, grad)?;
+        Ok(sum)
     }
 
     /// Puts `grad`, `[P]`, in the place of the gradient, checked and clipped as one.

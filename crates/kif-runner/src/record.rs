@@ -92,11 +92,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings of a method in a protocol.
-    pub fn new(protocol: &Protocol, method: MethodConfig) -> Self {
+    /// The settings of the method that a protocol calls `name`.
+    pub fn new(protocol: &Protocol, name: &str, method: MethodConfig) -> Self {
         Self {
             method,
-            training: protocol.training.clone(),
+            training: protocol.training_of(name),
             adapter: protocol.adapter.clone(),
             memory: protocol.memory.clone(),
             evaluation: protocol.evaluation.clone(),

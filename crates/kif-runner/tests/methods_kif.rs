@@ -6,7 +6,7 @@ use common::{P, batches, begin, distance, learn, learner, params_after, stream};
 use kif_fusion::FusionWeights;
 use kif_fusion::Regions;
 use kif_importance::quantile;
-use kif_runner::methods::{Cleared, KifConfig, KifScope, TwoLoopConfig};
+use kif_runner::methods::{Cleared, KifConfig, KifScope, OuterOptimizer, TwoLoopConfig};
 use kif_runner::{MemoryOrder, MethodConfig};
 
 /// The settings of a built-in KIF.
@@ -171,6 +171,18 @@ fn the_settings_make_a_difference() {
         },
         KifConfig {
             outer_steps: 3,
+            ..released
+        },
+        KifConfig {
+            memory_order: MemoryOrder::Cycled,
+            ..released
+        },
+        KifConfig {
+            slow_average: Some(0.5),
+            ..released
+        },
+        KifConfig {
+            outer_optimizer: OuterOptimizer::OwnScheduled { ratio: 1.0 },
             ..released
         },
     ] {
@@ -403,4 +415,56 @@ fn static_importance_is_that_of_the_first_round_of_a_task() {
         let (before, now) = (scores(at - 1), scores(at));
         assert_eq!(before.1 == now.1, before.0 == now.0, "round {at}");
     }
+}
+
+#[test]
+fn a_slow_average_is_what_a_task_leaves_behind() {
+    let task = &stream(MemoryOrder::Drawn)[1];
+    let config = |slow_average| {
+        MethodConfig::ReplayMatched(TwoLoopConfig {
+            slow_average,
+            ..TwoLoopConfig::paper()
+        })
+    };
+    let (mut fast, mut slow) = (learner(0.0), learner(0.0));
+    let mut methods = [config(None), config(Some(0.75))].map(|c| c.build(fast.layout()));
+    let batches = batches(methods[0].as_ref(), task, 5);
+    begin(&mut fast, methods[0].as_mut(), task, batches.len());
+    begin(&mut slow, methods[1].as_mut(), task, batches.len());
+    let mut expected = fast.params().to_vec();
+    for (step, batch) in batches.iter().enumerate() {
+        methods[0].observe(&mut fast, batch).unwrap();
+        methods[1].observe(&mut slow, batch).unwrap();
+        assert_eq!(fast.params(), slow.params(), "step {step}");
+        if (step + 1) % 8 == 0 {
+            for (mean, now) in expected.iter_mut().zip(fast.params()) {
+                *mean = 0.75 * *mean + 0.25 * now;
+            }
+        }
+    }
+    methods[1].end_task(&mut slow, task).unwrap();
+    assert!(distance(slow.params(), &expected) < 1e-6);
+    assert_ne!(slow.params(), fast.params());
+}
+
+#[test]
+fn an_outer_rate_that_follows_the_schedule_is_its_multiple() {
+    let task = &stream(MemoryOrder::Drawn)[1];
+    let after_a_round = |outer_optimizer| {
+        let config = TwoLoopConfig {
+            outer_optimizer,
+            ..TwoLoopConfig::paper()
+        };
+        let mut learner = learner(0.0);
+        let mut method = MethodConfig::ReplayMatched(config).build(learner.layout());
+        let batches = batches(method.as_ref(), task, 2);
+        begin(&mut learner, method.as_mut(), task, batches.len());
+        batches[..8].iter().for_each(|batch| {
+            method.observe(&mut learner, batch).unwrap();
+        });
+        (learner.params().to_vec(), learner.next_rate())
+    };
+    let (scheduled, rate) = after_a_round(OuterOptimizer::OwnScheduled { ratio: 2.0 });
+    let (constant, _) = after_a_round(OuterOptimizer::Own { lr: 2.0 * rate });
+    assert_eq!(scheduled, constant);
 }

@@ -132,7 +132,7 @@ fn inputs_of(rows: &[Encoded]) -> BTreeSet<u32> {
 fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
     for config in MethodConfig::all() {
         let name = config.name();
-        let (mut learner, seen) = watched_learner(config.n_slots(N_TASKS), 0.0);
+        let (mut learner, seen) = watched_learner(config.parts(N_TASKS), 0.0);
         let mut method = config.build(learner.layout());
         let regime = method.regime();
         for task in tasks_of(method.as_ref(), &stream(MemoryOrder::Drawn)) {
@@ -170,6 +170,7 @@ fn the_base_is_the_same_bits_after_learning() {
         }
         assert!(learner.params() != fresh, "{} learns", config.name());
         learner.set_params(&fresh).unwrap();
+        learner.activate_prompts(&[]).unwrap();
         let after = learner.model().nll_per_row(&batch).unwrap();
         assert_eq!(after, of_base, "{}", config.name());
     }

@@ -116,10 +116,11 @@ pub(crate) trait Engine: Clone {
         into: &mut [f32],
     ) -> Result<(), ModelError>;
 
-    /// Rows of a table: `[ids, width]`.
+    /// Rows of a table `[V, width]`, and of `more` for ids from V on: `[ids, width]`.
     fn embed<T: Tape<f32, Self::Device>>(
         &self,
         table: &Self::Weight,
+        more: Option<&Self::Weight>,
         ids: &[u32],
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
@@ -183,6 +184,17 @@ pub(crate) trait Engine: Clone {
         head: &Self::Weight,
         scale: f32,
         targets: &[u32],
+        weight: f32,
+    ) -> Result<Loss<Self::Device, T>, ModelError>;
+
+    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in nats.
+    /// `log_probs` is `log q`, `[rows, V]`.
+    fn divergence<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        head: &Self::Weight,
+        scale: f32,
+        log_probs: &[f32],
         weight: f32,
     ) -> Result<Loss<Self::Device, T>, ModelError>;
 

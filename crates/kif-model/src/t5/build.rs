@@ -1,13 +1,17 @@
 //! From named tensors to a model: which weights are frozen, which are trained, where adapters sit.
 
-use kif_data::chance::{Purpose, stream, uniform};
+use kif_data::chance::{Purpose, below, stream, uniform};
 
+use super::prompts::SoftPrompts;
 use super::{Adapter, AttentionLayer, Block, FeedForward, Linear, Param, Stack, T5};
 use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{
     FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors,
 };
-use crate::{LoraConfig, ModelError, ModelOptions, ParamLayout, Trainable};
+use crate::{
+    LoraConfig, ModelError, ModelOptions, ParamGroup, ParamLayout, PromptConfig, PromptSelection,
+    Trainable,
+};
 
 impl<E: Engine> T5<E> {
     /// Prepares all weights for `engine`. Tensors are taken out of `weights` one by one, so no second copy is held.
@@ -33,6 +37,7 @@ impl<E: Engine> T5<E> {
         if let Trainable::Adapter(lora) = trainable {
             lora.validate()?;
         }
+        let prompts = builder.prompts(config)?;
         let has_own_head = builder.has_own_head(config)?;
         let encoder_embedding = builder.own_embedding(config, "encoder")?;
         let decoder_embedding = builder.own_embedding(config, "decoder")?;
@@ -70,6 +75,7 @@ impl<E: Engine> T5<E> {
             head,
             encoder,
             decoder,
+            prompts,
             magnitudes: std::cell::RefCell::default(),
         })
     }
@@ -113,7 +119,7 @@ impl<E: Engine> Builder<'_, E> {
         };
         match self.trainable {
             Trainable::All => self.trained(name, stored_shape, shape, role, values),
-            Trainable::Adapter(_) => {
+            Trainable::Adapter(_) | Trainable::Prompts(_) => {
                 let spec = WeightSpec {
                     n_rows: shape[0],
                     n_cols: shape[1],
@@ -128,8 +134,84 @@ impl<E: Engine> Builder<'_, E> {
         }
     }
 
+    /// The soft prompts, where these are trained: rows of random ids in the encoder's embedding, and as keys of a pool
+    /// their means.
+    fn prompts(&mut self, config: &T5Config) -> Result<Option<SoftPrompts<E>>, ModelError> {
+        let &Trainable::Prompts(prompts) = self.trainable else {
+            return Ok(None);
+        };
+        prompts.validate()?;
+        let PromptConfig {
+            n_prompts,
+            length,
+            selection,
+        } = prompts;
+        let width = config.d_model;
+        let own = "encoder.embed_tokens.weight";
+        let table = if self.differs_from_shared(own)? {
+            own
+        } else {
+            "shared.weight"
+        };
+        let table = self.weights.get(table)?;
+        let mut rows = Vec::with_capacity(n_prompts * length * width);
+        for prompt in 0..n_prompts {
+            let mut rng = stream(self.seed, Purpose::Init, prompt as u64, 2);
+            for _ in 0..length {
+                let id = below(&mut rng, config.vocab_size);
+                rows.extend_from_slice(&table[id * width..(id + 1) * width]);
+            }
+        }
+        let mean_of = |prompt: &[f32]| {
+            let column = |i| prompt.iter().skip(i).step_by(width).sum::<f32>() / length as f32;
+            (0..width).map(column).collect::<Vec<_>>()
+        };
+        let keys: Vec<f32> = rows
+            .chunks_exact(length * width)
+            .flat_map(mean_of)
+            .collect();
+        let rows = self.trained_in(
+            ParamGroup::Prompts,
+            "prompts".to_owned(),
+            vec![n_prompts, length, width],
+            [n_prompts * length, width],
+            Role::Lookup,
+            rows,
+        )?;
+        let keys = match selection {
+            PromptSelection::Fixed => None,
+            PromptSelection::Pool { .. } => {
+                self.params.extend(keys);
+                let (name, shape) = ("prompt_keys".to_owned(), vec![n_prompts, width]);
+                Some(self.layout.push_to(ParamGroup::PromptKeys, name, shape))
+            }
+        };
+        Ok(Some(SoftPrompts {
+            config: prompts,
+            rows,
+            keys,
+            active: Vec::new(),
+        }))
+    }
+
     fn trained(
         &mut self,
+        name: String,
+        stored_shape: Vec<usize>,
+        shape: [usize; 2],
+        role: Role,
+        values: Vec<f32>,
+    ) -> Result<Param<E>, ModelError> {
+        let group = match self.trainable {
+            Trainable::All => ParamGroup::Base,
+            Trainable::Adapter(_) | Trainable::Prompts(_) => ParamGroup::Lora,
+        };
+        self.trained_in(group, name, stored_shape, shape, role, values)
+    }
+
+    fn trained_in(
+        &mut self,
+        group: ParamGroup,
         name: String,
         stored_shape: Vec<usize>,
         [n_rows, n_cols]: [usize; 2],
@@ -137,7 +219,7 @@ impl<E: Engine> Builder<'_, E> {
         values: Vec<f32>,
     ) -> Result<Param<E>, ModelError> {
         self.params.extend_from_slice(&values);
-        let slot = Some(self.layout.push(name, stored_shape));
+        let slot = Some(self.layout.push_to(group, name, stored_shape));
         let spec = WeightSpec {
             n_rows,
             n_cols,

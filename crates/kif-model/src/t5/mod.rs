@@ -5,6 +5,7 @@ mod forward;
 mod generate;
 mod magnitudes;
 mod position;
+mod prompts;
 mod recompute;
 
 use std::cell::RefCell;
@@ -15,7 +16,8 @@ use kif_data::{Batch, Ragged};
 
 use crate::engine::{Engine, LowRank, device_error};
 use crate::files::T5Config;
-use crate::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout};
+use crate::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout, Sampling};
+use forward::Goal;
 
 /// A weight, and where it lies in the flat parameter vector if it is trained.
 struct Param<E: Engine> {
@@ -108,6 +110,7 @@ pub(crate) struct T5<E: Engine> {
     head: Option<Param<E>>,
     encoder: Stack<E>,
     decoder: Stack<E>,
+    prompts: Option<prompts::SoftPrompts<E>>,
     /// What a pass gathers for `output_magnitudes`.
     magnitudes: RefCell<Option<magnitudes::Magnitudes>>,
 }
@@ -140,6 +143,7 @@ impl<E: Engine> T5<E> {
             all.push(&mut stack.final_norm);
         }
         all.extend(&mut self.head);
+        all.extend(self.prompts.as_mut().map(|prompts| &mut prompts.rows));
         all
     }
 
@@ -183,6 +187,35 @@ impl<E: Engine> T5<E> {
             }
         }
         Ok(())
+    }
+
+    /// Adds the gradient of `weight * sum(loss)` to `grad` and returns the loss of every target token.
+    fn add_gradient(
+        &mut self,
+        batch: &Batch,
+        goal: Goal<'_>,
+        weight: f32,
+        dropout: Option<Dropout>,
+        grad: &mut [f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.check_batch(batch)?;
+        assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
+        let (losses, mut gradients) = if self.recompute {
+            self.recomputed_loss(batch, goal, weight, dropout)?
+        } else {
+            type Tape<E> = OwnedTape<f32, <E as Engine>::Device>;
+            let (loss, losses) = self.loss::<Tape<E>>(batch, goal, weight, dropout)?;
+            (losses, loss.try_backward().map_err(device_error)?)
+        };
+        let ranges = self.ranges();
+        let engine = self.engine.clone();
+        for param in self.params_mut() {
+            if let Some(slot) = param.slot {
+                let into = &mut grad[ranges[slot].clone()];
+                engine.add_gradient(&param.weight, &mut gradients, into)?;
+            }
+        }
+        Ok(losses)
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<(), ModelError> {
@@ -239,25 +272,8 @@ impl<E: Engine> LanguageModel for T5<E> {
         dropout: Option<Dropout>,
         grad: &mut [f32],
     ) -> Result<BatchLoss, ModelError> {
-        self.check_batch(batch)?;
-        assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
-        let (nll, mut gradients) = if self.recompute {
-            self.recomputed_loss(batch, weight, dropout)?
-        } else {
-            let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
-            (nll, loss.try_backward().map_err(device_error)?)
-        };
-        let ranges = self.ranges();
-        let engine = self.engine.clone();
-        for param in self.params_mut() {
-            if let Some(slot) = param.slot {
-                engine.add_gradient(
-                    &param.weight,
-                    &mut gradients,
-                    &mut grad[ranges[slot].clone()],
-                )?;
-            }
-        }
+        let goal = Goal::Ids(batch.targets.ids());
+        let nll = self.add_gradient(batch, goal, weight, dropout, grad)?;
         Ok(BatchLoss {
             nll: nll.iter().map(|&x| f64::from(x)).sum(),
             n_tokens: nll.len(),
@@ -266,7 +282,8 @@ impl<E: Engine> LanguageModel for T5<E> {
 
     fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
         self.check_batch(batch)?;
-        let (_, nll) = self.loss::<NoneTape>(batch, 1.0, None)?;
+        let goal = Goal::Ids(batch.targets.ids());
+        let (_, nll) = self.loss::<NoneTape>(batch, goal, 1.0, None)?;
         Ok(sum_rows(&nll, &batch.targets))
     }
 
@@ -297,6 +314,45 @@ impl<E: Engine> LanguageModel for T5<E> {
         let prompts = Ragged::from_rows(prompts);
         self.check_rows(&prompts)?;
         self.greedy(&prompts, max_new_tokens)
+    }
+
+    fn sample(
+        &self,
+        prompts: &[&[u32]],
+        keys: &[[u8; 32]],
+        sampling: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        let prompts = Ragged::from_rows(prompts);
+        self.check_rows(&prompts)?;
+        assert_eq!(prompts.n_rows(), keys.len(), "a key for every text");
+        self.drawn(&prompts, keys, sampling)
+    }
+
+    fn divergence_and_grad(
+        &mut self,
+        batch: &Batch,
+        log_probs: &[Vec<f32>],
+        weight: f32,
+        grad: &mut [f32],
+    ) -> Result<f64, ModelError> {
+        let log_probs = log_probs.concat();
+        let n_values = batch.targets.n_tokens() * self.config.vocab_size;
+        assert_eq!(log_probs.len(), n_values, "probabilities of all targets");
+        let losses = self.add_gradient(batch, Goal::LogProbs(&log_probs), weight, None, grad)?;
+        Ok(losses.iter().map(|&x| f64::from(x)).sum())
+    }
+
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        self.activate(prompts)
+    }
+
+    fn active_prompts(&self) -> &[usize] {
+        self.prompts.as_ref().map_or(&[], |prompts| &prompts.active)
+    }
+
+    fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        self.check_rows(texts)?;
+        T5::mean_embeddings(self, texts)
     }
 
     fn label_scores(

@@ -7,13 +7,18 @@ use crate::methods::MethodConfig;
 use crate::protocol::ScoreKind;
 
 /// Rows of cells under a head; all rows have as many cells as the head.
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
+pub struct Table {
+    /// Titles of the columns.
+    pub head: Vec<String>,
+    /// Cells, row by row.
+    pub rows: Vec<Vec<String>>,
 }
 
+/// Title of what test rows leave uncertain.
+const TEST_ROWS: &str = "± test rows";
+
 /// A cell without a value.
-const NONE: &str = "–";
+pub(crate) const NONE: &str = "–";
 
 /// What the columns of [`costs`] are.
 pub(super) const COUNTING: &str = "\
@@ -38,6 +43,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
         head.push((*title).to_owned());
         if *metric == Metric::Op {
             head.push("95 % interval".to_owned());
+            head.push(TEST_ROWS.to_owned());
         }
     }
     head.push("cells".to_owned());
@@ -49,6 +55,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
             row.push(percent(spread));
             if *metric == Metric::Op {
                 row.push(spread.and_then(Spread::interval).unwrap_or_else(none));
+                row.push(plus_minus(method.test_rows.get(metric)));
             }
         }
         row.push(method.n_cells.to_string());
@@ -66,7 +73,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
 }
 
 /// Methods by their difference from the reference.
-pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
+pub(crate) fn comparisons(comparisons: &Comparisons) -> Table {
     let p = |p: Option<f64>| p.map_or(NONE.to_owned(), |p| format!("{p:.4}"));
     let rows = (comparisons.methods.iter())
         .map(|one| {
@@ -76,6 +83,7 @@ pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
                 one.method.clone(),
                 format!("{:+.1}", 100.0 * one.difference.mean),
                 interval.unwrap_or_else(|| NONE.to_owned()),
+                plus_minus(one.test_rows.as_ref()),
                 p(one.p),
                 p(one.p_holm),
                 detectable.unwrap_or_else(|| NONE.to_owned()),
@@ -87,6 +95,7 @@ pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
         &format!("OP less {}", comparisons.reference),
         "difference",
         "95 % interval",
+        TEST_ROWS,
         "p",
         "p (Holm)",
         "detectable",
@@ -107,10 +116,27 @@ pub(super) fn intervals(summary: &Summary) -> Table {
         Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
         None => spread.percent(),
     };
-    let columns = metrics.iter().map(|metric| metric.name().to_owned());
+    let of_rows: Vec<Metric> = (metrics.iter().copied())
+        .filter(|metric| {
+            summary
+                .methods
+                .iter()
+                .any(|m| m.test_rows.contains_key(metric))
+        })
+        .collect();
+    let columns = (metrics.iter().map(|metric| metric.name().to_owned())).chain(
+        of_rows
+            .iter()
+            .map(|metric| format!("{} {TEST_ROWS}", metric.name())),
+    );
     by_method(summary, columns, |method| {
-        let cell = |metric| method.metrics.get(metric).map_or_else(none, said);
-        metrics.iter().map(cell).collect()
+        let cells = metrics
+            .iter()
+            .map(|metric| method.metrics.get(metric).map_or_else(none, said));
+        let of_rows = of_rows
+            .iter()
+            .map(|metric| plus_minus(method.test_rows.get(metric)));
+        cells.chain(of_rows).collect()
     })
 }
 
@@ -261,13 +287,17 @@ fn whole(x: f64) -> String {
     format!("{x:.0}")
 }
 
+fn plus_minus(half_width: Option<&f64>) -> String {
+    half_width.map_or(NONE.to_owned(), |half| format!("± {:.1}", 100.0 * half))
+}
+
 fn percent(spread: Option<&Spread>) -> String {
     spread.map_or(NONE.to_owned(), Spread::percent)
 }
 
 impl Table {
     /// Aligned columns under a line: first column left, others right.
-    pub(super) fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| &row[column]);
             cells
@@ -296,7 +326,7 @@ impl Table {
     }
 
     /// A Markdown table. Bars in names would break it and are escaped.
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
             format!("| {} |\n", cells.join(" | "))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
-use kif_model::{Adapter, ParamLayout};
+use kif_model::{Adapter, ParamLayout, StoredPrompts, Trainable};
 
 use super::base_scores::BaseScores;
 use super::partial::Partial;
@@ -16,7 +16,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
 use crate::failure::OrBadInput;
 use crate::learner::Learner;
-use crate::methods::{self, Method, Regime};
+use crate::methods::{self, Method, Parts, Regime};
 use crate::progress::Progress;
 use crate::protocol::Protocol;
 use crate::record::{
@@ -49,10 +49,13 @@ pub(super) fn run(
 ) -> Result<()> {
     reset_peak_rss();
     let order = place.inputs.order(cell.order);
-    let n_slots = cell.config.n_slots(order.len());
-    let model = load_base(place.protocol, &place.inputs.model, cell.seed, n_slots)?;
-    let learner = Learner::new(model, place.protocol.learner_config(cell.seed));
-    let learner = learner.with_slots(n_slots)?;
+    let parts = cell.config.parts(order.len());
+    let model = load_base(place.protocol, &place.inputs.model, cell.seed, &parts)?;
+    let learner = Learner::new(
+        model,
+        place.protocol.learner_config(&cell.method, cell.seed),
+    );
+    let learner = learner.with_slots(parts.n_slots)?;
     let method = cell.config.build(learner.layout());
     let mut session = Session {
         place,
@@ -60,6 +63,7 @@ pub(super) fn run(
         title,
         order,
         regime: method.regime(),
+        parts,
         learner,
         method,
         partial: Partial::new(order.len()),
@@ -78,6 +82,7 @@ struct Session<'a> {
     title: &'a str,
     order: &'a [String],
     regime: Regime,
+    parts: Parts,
     learner: Learner,
     method: Box<dyn Method>,
     partial: Partial,
@@ -149,7 +154,7 @@ impl Session<'_> {
         view: &TaskView,
         saved: Option<Checkpoint<Partial>>,
     ) -> Result<()> {
-        let training = &self.place.protocol.training;
+        let training = self.place.protocol.training_of(&self.cell.method);
         let n_rows = self.method.training_rows(view).len() as u64;
         let total_steps = training.epochs * n_rows.div_ceil(training.batch_size as u64);
         let schedule = Schedule::Linear {
@@ -260,6 +265,7 @@ impl Session<'_> {
                 "{}: examined on {name} after task {}",
                 self.title, phase.after
             ));
+            self.method.before_examining(&mut self.learner, task)?;
             let evaluation = match self.answer(task) {
                 Err(error) if error.is::<Stopped>() => {
                     self.save(trained)?;
@@ -325,15 +331,17 @@ impl Session<'_> {
             .display()
             .to_string();
         atomic::write_folder(&adapter, |at| {
-            let n_slots = self.learner.layout().n_slots();
-            let config = self.place.protocol.lora_config().side_by_side(n_slots);
-            Adapter::write(
-                at,
-                &config,
-                self.learner.layout(),
-                self.learner.params(),
-                &base_name,
-            )
+            let (layout, params) = (self.learner.layout(), self.learner.params());
+            match self.parts.trainable(self.place.protocol.lora_config()) {
+                Trainable::Prompts(config) => {
+                    let active = self.learner.model().active_prompts();
+                    StoredPrompts::write(at, &config, active, layout, params, &base_name)
+                }
+                Trainable::Adapter(config) => {
+                    Adapter::write(at, &config, layout, params, &base_name)
+                }
+                Trainable::All => unreachable!("the base is frozen"),
+            }
             .with_context(|| format!("writing adapter {}", adapter.display()))
         })?;
         let (path, checkpoints) = (self.place.folder.join("record.json"), self.checkpoints());
@@ -358,7 +366,7 @@ impl Session<'_> {
             order: self.cell.order,
             seed: self.cell.seed,
             tasks: self.order.to_vec(),
-            settings: Settings::new(protocol, self.cell.config.clone()),
+            settings: Settings::new(protocol, &self.cell.method, self.cell.config.clone()),
             metrics: crate::report::metrics_of(&self.partial.scores),
             scores: self.partial.scores,
             task_notes,

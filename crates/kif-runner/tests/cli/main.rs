@@ -1,8 +1,11 @@
 //! The built program on small models: what users type, what they get, and how it ends when something is wrong.
 
 mod bench;
+mod check;
 mod failures;
 mod golden;
 mod kit;
 mod learn;
+mod metrics;
 mod report;
+mod reproduction;

@@ -166,9 +166,10 @@ impl Engine for Fused {
     fn embed<T: Tape<f32, Cpu>>(
         &self,
         table: &FusedWeight,
+        more: Option<&FusedWeight>,
         ids: &[u32],
     ) -> Result<Act<Cpu, T>, ModelError> {
-        embedding::embed(self, table, ids)
+        embedding::embed(self, table, more, ids)
     }
 
     fn rms_norm<T: Tape<f32, Cpu>>(
@@ -234,6 +235,17 @@ impl Engine for Fused {
         weight: f32,
     ) -> Result<Loss<Cpu, T>, ModelError> {
         loss::cross_entropy(self, x, head, scale, targets, weight)
+    }
+
+    fn divergence<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        head: &FusedWeight,
+        scale: f32,
+        log_probs: &[f32],
+        weight: f32,
+    ) -> Result<Loss<Cpu, T>, ModelError> {
+        loss::divergence(self, x, head, scale, log_probs, weight)
     }
 
     fn logits(&self, x: Act<Cpu>, head: &FusedWeight, scale: f32) -> Result<Vec<f32>, ModelError> {
