@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use kif_data::Batch;
 
-use crate::ModelError;
 use crate::files::{LORA_A, LORA_B};
+use crate::{ModelError, Routing};
 
 /// One trainable matrix or vector in the flat parameter vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,39 @@ pub struct ParamSpec {
     pub range: Range<usize>,
 }
 
+/// What a parameter belongs to. Its name says so: files, layouts and methods need no other word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamGroup {
+    /// A weight of the base, under the name that Hugging Face gives it.
+    Base,
+    /// A or B of a LoRA adapter, under the name that PEFT gives it.
+    Lora,
+    /// What chooses between adapters side by side ([`Routing`]), under a name that begins with [`ROUTER_PREFIX`].
+    Router,
+}
+
+/// What the names of the parameters of a router begin with.
+pub const ROUTER_PREFIX: &str = "routing.";
+
+impl ParamGroup {
+    /// The group of the parameter that is called `name`.
+    pub fn of(name: &str) -> Self {
+        if name.starts_with(ROUTER_PREFIX) {
+            Self::Router
+        } else if name.ends_with(LORA_A) || name.ends_with(LORA_B) {
+            Self::Lora
+        } else {
+            Self::Base
+        }
+    }
+}
+
 impl ParamSpec {
+    /// The group that it belongs to.
+    pub fn group(&self) -> ParamGroup {
+        ParamGroup::of(&self.name)
+    }
+
     /// R of a LoRA A `[R, in]` or B `[out, R]`; nothing else has one.
     pub fn rank(&self) -> Option<usize> {
         match (self.shape.as_slice(), &self.name) {
@@ -50,10 +82,14 @@ impl Default for ParamLayout {
 
 impl ParamLayout {
     /// The same parameters, read as `n_slots` adapters side by side. Fails unless there are only LoRA matrices whose
-    /// rank is a multiple of `n_slots`; 1 fits every layout.
+    /// rank is a multiple of `n_slots`, and what routes between them; 1 fits every layout.
     pub fn with_slots(self, n_slots: usize) -> Result<Self, ModelError> {
         assert!(n_slots > 0, "a layout of no slots was asked for");
-        let fits = |spec: &ParamSpec| spec.rank().is_some_and(|rank| rank.is_multiple_of(n_slots));
+        let fits = |spec: &ParamSpec| match spec.group() {
+            ParamGroup::Base => false,
+            ParamGroup::Lora => spec.rank().is_some_and(|rank| rank.is_multiple_of(n_slots)),
+            ParamGroup::Router => true,
+        };
         match self.specs.iter().find(|spec| n_slots > 1 && !fits(spec)) {
             None => Ok(Self { n_slots, ..self }),
             Some(ParamSpec { name, shape, .. }) => Err(ModelError::Lora {
@@ -68,7 +104,12 @@ impl ParamLayout {
         self.n_slots
     }
 
-    /// Where the parameters of slot `slot` lie in the flat vector, in ascending order.
+    /// The parameters of a group, in the order of the flat vector.
+    pub fn group(&self, group: ParamGroup) -> impl Iterator<Item = &ParamSpec> {
+        self.specs.iter().filter(move |spec| spec.group() == group)
+    }
+
+    /// Where the matrices of slot `slot` lie in the flat vector, in ascending order; everything if there is one slot.
     pub fn slot(&self, slot: usize) -> Vec<Range<usize>> {
         assert!(
             slot < self.n_slots,
@@ -85,7 +126,12 @@ impl ParamLayout {
                 .map(move |run| start + run * stride + slot * len)
                 .map(move |at| at..at + len)
         };
-        self.specs.iter().flat_map(of_spec).collect()
+        let of_slot = |spec: &&ParamSpec| self.n_slots == 1 || spec.group() == ParamGroup::Lora;
+        self.specs
+            .iter()
+            .filter(of_slot)
+            .flat_map(of_spec)
+            .collect()
     }
 
     /// Adds a parameter behind the last one and returns its index.
@@ -174,6 +220,43 @@ pub trait LanguageModel {
         })
     }
 
+    /// Up to `at_most` of the vectors that every trained LoRA A reads in a pass over `batch`, spread evenly over all tokens,
+    /// without dropout: per parameter of the layout `[n, in]` for A, nothing for other parameters. A model that cannot
+    /// look inside itself refuses.
+    fn layer_inputs(&self, _batch: &Batch, _at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "inputs of the layers of this model".to_owned(),
+        })
+    }
+
+    /// What chooses between its adapters side by side; nothing where they add up.
+    fn routing(&self) -> Option<Routing> {
+        None
+    }
+
+    /// From now on the first `open_slots` adapters share the work, at least one and at most all. A model that does not route
+    /// refuses.
+    fn set_open_slots(&mut self, _open_slots: usize) -> Result<(), ModelError> {
+        Err(not_routed("open slots"))
+    }
+
+    /// How much every adapter counts for every row of the batch, `[B, n_slots]`, as its inputs say; targets are not read.
+    /// A model that does not route whole rows refuses.
+    fn routing_weights(&self, _batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        Err(not_routed("routing weights"))
+    }
+
+    /// Adds to `grad` (`[P]`) the gradient of a function of [`routing_weights`](Self::routing_weights) whose derivatives
+    /// with respect to them are `by_weights`, `[B, n_slots]`.
+    fn add_routing_gradient(
+        &mut self,
+        _batch: &Batch,
+        _by_weights: &[f32],
+        _grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        Err(not_routed("a routing gradient"))
+    }
+
     /// Greedy continuations, at most `max_new_tokens` each; the end token is not part of them.
     fn generate(
         &self,
@@ -192,6 +275,12 @@ pub trait LanguageModel {
     fn vocab_size(&self) -> usize;
 }
 
+fn not_routed(what: &str) -> ModelError {
+    ModelError::Unsupported {
+        what: format!("{what} of a model that does not route rows between adapters"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +297,21 @@ mod tests {
         let layout = layout([4, 3], [2, 4]).with_slots(2).unwrap();
         assert_eq!(layout.slot(0), [0..6, 12..14, 16..18]);
         assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
+    }
+
+    #[test]
+    fn what_routes_belongs_to_no_slot() {
+        let mut layout = layout([4, 3], [2, 4]);
+        layout.push(format!("{ROUTER_PREFIX}keys"), vec![2, 5]);
+        let layout = layout.with_slots(2).unwrap();
+        assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
+        let of_router: Vec<_> = layout
+            .group(ParamGroup::Router)
+            .map(|s| s.range.clone())
+            .collect();
+        assert_eq!(of_router, [20..30]);
+        assert_eq!(layout.group(ParamGroup::Lora).count(), 2);
+        assert_eq!(ParamGroup::of("shared.weight"), ParamGroup::Base);
     }
 
     #[test]

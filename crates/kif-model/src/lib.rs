@@ -10,10 +10,14 @@ mod files;
 mod language_model;
 mod load;
 mod lora;
+mod routing;
 mod t5;
 
 pub use error::{Mismatch, ModelError};
 pub use files::*;
-pub use language_model::{BatchLoss, Dropout, LanguageModel, ParamLayout, ParamSpec};
+pub use language_model::{
+    BatchLoss, Dropout, LanguageModel, ParamGroup, ParamLayout, ParamSpec, ROUTER_PREFIX,
+};
 pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
+pub use routing::{Router, Routing};

@@ -6,7 +6,7 @@ use crate::engine::fused::Fused;
 use crate::engine::stock::Stock;
 use crate::files::{ModelConfig, Weights};
 use crate::t5::T5;
-use crate::{LanguageModel, LoraConfig, ModelError};
+use crate::{LanguageModel, LoraConfig, ModelError, Routing};
 
 /// Where the arithmetic happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct ModelOptions {
     pub precision: Precision,
     /// What is trained.
     pub trainable: Trainable,
+    /// What chooses between the adapters that the adapter consists of; without, they add up.
+    pub routing: Option<Routing>,
     /// Seed of a fresh adapter.
     pub seed: u64,
     /// Whether a training step keeps only what enters each block and computes the rest a second time: less memory, more
@@ -75,6 +77,7 @@ impl ModelOptions {
             engine: EngineKind::Fused,
             precision: Precision::F32,
             trainable,
+            routing: None,
             seed: 1,
             recompute: false,
         }

@@ -2,12 +2,15 @@
 
 use kif_data::chance::{Purpose, stream, uniform};
 
+use super::routing::InstanceRouter;
 use super::{Adapter, AttentionLayer, Block, FeedForward, Linear, Param, Stack, T5};
 use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{
     FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors,
 };
-use crate::{LoraConfig, ModelError, ModelOptions, ParamLayout, Trainable};
+use crate::{
+    LoraConfig, ModelError, ModelOptions, ParamLayout, ROUTER_PREFIX, Router, Routing, Trainable,
+};
 
 impl<E: Engine> T5<E> {
     /// Prepares all weights for `engine`. Tensors are taken out of `weights` one by one, so no second copy is held.
@@ -25,13 +28,24 @@ impl<E: Engine> T5<E> {
             engine,
             weights,
             trainable,
+            routing: options.routing,
             seed,
             layout: ParamLayout::default(),
             params: Vec::new(),
             n_adapters: 0,
         };
-        if let Trainable::Adapter(lora) = trainable {
+        let lora = match trainable {
+            Trainable::Adapter(lora) => Some(lora.clone()),
+            Trainable::All => None,
+        };
+        if let Some(lora) = &lora {
             lora.validate()?;
+        }
+        if let Some(routing) = &options.routing {
+            routing.check(lora.as_ref().ok_or_else(|| ModelError::Lora {
+                field: "routing",
+                problem: "there is no adapter where all weights are trained".to_owned(),
+            })?)?;
         }
         let has_own_head = builder.has_own_head(config)?;
         let encoder_embedding = builder.own_embedding(config, "encoder")?;
@@ -54,6 +68,14 @@ impl<E: Engine> T5<E> {
             None
         };
         builder.check_targets(config)?;
+        let instance_router = match options.routing {
+            Some(Routing {
+                n_slots,
+                router: Router::Instance { hidden },
+                ..
+            }) => Some(builder.instance_router(config.d_model, hidden, n_slots)?),
+            _ => None,
+        };
         let Builder {
             engine,
             layout,
@@ -63,14 +85,17 @@ impl<E: Engine> T5<E> {
         Ok(Self {
             engine,
             config: config.clone(),
-            layout,
+            layout: layout.with_slots(options.routing.map_or(1, |routing| routing.n_slots))?,
             params,
             recompute: options.recompute,
             shared,
             head,
             encoder,
             decoder,
-            magnitudes: std::cell::RefCell::default(),
+            routing: options.routing,
+            lora,
+            instance_router,
+            look: std::cell::RefCell::default(),
         })
     }
 }
@@ -79,6 +104,7 @@ struct Builder<'a, E: Engine> {
     engine: E,
     weights: Weights,
     trainable: &'a Trainable,
+    routing: Option<Routing>,
     seed: u64,
     layout: ParamLayout,
     params: Vec<f32>,
@@ -198,12 +224,7 @@ impl<E: Engine> Builder<'_, E> {
     ) -> Result<Adapter<E>, ModelError> {
         let number = self.n_adapters;
         self.n_adapters += 1;
-        // Kaiming-uniform with a = sqrt 5 has the bound sqrt(6 / ((1 + 5) * n_in)).
-        let bound = (n_in as f32).sqrt().recip();
-        let mut rng = stream(self.seed, Purpose::Init, number, 0);
-        let a = (0..lora.rank * n_in)
-            .map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound)
-            .collect();
+        let a = self.drawn(lora.rank * n_in, kaiming_bound(n_in), (number, 0));
         let b = vec![0.0; n_out * lora.rank];
         let (a_shape, b_shape) = ([lora.rank, n_in], [n_out, lora.rank]);
         let name = |side| format!("base_model.model.{module}.lora_{side}.weight");
@@ -212,6 +233,17 @@ impl<E: Engine> Builder<'_, E> {
             b: self.trained(name('B'), b_shape.to_vec(), b_shape, Role::Product, b)?,
             scale: lora.scale(),
             stream: number,
+            router: match self.routing {
+                Some(Routing {
+                    n_slots,
+                    router: Router::Token { .. },
+                    ..
+                }) => {
+                    let values = self.drawn(n_slots * n_in, kaiming_bound(n_in), (number, 2));
+                    Some(self.of_router(&format!("{module}.weight"), [n_slots, n_in], values)?)
+                }
+                _ => None,
+            },
         })
     }
 
@@ -297,6 +329,49 @@ impl<E: Engine> Builder<'_, E> {
         })
     }
 
+    /// A fresh router of rows: the layers of the query as PyTorch draws linear layers, the gain 1, keys uniform in -1..1.
+    fn instance_router(
+        &mut self,
+        width: usize,
+        hidden: usize,
+        n_slots: usize,
+    ) -> Result<InstanceRouter<E>, ModelError> {
+        let down = self.drawn(hidden * width, kaiming_bound(width), (0, 3));
+        let up = self.drawn(width * hidden, kaiming_bound(hidden), (1, 3));
+        let keys = self.drawn(n_slots * width, 1.0, (2, 3));
+        Ok(InstanceRouter {
+            down: self.of_router("query.down.weight", [hidden, width], down)?,
+            up: self.of_router("query.up.weight", [width, hidden], up)?,
+            gain: self.of_router("query.norm.weight", [1, width], vec![1.0; width])?,
+            keys: self.of_router("keys", [n_slots, width], keys)?,
+        })
+    }
+
+    /// A trained weight of a router.
+    fn of_router(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        values: Vec<f32>,
+    ) -> Result<Param<E>, ModelError> {
+        let is_vector = shape[0] == 1 && name.contains(".norm.");
+        let (stored_shape, role) = if is_vector {
+            (vec![shape[1]], Role::Lookup)
+        } else {
+            (shape.to_vec(), Role::Product)
+        };
+        let name = format!("{ROUTER_PREFIX}{name}");
+        self.trained(name, stored_shape, shape, role, values)
+    }
+
+    /// `n` uniform numbers in `-bound..bound` from a stream of their own.
+    fn drawn(&self, n: usize, bound: f32, (number, kind): (u64, u64)) -> Vec<f32> {
+        let mut rng = stream(self.seed, Purpose::Init, number, kind);
+        (0..n)
+            .map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound)
+            .collect()
+    }
+
     /// Refuses targets that this model does not have: they would silently train nothing.
     fn check_targets(&self, config: &T5Config) -> Result<(), ModelError> {
         let Trainable::Adapter(lora) = self.trainable else {
@@ -319,4 +394,9 @@ impl<E: Engine> Builder<'_, E> {
             }),
         }
     }
+}
+
+/// Kaiming-uniform with a = sqrt 5 has the bound sqrt(6 / ((1 + 5) * n_in)).
+fn kaiming_bound(n_in: usize) -> f32 {
+    (n_in as f32).sqrt().recip()
 }

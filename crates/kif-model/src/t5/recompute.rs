@@ -11,7 +11,6 @@ use dfdx::prelude::{
 use kif_data::Batch;
 
 use super::T5;
-use super::forward::spans;
 use crate::engine::{Act, Engine, device_error};
 use crate::{Dropout, ModelError};
 
@@ -29,7 +28,8 @@ impl<E: Engine> T5<E> {
         dropout: Option<Dropout>,
     ) -> Result<LossAndGradients<E::Device>, ModelError> {
         let inputs = &batch.inputs;
-        let pass = self.encoder_pass(inputs, dropout);
+        let weights = self.row_weights::<NoneTape>(inputs)?;
+        let pass = self.encoder_pass(inputs, weights.as_ref(), dropout);
         let mut xs = vec![self.embed::<NoneTape>(&self.encoder, inputs)?];
         for i in 0..self.encoder.blocks.len() {
             xs.push(self.encoder_block(i, xs[i].clone(), &pass)?);
@@ -38,7 +38,7 @@ impl<E: Engine> T5<E> {
         let encoded = self.norm(top, &self.encoder.final_norm)?;
 
         let decoder_inputs = self.decoder_inputs(batch.targets.rows());
-        let decoder_pass = self.decoder_pass(spans(inputs), &decoder_inputs, dropout);
+        let decoder_pass = self.decoder_pass(inputs, &decoder_inputs, weights.as_ref(), dropout);
         let mut ys = vec![self.embed::<NoneTape>(&self.decoder, &decoder_inputs)?];
         for i in 0..self.decoder.blocks.len() {
             ys.push(self.decoder_block(i, ys[i].clone(), &encoded, &decoder_pass)?);
@@ -78,6 +78,9 @@ impl<E: Engine> T5<E> {
         }
         if self.embedding(&self.encoder).slot.is_some() {
             segments = segments.backward(self.embed(&self.encoder, inputs)?, &x)?;
+        }
+        if let (Some(first), Some(again)) = (&weights, self.row_weights(inputs)?) {
+            segments = segments.backward(again, first)?;
         }
         Ok((nll, segments.gradients))
     }

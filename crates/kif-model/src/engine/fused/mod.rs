@@ -7,6 +7,7 @@ mod activation;
 mod attention;
 mod buffers;
 mod embedding;
+mod gate;
 mod linear;
 mod loss;
 mod norm;
@@ -184,7 +185,7 @@ impl Engine for Fused {
         &self,
         x: Act<Cpu, T>,
         weight: &FusedWeight,
-        low_rank: Option<LowRank<'_, FusedWeight>>,
+        low_rank: Option<LowRank<'_, FusedWeight, Act<Cpu, T>>>,
         residual: Option<Act<Cpu, T>>,
         input_gradient: InputGradient,
     ) -> Result<Act<Cpu, T>, ModelError> {
