@@ -6,7 +6,7 @@ use common::{distance, length, mean_loss_and_grad};
 use kif_data::{Batch, Encoded};
 use kif_model::{
     Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions,
-    T5Config, Trainable, from_parts, random_weights,
+    ParamGroup, Router, Routing, T5Config, Trainable, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -15,8 +15,36 @@ use proptest::prelude::*;
 struct Case {
     config: T5Config,
     lora: LoraConfig,
+    routing: Option<Routing>,
     rows: Vec<(Vec<u32>, Vec<u32>)>,
     seed: u64,
+}
+
+/// Two to four adapters side by side, routed by row or by token; some may be closed.
+fn routed() -> impl Strategy<Value = Case> {
+    let routing = (2usize..5).prop_flat_map(|n_slots| {
+        (2usize..=n_slots).prop_flat_map(move |open_slots| {
+            let router = prop_oneof![
+                (1usize..6).prop_map(|hidden| Router::Instance { hidden }),
+                (2usize..=open_slots).prop_map(|top_k| Router::Token { top_k }),
+            ];
+            router.prop_map(move |router| Routing {
+                n_slots,
+                open_slots,
+                router,
+            })
+        })
+    });
+    (case(), routing).prop_map(|(case, routing)| Case {
+        lora: case.lora.side_by_side(routing.n_slots),
+        routing: Some(routing),
+        ..case
+    })
+}
+
+/// One adapter, or several that are routed.
+fn any_case() -> impl Strategy<Value = Case> {
+    prop_oneof![case(), routed()]
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -70,6 +98,7 @@ fn case() -> impl Strategy<Value = Case> {
                     dropout: 0.0,
                     targets,
                 },
+                routing: None,
                 rows,
                 seed,
             }
@@ -114,8 +143,13 @@ fn model_with(
 ) -> Box<dyn LanguageModel> {
     let config = ModelConfig::T5(case.config.clone());
     let weights = random_weights(&config, case.seed);
+    let routing = match trainable {
+        Trainable::Adapter(_) => case.routing,
+        Trainable::All => None,
+    };
     let options = ModelOptions {
         engine,
+        routing,
         seed: case.seed,
         recompute,
         ..ModelOptions::cpu(trainable)
@@ -174,7 +208,7 @@ fn engines_agree(
 
 proptest! {
     #[test]
-    fn engines_agree_on_loss_and_adapter_gradients(case in case()) {
+    fn engines_agree_on_loss_and_adapter_gradients(case in any_case()) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
         engines_agree(fused, stock, &batch(&case.rows), None);
     }
@@ -187,14 +221,14 @@ proptest! {
     }
 
     #[test]
-    fn engines_agree_on_dropout_too(case in case(), p in 0.05f32..0.6) {
+    fn engines_agree_on_dropout_too(case in any_case(), p in 0.05f32..0.6) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
         engines_agree(fused, stock, &batch(&case.rows), Some(Dropout { p, key: [7; 32] }));
     }
 
     #[test]
     fn recomputation_changes_no_bit(
-        case in case(),
+        case in any_case(),
         stock in any::<bool>(),
         trains_all in any::<bool>(),
         p in prop::option::of(0.05f32..0.6),
@@ -219,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_scores_the_same_bits_alone_and_in_company(case in case()) {
+    fn a_row_scores_the_same_bits_alone_and_in_company(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);
         let together = model.nll_per_row(&batch(&case.rows)).unwrap();
         for (row, nll) in case.rows.iter().zip(together) {
@@ -229,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn changing_a_target_token_leaves_earlier_logits_alone(case in case(), id in 0u32..40) {
+    fn changing_a_target_token_leaves_earlier_logits_alone(case in any_case(), id in 0u32..40) {
         let model = adapted(&case, EngineKind::Fused);
         let mut row = case.rows[0].clone();
         row.1.push(id);
@@ -242,7 +276,7 @@ proptest! {
     }
 
     #[test]
-    fn a_fresh_adapter_is_the_base_model(case in case()) {
+    fn a_fresh_adapter_is_the_base_model(case in any_case()) {
         let batch = batch(&case.rows);
         let fresh = model(&case, EngineKind::Fused, Trainable::Adapter(case.lora.clone()));
         let base = model(&case, EngineKind::Fused, Trainable::All);
@@ -250,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn generation_with_a_cache_equals_recomputation(case in case()) {
+    fn generation_with_a_cache_equals_recomputation(case in any_case()) {
         for engine in [EngineKind::Fused, EngineKind::Stock] {
             let model = adapted(&case, engine);
             let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
@@ -271,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn predictions_do_not_depend_on_the_evaluation_batch(case in case()) {
+    fn predictions_do_not_depend_on_the_evaluation_batch(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);
         let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
         let together = model.generate(&prompts, 5).unwrap();
@@ -284,7 +318,7 @@ proptest! {
     }
 
     #[test]
-    fn label_scores_are_the_likelihoods_of_the_labels(case in case()) {
+    fn label_scores_are_the_likelihoods_of_the_labels(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);
         let labels = vec![vec![3, 1], vec![4, 5, 1]];
         let scores = model.label_scores(&[&case.rows[0].0], &labels).unwrap();
@@ -295,6 +329,175 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Along a random direction over all parameters. All open experts take part: where another one gets among the
+    /// largest, the loss jumps.
+    #[test]
+    fn gradients_of_routed_models_are_those_of_finite_differences(case in routed()) {
+        let mut case = case;
+        if let Some(Routing { router: Router::Token { top_k }, open_slots, .. }) = &mut case.routing {
+            *top_k = *open_slots;
+        }
+        let mut model = adapted(&case, EngineKind::Fused);
+        let batch = batch(&case.rows);
+        let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch, None);
+        let params = model.params().to_vec();
+        let direction = spread(params.len(), case.seed ^ 0x5eed);
+        let slope: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let mut loss_at = |step: f32| {
+            let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
+            model.set_params(&moved).unwrap();
+            model.nll_per_row(&batch).unwrap().iter().sum::<f64>() / batch.targets.n_tokens() as f64
+        };
+        // A kink of the relu between the two points spoils one step, not all.
+        let steps = [2e-2f32, 5e-3, 1e-3];
+        let errors = steps.map(|step| {
+            let measured = (loss_at(step) - loss_at(-step)) / (2.0 * f64::from(step));
+            (measured - slope).abs()
+        });
+        let best = errors.iter().copied().fold(f64::MAX, f64::min);
+        prop_assert!(best < 2e-3 * slope.abs().max(1.0), "slope {slope}, errors {errors:?}");
+    }
+
+    #[test]
+    fn routing_weights_are_those_of_open_adapters_and_sum_to_one(case in routed()) {
+        let Some(routing @ Routing { router: Router::Instance { .. }, .. }) = case.routing else {
+            return Ok(());
+        };
+        let batch = batch(&case.rows);
+        let [fused, stock] = [EngineKind::Fused, EngineKind::Stock]
+            .map(|engine| adapted(&case, engine).routing_weights(&batch).unwrap());
+        prop_assert!(distance(&fused, &stock) < 1e-5);
+        for row in fused.chunks_exact(routing.n_slots) {
+            prop_assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            prop_assert!(row[..routing.open_slots].iter().all(|w| *w > 0.0));
+            prop_assert!(row[routing.open_slots..].iter().all(|w| *w == 0.0));
+        }
+    }
+
+    /// The gradient of `sum c w` along a random direction; it lies in the router alone.
+    #[test]
+    fn the_gradient_of_routing_weights_is_that_of_finite_differences(case in routed()) {
+        let Some(Routing { router: Router::Instance { .. }, n_slots, .. }) = case.routing else {
+            return Ok(());
+        };
+        let batch = batch(&case.rows);
+        for engine in [EngineKind::Fused, EngineKind::Stock] {
+            let mut model = adapted(&case, engine);
+            let params = model.params().to_vec();
+            let c = spread(case.rows.len() * n_slots, case.seed ^ 0xc);
+            let mut grad = vec![0.0; params.len()];
+            model.add_routing_gradient(&batch, &c, &mut grad).unwrap();
+            for spec in model.layout().group(ParamGroup::Lora) {
+                prop_assert!(grad[spec.range.clone()].iter().all(|g| *g == 0.0));
+            }
+            let direction = spread(params.len(), case.seed ^ 0x5eed);
+            let slope: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+            let mut value_at = |step: f32| -> f64 {
+                let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
+                model.set_params(&moved).unwrap();
+                let weights = model.routing_weights(&batch).unwrap();
+                weights.iter().zip(&c).map(|(w, c)| f64::from(*w) * f64::from(*c)).sum()
+            };
+            let measured = (value_at(1e-2) - value_at(-1e-2)) / 2e-2;
+            prop_assert!((measured - slope).abs() < 1e-3, "{} instead of {}", measured, slope);
+        }
+    }
+
+    #[test]
+    fn closed_adapters_and_experts_behind_the_largest_change_nothing(case in routed()) {
+        let routing = case.routing.unwrap();
+        let batch = batch(&case.rows);
+        let mut model = adapted(&case, EngineKind::Fused);
+        let before = model.nll_per_row(&batch).unwrap();
+        let mut params = model.params().to_vec();
+        for slot in routing.open_slots..routing.n_slots {
+            for range in model.layout().slot(slot) {
+                params[range].iter_mut().for_each(|p| *p += 1.0);
+            }
+        }
+        model.set_params(&params).unwrap();
+        prop_assert_eq!(model.nll_per_row(&batch).unwrap(), before);
+        if routing.open_slots < routing.n_slots {
+            model.set_open_slots(routing.n_slots).unwrap();
+            prop_assert!(model.nll_per_row(&batch).unwrap().iter().all(|nll| nll.is_finite()));
+            prop_assert_eq!(model.routing().unwrap().open_slots, routing.n_slots);
+        }
+        prop_assert!(model.set_open_slots(routing.n_slots + 1).is_err());
+    }
+}
+
+/// `layer_inputs` against what `output_magnitudes` computes from the same inputs.
+#[test]
+fn layer_inputs_are_what_a_reads() {
+    let lora = LoraConfig {
+        rank: 2,
+        targets: vec!["q".into(), "wo".into()],
+        ..LoraConfig::default()
+    };
+    let case = Case {
+        config: tiny(),
+        lora,
+        routing: None,
+        rows: vec![(vec![3, 4, 5], vec![7, 1]), (vec![9], vec![2, 1])],
+        seed: 5,
+    };
+    let model = adapted(&case, EngineKind::Fused);
+    let batch = batch(&case.rows);
+    let all = model.layer_inputs(&batch, 1000).unwrap();
+    let magnitudes = model.output_magnitudes(&batch).unwrap();
+    let few = model.layer_inputs(&batch, 2).unwrap();
+    for (i, spec) in model.layout().specs().iter().enumerate() {
+        if !spec.name.contains("lora_A") {
+            assert!(all[i].is_empty() && few[i].is_empty());
+            continue;
+        }
+        let width = spec.shape[1];
+        assert_eq!(
+            (all[i].len(), few[i].len()),
+            (4 * width, 2 * width),
+            "{}",
+            spec.name
+        );
+        assert_eq!(few[i][..width], all[i][..width]);
+        assert_eq!(few[i][width..], all[i][2 * width..3 * width]);
+        let a = &model.params()[spec.range.clone()];
+        for (row, magnitude) in a.chunks_exact(width).zip(&magnitudes[i]) {
+            let output = |x: &[f32]| row.iter().zip(x).map(|(a, x)| a * x).sum::<f32>().abs();
+            let mean = all[i].chunks_exact(width).map(output).sum::<f32>() / 4.0;
+            assert!((mean - magnitude).abs() < 1e-5, "{}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn routing_that_does_not_fit_is_refused() {
+    let lora = |n| {
+        LoraConfig {
+            rank: 2,
+            ..LoraConfig::default()
+        }
+        .side_by_side(n)
+    };
+    let refused = |routing: Routing, trainable: Trainable| {
+        let config = ModelConfig::T5(tiny());
+        let options = ModelOptions {
+            routing: Some(routing),
+            ..ModelOptions::cpu(trainable)
+        };
+        let model = from_parts(&config, random_weights(&config, 1), &options);
+        model.err().expect("refused").to_string()
+    };
+    let token = |n, top_k| Routing::new(n, Router::Token { top_k });
+    let adapter = |n| Trainable::Adapter(lora(n));
+    assert!(refused(token(3, 2), adapter(2)).contains("rank 4 is not 3 adapters"));
+    assert!(refused(token(2, 3), adapter(2)).contains("top_k 3 is outside 2..=2"));
+    assert!(refused(token(2, 1), adapter(2)).contains("top_k 1 is outside"));
+    let by_row = Routing::new(2, Router::Instance { hidden: 0 });
+    assert!(refused(by_row, adapter(2)).contains("hidden 0"));
+    assert!(refused(token(2, 2), Trainable::All).contains("no adapter"));
+}
+
 #[test]
 fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
     let case = Case {
@@ -303,6 +506,7 @@ fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
             ..tiny()
         },
         lora: LoraConfig::default(),
+        routing: None,
         rows: vec![],
         seed: 1,
     };
