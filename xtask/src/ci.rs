@@ -46,6 +46,7 @@ pub(crate) fn run() -> Result<ExitCode> {
                 .current_dir(process::root()),
         )
     })?;
+    steps.step("reproduction", || cargo("xtask reproduction --check"))?;
     steps.step("README commands", || readme_commands(&scratch))?;
     steps.print();
     Ok(ExitCode::SUCCESS)

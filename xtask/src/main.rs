@@ -1,10 +1,11 @@
-//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`. Thin: it starts cargo and `kif`, and computes nothing.
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`, `reproduction`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod fixtures;
 mod perf;
 mod process;
 mod readme;
+mod reproduction;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Task {
     Ci,
     /// Remake the generated fixtures
     Fixtures(fixtures::Options),
+    /// Remake the part of docs/reproduction.md that follows from docs/records
+    Reproduction(reproduction::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Perf(options) => perf::run(&options),
         Task::Ci => ci::run(),
         Task::Fixtures(options) => fixtures::run(&options),
+        Task::Reproduction(options) => reproduction::run(&options),
     };
     match result {
         Ok(code) => code,

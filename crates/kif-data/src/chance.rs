@@ -27,6 +27,10 @@ pub enum Purpose {
     Pretrain = 8,
     /// Text generated for fixtures.
     Fixture = 9,
+    /// Order of the memory in one pass over it (step = pass).
+    MemoryPass = 10,
+    /// Texts drawn from a model (step = number of the text).
+    Sample = 11,
 }
 
 /// The key of a stream: 32 bytes, ready for [`ChaCha8Rng::from_seed`].

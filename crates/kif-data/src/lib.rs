@@ -16,6 +16,7 @@ pub mod error;
 mod json;
 pub mod layouts;
 pub mod memory;
+pub mod published;
 mod raw_row;
 pub mod sampling;
 pub mod stream;
@@ -27,8 +28,12 @@ pub mod tokenizer;
 pub use batch::{Batch, Encoded, Ragged};
 pub use corpus::{CorpusItem, corpus_items, corpus_reader};
 pub use error::DataError;
-pub use layouts::{Layout, load_task, read_rows, task_files};
-pub use memory::{MemoryPolicy, draw_memory, highest_loss, memory_batch, memory_rows, reservoir};
+pub use layouts::{
+    Layout, MAX_PROBLEMS, Split, Survey, load_task, read_rows, split_file, survey, task_files,
+};
+pub use memory::{
+    MemoryPolicy, cycled_batch, draw_memory, highest_loss, memory_batch, memory_rows, reservoir,
+};
 pub use sampling::{Cursor, epoch_order};
 pub use stream::Stream;
 pub use subset::{class_balanced_subset, validation_split};

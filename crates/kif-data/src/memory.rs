@@ -118,6 +118,33 @@ pub fn memory_batch(
     order
 }
 
+/// Positions in the memory of the rows of one memory batch where the memory is cycled: passes over all rows, each
+/// shuffled anew and keyed by seed, task and pass, cut into batches that go on from one pass to the next. Every row
+/// comes once before any comes again. Of no rows, none.
+pub fn cycled_batch(
+    n_memory: usize,
+    batch_size: usize,
+    seed: u64,
+    task_idx: u64,
+    draw: u64,
+) -> Vec<usize> {
+    if n_memory == 0 {
+        return Vec::new();
+    }
+    let start = draw as usize * batch_size;
+    let pass = |number: usize| {
+        permutation(
+            &mut stream(seed, Purpose::MemoryPass, task_idx, number as u64),
+            n_memory,
+        )
+    };
+    let passes: Vec<usize> = (start / n_memory..=(start + batch_size) / n_memory)
+        .flat_map(pass)
+        .collect();
+    let skipped = start % n_memory;
+    passes[skipped..skipped + batch_size].to_vec()
+}
+
 /// `n` of `items`, or all of them where there are fewer, in random order.
 fn sample(rng: &mut ChaCha8Rng, items: &[usize], n: usize) -> Vec<usize> {
     permutation(rng, items.len())

@@ -125,40 +125,84 @@ fn ids(
     Ok(value)
 }
 
-/// Rows whose ids are checked to be unique.
+/// Collects the rows of a file: ids are checked to be unique, and a bad row ends the reading or is noted.
 #[derive(Default)]
-pub(crate) struct UniqueRows {
+pub(crate) struct RowSink {
     rows: Vec<Row>,
-    lines: HashMap<String, usize>,
+    /// Where each row starts.
+    lines: Vec<usize>,
+    line_of_id: HashMap<String, usize>,
+    problems: Vec<DataError>,
+    /// Problems that are noted; the next one ends the reading.
+    most: usize,
 }
 
-impl UniqueRows {
+impl RowSink {
+    /// Ends at the first problem.
+    pub(crate) fn strict() -> Self {
+        Self::default()
+    }
+
+    /// Notes up to `most` problems and goes on.
+    pub(crate) fn noting(most: usize) -> Self {
+        Self {
+            most,
+            ..Self::default()
+        }
+    }
+
+    /// The value, or nothing where its problem was noted.
+    pub(crate) fn note<T>(&mut self, read: Result<T, DataError>) -> Result<Option<T>, DataError> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(problem) if self.problems.len() < self.most => {
+                self.problems.push(problem);
+                Ok(None)
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Adds the row that was read at `place`.
     pub(crate) fn push(
         &mut self,
         source: &Source,
         place: Place,
-        row: Row,
+        row: Result<Row, DataError>,
     ) -> Result<(), DataError> {
-        if let Some(first_line) = self.lines.insert(row.id.clone(), place.line) {
-            let path = source.path().into();
-            return Err(DataError::DuplicateId {
-                path,
+        let unique = row.and_then(|row| match self.line_of_id.get(&row.id) {
+            None => Ok(row),
+            Some(&first_line) => Err(DataError::DuplicateId {
+                path: source.path().into(),
                 line: place.line,
                 id: row.id,
                 first_line,
-            });
+            }),
+        });
+        if let Some(row) = self.note(unique)? {
+            self.line_of_id.insert(row.id.clone(), place.line);
+            self.lines.push(place.line);
+            self.rows.push(row);
         }
-        self.rows.push(row);
         Ok(())
     }
 
-    /// All rows; none at all is an error.
-    pub(crate) fn finish(self, source: &Source) -> Result<Vec<Row>, DataError> {
-        if self.rows.is_empty() {
-            Err(source.empty())
-        } else {
-            Ok(self.rows)
+    /// A file that has no row at all is a problem.
+    pub(crate) fn finish(&mut self, source: &Source) -> Result<(), DataError> {
+        match self.rows.is_empty() && self.problems.is_empty() {
+            true => Err(source.empty()),
+            false => Ok(()),
         }
+    }
+
+    /// The rows.
+    pub(crate) fn into_rows(self) -> Vec<Row> {
+        self.rows
+    }
+
+    /// The rows, where each starts, and the problems that were noted.
+    pub(crate) fn into_parts(self) -> (Vec<Row>, Vec<usize>, Vec<DataError>) {
+        (self.rows, self.lines, self.problems)
     }
 }
 

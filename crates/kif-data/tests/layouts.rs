@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use kif_data::{Content, Layout, Row, Task, load_task, task_files};
+use kif_data::{
+    Content, Layout, MAX_PROBLEMS, Row, Split, Survey, Task, load_task, survey, task_files,
+};
 
 fn write(root: &Path, path: &str, text: &str) {
     let path = root.join(path);
@@ -249,4 +251,135 @@ fn a_task_name_does_not_lead_out_of_the_data() {
             );
         }
     }
+}
+
+/// What a survey says is wrong, without the folder.
+fn problems(survey: &Survey, root: &Path) -> Vec<String> {
+    let root = format!("{}/", root.display());
+    (survey.problems.iter())
+        .map(|problem| problem.to_string().replace(&root, ""))
+        .collect()
+}
+
+#[test]
+fn a_survey_goes_on_after_bad_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write(
+        root,
+        "a/train.jsonl",
+        "{\"id\":1,\"input\":\"x\",\"output\":\"y\"}\n\n{\"id\":2,\"input\":\"x\"}\nno row\n\
+         {\"id\":1,\"input\":\"z\",\"output\":\"y\"}\n{\"id\":5,\"input\":\"\",\"output\":\"y\"}\n\
+         {\"id\":6,\"input\":\"q\",\"output\":[]}\n{\"id\":7,\"input\":\"q\",\"output\":\"y\"}\n",
+    );
+    let train = survey(Layout::Jsonl, root, "a", Split::Train);
+    assert_eq!(train.rows, [row("1", "x", &["y"]), row("7", "q", &["y"])]);
+    assert_eq!(
+        (train.lines.as_slice(), train.complete),
+        ([1, 8].as_slice(), true)
+    );
+    assert_eq!(
+        problems(&train, root),
+        [
+            "a/train.jsonl:2:1: empty line, expected a row: a JSON object",
+            "a/train.jsonl:3:1: field `output`: missing, expected text or a list of texts",
+            "a/train.jsonl:4:2: expected ident",
+            "a/train.jsonl:5: field `id`: `1` is already the id of the row at line 1, expected unique ids",
+            "a/train.jsonl:6:1: field `input`: empty prompt, expected text",
+            "a/train.jsonl:7:1: field `output`: empty list, expected at least one text",
+        ]
+    );
+    let test = survey(Layout::Jsonl, root, "a", Split::Test);
+    assert_eq!((test.path.as_ref(), test.complete), (None, false));
+    assert!(
+        test.problems[0]
+            .to_string()
+            .ends_with("expected a/test.jsonl or a/test.json")
+    );
+}
+
+#[test]
+fn every_layout_can_be_surveyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write(
+        root,
+        "train/a.json",
+        r#"[{"id": 1, "input": 3, "output": "y"}, {"id": 2, "input": "x", "output": "y"}, {"id": 3}"#,
+    );
+    write(root, "NLI/A/labels.json", r#"["y"]"#);
+    write(
+        root,
+        "NLI/A/train.json",
+        r#"[{"label": "n", "sentence": "s"}, {"label": "y", "sentence": "s"}, {"label": "y"}]"#,
+    );
+    write(
+        root,
+        "a_b/train.json",
+        r#"{"Definition": "d", "Instances": [{"id": 1, "input": 3}, {"id": 2, "input": "x", "output": "y"}, {"id": 3}]}"#,
+    );
+    for (layout, path, fields, complete) in [
+        (
+            Layout::LongSequence,
+            "train/a.json:1:",
+            [
+                "field `input`: invalid type",
+                "field `input`: missing",
+                "the end of the file",
+            ]
+            .as_slice(),
+            false,
+        ),
+        (
+            Layout::OLora,
+            "NLI/A/train.json:1:",
+            &["field `label`: `n` is not in", "field `sentence`: missing"],
+            true,
+        ),
+        (
+            Layout::SuperNi,
+            "a_b/train.json:1:",
+            &["field `input`: invalid type", "field `input`: missing"],
+            true,
+        ),
+    ] {
+        let survey = survey(layout, root, "a", Split::Train);
+        let found = problems(&survey, root);
+        assert_eq!(
+            (survey.rows.len(), survey.complete, found.len()),
+            (1, complete, fields.len()),
+            "{found:?}"
+        );
+        for (problem, field) in found.iter().zip(fields) {
+            assert!(
+                problem.starts_with(path) && problem.contains(field),
+                "{problem}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_survey_ends_where_problems_have_no_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let good = "{\"id\":1,\"input\":\"x\",\"output\":\"y\"}\n";
+    write(
+        root,
+        "a/train.jsonl",
+        &format!("{}{good}", "[]\n".repeat(MAX_PROBLEMS)),
+    );
+    // Not an array, which `[` at the start would be.
+    write(
+        root,
+        "a/test.jsonl",
+        &format!("{good}{}{good}", "{}\n".repeat(MAX_PROBLEMS)),
+    );
+    let test = survey(Layout::Jsonl, root, "a", Split::Test);
+    assert_eq!(
+        (test.problems.len(), test.rows.len(), test.complete),
+        (MAX_PROBLEMS, 1, false)
+    );
+    let train = survey(Layout::Jsonl, root, "a", Split::Train);
+    assert_eq!((train.problems.len(), train.complete), (1, false));
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use kif_data::{
     Batch, Content, Cursor, Encoded, Limits, MemoryPolicy, Ragged, Row, Tokenizer,
-    class_balanced_subset, draw_memory, epoch_order, highest_loss, labels, memory_batch, read_rows,
-    reservoir, validation_split,
+    class_balanced_subset, cycled_batch, draw_memory, epoch_order, highest_loss, labels,
+    memory_batch, read_rows, reservoir, validation_split,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -147,6 +147,18 @@ proptest! {
         rows.dedup();
         prop_assert_eq!(rows.len(), batch.min(n));
         prop_assert!(rows.iter().all(|&i| i < n));
+    }
+
+    #[test]
+    fn a_cycled_memory_shows_every_row_once_before_any_again(
+        n in 1usize..60, batch in 1usize..40, seed: u64, n_draws in 1u64..20,
+    ) {
+        let rows: Vec<usize> = (0..n_draws).flat_map(|draw| cycled_batch(n, batch, seed, 3, draw)).collect();
+        prop_assert_eq!(rows.len(), batch * n_draws as usize);
+        for pass in rows.chunks(n) {
+            let seen = sorted(pass.to_vec());
+            prop_assert!(seen.windows(2).all(|w| w[0] < w[1]) && seen.iter().all(|&i| i < n), "{:?}", pass);
+        }
     }
 
     #[test]

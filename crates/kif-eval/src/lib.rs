@@ -4,6 +4,7 @@
 //! [`ScoreMatrix`]; the [`Metric`]s, each under the named convention of its source, summarise a matrix; [`statistics`]
 //! summarises runs that differ in seed or order. Scores lie in 0..=1 throughout. This crate sees no file and no model.
 
+pub mod conventions;
 mod error;
 mod exact_match;
 mod matrix;

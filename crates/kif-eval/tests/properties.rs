@@ -1,7 +1,9 @@
 //! What always holds for metrics, whatever the scores.
 
 use kif_eval::{
-    Metric, References, ScoreMatrix, best_rouge_l, exact_match, rouge_l,
+    Metric, References, ScoreMatrix, best_rouge_l,
+    conventions::{PEERS, Printed, Quantity},
+    exact_match, rouge_l,
     statistics::{mean, t_interval},
     transfer::{bwt, forgetting, overall_performance},
 };
@@ -109,6 +111,47 @@ proptest! {
         prop_assert!(forgetting::mammoth(&matrix) >= Some(0.0));
         let single = value(Metric::IntransigencePerTask, &matrix, &per_task, &joint);
         prop_assert!((single + value(Metric::FwtAim, &matrix, &per_task, &joint)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn peers_print_numbers_that_follow_from_each_other((matrix, per_task, _) in with_references()) {
+        let n = matrix.n_tasks() as f64;
+        let references = References { per_task: Some(&per_task), joint: None };
+        let print = |name: &str, quantity| {
+            let peer = PEERS.iter().find(|peer| peer.name == name).unwrap();
+            match peer.print(quantity, &matrix, &references) {
+                Printed::Value(value) => value,
+                other => panic!("{name}: {other:?}"),
+            }
+        };
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
+        let bwt = print("Mammoth", Quantity::Bwt);
+        prop_assert!(near(print("SAPT", Quantity::Bwt), (n - 1.0) / n * bwt));
+        prop_assert!(near(print("Recurrent-KIF", Quantity::Bwt), bwt));
+        prop_assert!(near(print("Avalanche", Quantity::Forgetting), -bwt));
+        prop_assert!(near(print("SAPT", Quantity::Forgetting), print("Continuum", Quantity::Forgetting)));
+        prop_assert!(print("Mammoth", Quantity::Forgetting) >= print("Continuum", Quantity::Forgetting));
+        // What each takes off: the base's scores, one constant, the single-task scores.
+        let base = mean(&(1..matrix.n_tasks()).map(|j| matrix.get(0, j).unwrap()).collect::<Vec<_>>()).unwrap();
+        prop_assert!(near(print("Continuum", Quantity::Fwt) - print("Mammoth", Quantity::Fwt), base));
+        let single = mean(&per_task).unwrap();
+        prop_assert!(near(print("SAPT", Quantity::Fwt) + 0.5094, print("AIMMerging", Quantity::Fwt) + single));
+    }
+
+    #[test]
+    fn an_unknown_cell_is_never_a_wrong_number((matrix, after, task) in (matrix(), 0usize..8, 0usize..7)) {
+        let n = matrix.n_tasks();
+        let (after, task) = (after % (n + 1), task % n);
+        let mut cells: Vec<Vec<Option<f64>>> = matrix.clone().into();
+        cells[after][task] = None;
+        let partial = ScoreMatrix::try_from(cells).unwrap();
+        for (peer, quantity) in PEERS.iter().flat_map(|peer| Quantity::ALL.map(|q| (peer, q))) {
+            let (whole, without) = (
+                peer.print(quantity, &matrix, &References::default()),
+                peer.print(quantity, &partial, &References::default()),
+            );
+            prop_assert!(without == whole || without == Printed::NotExamined, "{}: {without:?}", peer.name);
+        }
     }
 
     #[test]

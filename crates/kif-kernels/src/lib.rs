@@ -30,6 +30,6 @@ pub use attention::{AttentionShape, RelativeBias, Span, attention, attention_bac
 pub use cpu::{InstructionSet, instruction_set, with_instruction_set};
 pub use dropout::{dropout, dropout_backward};
 pub use gemm::{MatMut, MatRef, gemm};
-pub use loss::{argmax, cross_entropy, linear_cross_entropy, log_softmax_at};
+pub use loss::{argmax, cross_entropy, divergence, linear_cross_entropy, log_softmax_at};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use packed::{PackedWeight, Precision};

@@ -38,6 +38,39 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize) -> Vec<f
     nll
 }
 
+/// `KL(q || p)` of `p = softmax(logits)`, row by row in nats, and the gradient of their sum in place of the logits.
+///
+/// `logits` and `log_q` are `[n, V]`; every row of q sums to 1. The gradient is `p - q`.
+pub fn divergence(logits: &mut [f32], log_q: &[f32], vocab: usize) -> Vec<f32> {
+    assert_eq!(logits.len(), log_q.len(), "logits and probabilities");
+    let set = instruction_set();
+    let n_rows = logits.len() / vocab;
+    let mut divergence = vec![0f32; n_rows];
+    let (rows, out) = (SendPtr::new(logits), SendPtr::new(&mut divergence));
+    for_each_task(n_rows, 16 * log_q.len(), |i| {
+        // SAFETY: row i of both, which no other task touches.
+        let (row, out) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(rows.get().add(i * vocab), vocab),
+                &mut *out.get().add(i),
+            )
+        };
+        let log_q = &log_q[i * vocab..(i + 1) * vocab];
+        let log_sum = log_sum_exp(set, row);
+        let mut sum = 0.0;
+        for (logit, log_q) in row.iter_mut().zip(log_q) {
+            let (log_p, q) = (*logit - log_sum, log_q.exp());
+            // Where q is 0 its logarithm may be -inf.
+            if q > 0.0 {
+                sum += f64::from(q) * f64::from(log_q - log_p);
+            }
+            *logit = log_p.exp() - q;
+        }
+        *out = sum as f32;
+    });
+    divergence
+}
+
 /// Negative log likelihoods of `targets` under the logits `x head^T`, without ever holding the logits of all rows.
 ///
 /// `x` is `[n, D]`; `gx`, if wanted, is overwritten with the gradient of the sum of the result.
@@ -93,6 +126,36 @@ mod tests {
         assert!(nll.iter().all(|l| (l - 4f32.ln()).abs() < 1e-6));
         let wanted = [0.25, -0.75, 0.25, 0.25, 0.25, 0.25, 0.25, -0.75];
         assert!(logits.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_distribution_diverges_from_another_by_hand() {
+        let log_q = [0.5f32.ln(), 0.5f32.ln(), 0.0, f32::NEG_INFINITY];
+        let mut logits = [0.9f32.ln() + 3.0, 0.1f32.ln() + 3.0, 1.0, 1.0];
+        let divergence = divergence(&mut logits, &log_q, 2);
+        let by_hand = 0.5 * (0.5f32 / 0.9).ln() + 0.5 * (0.5f32 / 0.1).ln();
+        assert!((divergence[0] - by_hand).abs() < 1e-6, "{divergence:?}");
+        assert!((divergence[1] - 2f32.ln()).abs() < 1e-6, "{divergence:?}");
+        let wanted = [0.4, -0.4, -0.5, 0.5];
+        assert!(logits.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn the_divergence_and_its_gradient_are_those_of_numpy() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../fixtures/golden/updates.json"
+        );
+        let all: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let vector = |name: &str| -> Vec<f32> {
+            let values = all["lfpt5"][name].as_array().unwrap().iter();
+            values.map(|x| x.as_f64().unwrap() as f32).collect()
+        };
+        let mut logits = vector("present");
+        let found = divergence(&mut logits, &vector("log_probs"), 7);
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(near(&found, &vector("divergence")), "{found:?}");
+        assert!(near(&logits, &vector("gradient")), "{logits:?}");
     }
 
     #[test]

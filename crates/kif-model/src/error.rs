@@ -66,6 +66,15 @@ pub enum ModelError {
         problem: String,
     },
 
+    /// A setting of soft prompts is out of bounds.
+    #[error("soft prompts: {field}: {problem}")]
+    Prompts {
+        /// The field of [`PromptConfig`](crate::PromptConfig), or `active`.
+        field: &'static str,
+        /// The value and what was expected.
+        problem: String,
+    },
+
     /// LoRA was asked for on modules that the model does not have.
     #[error("unknown LoRA target {target:?}, known targets are {}", known.join(", "))]
     UnknownTarget {

@@ -2,10 +2,27 @@
 
 use std::ops::Range;
 
-use kif_data::Batch;
+use kif_data::{Batch, Ragged};
 
 use crate::files::{LORA_A, LORA_B};
 use crate::{ModelError, Routing};
+
+/// What a trainable parameter is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamGroup {
+    /// The base itself.
+    Base,
+    /// A LoRA adapter.
+    Lora,
+    /// Soft prompts, `[n_prompts, length, D]`.
+    Prompts,
+    /// The keys that a pool of prompts is chosen by, `[n_prompts, D]`.
+    PromptKeys,
+    /// What says how much each adapter side by side counts ([`Routing`]), except for keys.
+    Router,
+    /// The keys of adapters side by side, `[n_slots, D]`, of a router that has some.
+    SlotKeys,
+}
 
 /// One trainable matrix or vector in the flat parameter vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,41 +33,11 @@ pub struct ParamSpec {
     pub shape: Vec<usize>,
     /// Where it lies in the flat vector.
     pub range: Range<usize>,
-}
-
-/// What a parameter belongs to. Its name says so: files, layouts and methods need no other word for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParamGroup {
-    /// A weight of the base, under the name that Hugging Face gives it.
-    Base,
-    /// A or B of a LoRA adapter, under the name that PEFT gives it.
-    Lora,
-    /// What chooses between adapters side by side ([`Routing`]), under a name that begins with [`ROUTER_PREFIX`].
-    Router,
-}
-
-/// What the names of the parameters of a router begin with.
-pub const ROUTER_PREFIX: &str = "routing.";
-
-impl ParamGroup {
-    /// The group of the parameter that is called `name`.
-    pub fn of(name: &str) -> Self {
-        if name.starts_with(ROUTER_PREFIX) {
-            Self::Router
-        } else if name.ends_with(LORA_A) || name.ends_with(LORA_B) {
-            Self::Lora
-        } else {
-            Self::Base
-        }
-    }
+    /// What it is a part of.
+    pub group: ParamGroup,
 }
 
 impl ParamSpec {
-    /// The group that it belongs to.
-    pub fn group(&self) -> ParamGroup {
-        ParamGroup::of(&self.name)
-    }
-
     /// R of a LoRA A `[R, in]` or B `[out, R]`; nothing else has one.
     pub fn rank(&self) -> Option<usize> {
         match (self.shape.as_slice(), &self.name) {
@@ -85,10 +72,10 @@ impl ParamLayout {
     /// rank is a multiple of `n_slots`, and what routes between them; 1 fits every layout.
     pub fn with_slots(self, n_slots: usize) -> Result<Self, ModelError> {
         assert!(n_slots > 0, "a layout of no slots was asked for");
-        let fits = |spec: &ParamSpec| match spec.group() {
-            ParamGroup::Base => false,
+        let fits = |spec: &ParamSpec| match spec.group {
             ParamGroup::Lora => spec.rank().is_some_and(|rank| rank.is_multiple_of(n_slots)),
-            ParamGroup::Router => true,
+            ParamGroup::Router | ParamGroup::SlotKeys => true,
+            ParamGroup::Base | ParamGroup::Prompts | ParamGroup::PromptKeys => false,
         };
         match self.specs.iter().find(|spec| n_slots > 1 && !fits(spec)) {
             None => Ok(Self { n_slots, ..self }),
@@ -102,11 +89,6 @@ impl ParamLayout {
     /// Number of adapters side by side; 1 unless [`with_slots`](Self::with_slots) said otherwise.
     pub fn n_slots(&self) -> usize {
         self.n_slots
-    }
-
-    /// The parameters of a group, in the order of the flat vector.
-    pub fn group(&self, group: ParamGroup) -> impl Iterator<Item = &ParamSpec> {
-        self.specs.iter().filter(move |spec| spec.group() == group)
     }
 
     /// Where the matrices of slot `slot` lie in the flat vector, in ascending order; everything if there is one slot.
@@ -126,7 +108,7 @@ impl ParamLayout {
                 .map(move |run| start + run * stride + slot * len)
                 .map(move |at| at..at + len)
         };
-        let of_slot = |spec: &&ParamSpec| self.n_slots == 1 || spec.group() == ParamGroup::Lora;
+        let of_slot = |spec: &&ParamSpec| self.n_slots == 1 || spec.group == ParamGroup::Lora;
         self.specs
             .iter()
             .filter(of_slot)
@@ -134,16 +116,57 @@ impl ParamLayout {
             .collect()
     }
 
-    /// Adds a parameter behind the last one and returns its index.
+    /// Where the key of slot `slot` lies in the flat vector, if slots have keys.
+    pub fn slot_key(&self, slot: usize) -> Option<Range<usize>> {
+        let keys = self.group(ParamGroup::SlotKeys).pop()?;
+        let width = keys.len() / self.n_slots;
+        let start = keys.start + slot * width;
+        Some(start..start + width)
+    }
+
+    /// Adds a parameter behind the last one and returns its index. Its name says whether it belongs to an adapter or
+    /// to the base.
     pub fn push(&mut self, name: String, shape: Vec<usize>) -> usize {
+        let is_lora = name.ends_with(LORA_A) || name.ends_with(LORA_B);
+        let group = if is_lora {
+            ParamGroup::Lora
+        } else {
+            ParamGroup::Base
+        };
+        self.push_to(group, name, shape)
+    }
+
+    /// Adds a parameter of `group` behind the last one and returns its index.
+    pub fn push_to(&mut self, group: ParamGroup, name: String, shape: Vec<usize>) -> usize {
         let start = self.n_params();
         let len = shape.iter().product::<usize>();
         self.specs.push(ParamSpec {
             name,
             shape,
             range: start..start + len,
+            group,
         });
         self.specs.len() - 1
+    }
+
+    /// Where the parameters of `group` lie in the flat vector, in ascending order.
+    pub fn group(&self, group: ParamGroup) -> Vec<Range<usize>> {
+        let of_group = self.specs.iter().filter(|spec| spec.group == group);
+        of_group.map(|spec| spec.range.clone()).collect()
+    }
+
+    /// Where the rows of each soft prompt lie in the flat vector; empty for a model without prompts.
+    pub fn prompts(&self) -> Vec<Range<usize>> {
+        let specs = self
+            .specs
+            .iter()
+            .filter(|spec| spec.group == ParamGroup::Prompts);
+        let of_spec = |spec: &ParamSpec| {
+            let (n_prompts, start) = (spec.shape[0], spec.range.start);
+            let len = spec.range.len() / n_prompts;
+            (0..n_prompts).map(move |i| start + i * len..start + (i + 1) * len)
+        };
+        specs.flat_map(of_spec).collect()
     }
 
     /// All parameters, in the order of the flat vector.
@@ -170,6 +193,17 @@ pub struct Dropout {
     pub p: f32,
     /// Key of the pass ([`kif_data::chance::key`]).
     pub key: [u8; 32],
+}
+
+/// How texts are drawn from a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Every token is drawn among so many of the likeliest ones, by their probabilities. At least 1.
+    pub top_k: usize,
+    /// A text is over behind so many end tokens: it has so many parts. At least 1.
+    pub n_parts: usize,
+    /// Longest text in tokens, end tokens included.
+    pub max_new_tokens: usize,
 }
 
 /// What a pass over a batch cost.
@@ -264,6 +298,54 @@ pub trait LanguageModel {
         max_new_tokens: usize,
     ) -> Result<Vec<Vec<u32>>, ModelError>;
 
+    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone
+    /// ([`kif_data::chance::key`]), whatever texts are beside it. The finished parts of each, end tokens included; fewer
+    /// than asked for where `max_new_tokens` were not enough. A model that cannot draw refuses.
+    fn sample(
+        &self,
+        _prompts: &[&[u32]],
+        _keys: &[[u8; 32]],
+        _sampling: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "sampling from this model".to_owned(),
+        })
+    }
+
+    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is what
+    /// the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
+    /// `[T, V]`, as made from [`target_logits`](Self::target_logits). A model that cannot be taught so refuses.
+    fn divergence_and_grad(
+        &mut self,
+        _batch: &Batch,
+        _log_probs: &[Vec<f32>],
+        _weight: f32,
+        _grad: &mut [f32],
+    ) -> Result<f64, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "learning from distributions with this model".to_owned(),
+        })
+    }
+
+    /// The soft prompts that take part from now on, by number and in order
+    /// ([`PromptConfig`](crate::PromptConfig)); without any, the model is its base. A model without prompts refuses all
+    /// but an empty list.
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        no_prompts(prompts)
+    }
+
+    /// What was last activated.
+    fn active_prompts(&self) -> &[usize] {
+        &[]
+    }
+
+    /// Mean embedding of every text's tokens, `[B, D]`, without any prompt: what a pool of prompts is asked with.
+    fn mean_embeddings(&self, _texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "mean embeddings of this model".to_owned(),
+        })
+    }
+
     /// Log-likelihood of every label (ids, end token included) for every prompt: `[B][labels]`, in nats.
     fn label_scores(
         &self,
@@ -279,6 +361,16 @@ fn not_routed(what: &str) -> ModelError {
     ModelError::Unsupported {
         what: format!("{what} of a model that does not route rows between adapters"),
     }
+}
+
+/// What a model without soft prompts says when some are activated.
+pub(crate) fn no_prompts(prompts: &[usize]) -> Result<(), ModelError> {
+    if prompts.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::Unsupported {
+        what: "a soft prompt in a model without them".to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -302,16 +394,13 @@ mod tests {
     #[test]
     fn what_routes_belongs_to_no_slot() {
         let mut layout = layout([4, 3], [2, 4]);
-        layout.push(format!("{ROUTER_PREFIX}keys"), vec![2, 5]);
+        layout.push_to(ParamGroup::Router, "router.q".into(), vec![2, 3]);
+        layout.push_to(ParamGroup::SlotKeys, "slot_keys".into(), vec![2, 5]);
         let layout = layout.with_slots(2).unwrap();
         assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
-        let of_router: Vec<_> = layout
-            .group(ParamGroup::Router)
-            .map(|s| s.range.clone())
-            .collect();
-        assert_eq!(of_router, [20..30]);
-        assert_eq!(layout.group(ParamGroup::Lora).count(), 2);
-        assert_eq!(ParamGroup::of("shared.weight"), ParamGroup::Base);
+        assert_eq!(layout.group(ParamGroup::Router), [20..26]);
+        assert_eq!(layout.slot_key(1), Some(31..36));
+        assert_eq!(layout.group(ParamGroup::Lora).len(), 2);
     }
 
     #[test]

@@ -10,14 +10,16 @@ mod files;
 mod language_model;
 mod load;
 mod lora;
+mod prompts;
 mod routing;
 mod t5;
 
 pub use error::{Mismatch, ModelError};
 pub use files::*;
 pub use language_model::{
-    BatchLoss, Dropout, LanguageModel, ParamGroup, ParamLayout, ParamSpec, ROUTER_PREFIX,
+    BatchLoss, Dropout, LanguageModel, ParamGroup, ParamLayout, ParamSpec, Sampling,
 };
 pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
+pub use prompts::{MAX_PROMPT_ROWS, PromptConfig, PromptSelection, closest_keys, cosine};
 pub use routing::{Router, Routing};

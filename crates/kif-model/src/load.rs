@@ -6,7 +6,7 @@ use crate::engine::fused::Fused;
 use crate::engine::stock::Stock;
 use crate::files::{ModelConfig, Weights};
 use crate::t5::T5;
-use crate::{LanguageModel, LoraConfig, ModelError, Routing};
+use crate::{LanguageModel, LoraConfig, ModelError, PromptConfig, Routing};
 
 /// Where the arithmetic happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +45,41 @@ pub enum Precision {
 pub enum Trainable {
     /// A LoRA adapter over the frozen base.
     Adapter(LoraConfig),
+    /// LoRA adapters side by side over the frozen base, which share the work as the router says. The settings are those of
+    /// all together ([`LoraConfig::side_by_side`]).
+    Routed(LoraConfig, Routing),
+    /// Soft prompts in front of a frozen base, without an adapter.
+    Prompts(PromptConfig),
     /// Every weight of the base: pretraining.
     All,
+}
+
+impl Trainable {
+    /// The adapter, where one is trained.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        match self {
+            Self::Adapter(lora) | Self::Routed(lora, _) => Some(lora),
+            Self::Prompts(_) | Self::All => None,
+        }
+    }
+
+    /// What chooses between adapters, where something does.
+    pub fn routing(&self) -> Option<Routing> {
+        match self {
+            Self::Routed(_, routing) => Some(*routing),
+            Self::Adapter(_) | Self::Prompts(_) | Self::All => None,
+        }
+    }
+
+    /// Checks all bounds; whether the model has the adapter's targets is the model's to say.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        match self {
+            Self::Adapter(lora) => lora.validate(),
+            Self::Routed(lora, routing) => lora.validate().and_then(|()| routing.check(lora)),
+            Self::Prompts(prompts) => prompts.validate(),
+            Self::All => Ok(()),
+        }
+    }
 }
 
 /// How a model is to be run.
@@ -60,9 +93,7 @@ pub struct ModelOptions {
     pub precision: Precision,
     /// What is trained.
     pub trainable: Trainable,
-    /// What chooses between the adapters that the adapter consists of; without, they add up.
-    pub routing: Option<Routing>,
-    /// Seed of a fresh adapter.
+    /// Seed of a fresh adapter or of fresh prompts.
     pub seed: u64,
     /// Whether a training step keeps only what enters each block and computes the rest a second time: less memory, more
     /// time, the same bits.
@@ -77,7 +108,6 @@ impl ModelOptions {
             engine: EngineKind::Fused,
             precision: Precision::F32,
             trainable,
-            routing: None,
             seed: 1,
             recompute: false,
         }
@@ -104,7 +134,8 @@ impl ModelOptions {
     }
 }
 
-/// Loads a Hugging Face directory with a fresh adapter, which leaves the base's outputs as they are.
+/// Loads a Hugging Face directory with a fresh adapter, or fresh prompts of which none is active: either leaves the
+/// base's outputs as they are.
 pub fn load(dir: &Path, options: &ModelOptions) -> Result<Box<dyn LanguageModel>, ModelError> {
     let config = ModelConfig::read(dir)?;
     from_parts(&config, Weights::read(dir)?, options)

@@ -6,7 +6,8 @@ use common::{distance, length, mean_loss_and_grad};
 use kif_data::{Batch, Encoded};
 use kif_model::{
     Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions,
-    ParamGroup, Router, Routing, T5Config, Trainable, from_parts, random_weights,
+    ParamGroup, PromptConfig, PromptSelection, Router, Routing, Sampling, T5Config, Trainable,
+    closest_keys, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -18,6 +19,17 @@ struct Case {
     routing: Option<Routing>,
     rows: Vec<(Vec<u32>, Vec<u32>)>,
     seed: u64,
+}
+
+impl Case {
+    /// The adapter, or the adapters.
+    fn trainable(&self) -> Trainable {
+        let lora = self.lora.clone();
+        match self.routing {
+            Some(routing) => Trainable::Routed(lora, routing),
+            None => Trainable::Adapter(lora),
+        }
+    }
 }
 
 /// Two to four adapters side by side, routed by row or by token; some may be closed.
@@ -143,13 +155,8 @@ fn model_with(
 ) -> Box<dyn LanguageModel> {
     let config = ModelConfig::T5(case.config.clone());
     let weights = random_weights(&config, case.seed);
-    let routing = match trainable {
-        Trainable::Adapter(_) => case.routing,
-        Trainable::All => None,
-    };
     let options = ModelOptions {
         engine,
-        routing,
         seed: case.seed,
         recompute,
         ..ModelOptions::cpu(trainable)
@@ -158,9 +165,62 @@ fn model_with(
 }
 
 fn adapted(case: &Case, engine: EngineKind) -> Box<dyn LanguageModel> {
-    let mut model = model(case, engine, Trainable::Adapter(case.lora.clone()));
+    let mut model = model(case, engine, case.trainable());
     let params = spread(model.layout().n_params(), case.seed);
     model.set_params(&params).unwrap();
+    model
+}
+
+/// Soft prompts for a model, and which of them take part.
+#[derive(Clone, Debug)]
+struct Prompts {
+    config: PromptConfig,
+    active: Vec<usize>,
+}
+
+fn prompts() -> impl Strategy<Value = Prompts> {
+    (
+        1usize..5,
+        1usize..4,
+        prop::option::of(1usize..4),
+        any::<u64>(),
+    )
+        .prop_map(|(n_prompts, length, top_k, order)| {
+            let selection = match top_k {
+                None => PromptSelection::Fixed,
+                Some(top_k) => PromptSelection::Pool {
+                    top_k: top_k.min(n_prompts),
+                },
+            };
+            let mut active: Vec<usize> = (0..n_prompts).collect();
+            active.rotate_left(order as usize % n_prompts);
+            active.truncate(1 + (order >> 32) as usize % n_prompts);
+            let config = PromptConfig {
+                n_prompts,
+                length,
+                selection,
+            };
+            Prompts { config, active }
+        })
+}
+
+/// A model whose prompts take part; keys and prompts are not those that it was made with.
+fn prompted(
+    case: &Case,
+    prompts: &Prompts,
+    engine: EngineKind,
+    recompute: bool,
+) -> Box<dyn LanguageModel> {
+    let mut model = model_with(case, engine, Trainable::Prompts(prompts.config), recompute);
+    let drawn = spread(model.layout().n_params(), case.seed);
+    let params: Vec<f32> = model
+        .params()
+        .iter()
+        .zip(drawn)
+        .map(|(a, b)| a + b)
+        .collect();
+    model.set_params(&params).unwrap();
+    model.activate_prompts(&prompts.active).unwrap();
     model
 }
 
@@ -227,6 +287,189 @@ proptest! {
     }
 
     #[test]
+    fn engines_agree_on_the_gradients_of_soft_prompts(case in case(), prompts in prompts()) {
+        let [fused, stock] = [EngineKind::Fused, EngineKind::Stock]
+            .map(|engine| prompted(&case, &prompts, engine, false));
+        engines_agree(fused, stock, &batch(&case.rows), None);
+    }
+
+    #[test]
+    fn engines_agree_on_the_divergence_from_other_predictions(
+        case in case(),
+        prompts in prompts(),
+        trains in 0..3usize,
+    ) {
+        let batch = batch(&case.rows);
+        let n_values = batch.targets.n_tokens() * case.config.vocab_size;
+        let log_probs = log_softmax(&spread(n_values, case.seed ^ 1), case.config.vocab_size);
+        let rows: Vec<Vec<f32>> = (batch.targets.offsets().windows(2))
+            .map(|w| log_probs[w[0] * 40..w[1] * 40].to_vec())
+            .collect();
+        let [ours, theirs] = [EngineKind::Fused, EngineKind::Stock].map(|engine| {
+            let mut model = match trains {
+                0 => prompted(&case, &prompts, engine, false),
+                1 => adapted(&case, engine),
+                _ => model(&case, engine, Trainable::All),
+            };
+            let mut grad = vec![0.0; model.layout().n_params()];
+            let loss = model.divergence_and_grad(&batch, &rows, 0.1, &mut grad).unwrap();
+            (loss, grad)
+        });
+        // Relu's kinks, as in `engines_agree`, are rare enough here with a tolerance of their own.
+        prop_assert!((ours.0 - theirs.0).abs() < 1e-4 * theirs.0.max(1.0), "{} {}", ours.0, theirs.0);
+        prop_assert!(ours.0 >= 0.0);
+        let error = distance(&ours.1, &theirs.1);
+        prop_assert!(error < 1e-3 * length(&theirs.1).max(1.0), "gradients differ by {error:e}");
+    }
+
+    #[test]
+    fn a_model_does_not_diverge_from_its_own_predictions(case in case(), prompts in prompts()) {
+        let mut model = prompted(&case, &prompts, EngineKind::Fused, false);
+        let batch = batch(&case.rows);
+        let own: Vec<Vec<f32>> = (model.target_logits(&batch).unwrap().iter())
+            .map(|logits| log_softmax(logits, 40))
+            .collect();
+        let mut grad = vec![0.0; model.layout().n_params()];
+        let loss = model.divergence_and_grad(&batch, &own, 1.0, &mut grad).unwrap();
+        prop_assert!(loss.abs() < 1e-4, "{loss}");
+        prop_assert!(length(&grad) < 1e-3, "{}", length(&grad));
+    }
+
+    /// Along the gradient of a smooth model the loss rises by its length.
+    #[test]
+    fn gradients_of_soft_prompts_are_slopes_of_the_loss(case in case(), prompts in prompts()) {
+        let mut case = case;
+        case.config.feed_forward = FeedForward::GatedGelu;
+        let mut model = prompted(&case, &prompts, EngineKind::Fused, false);
+        let batch = batch(&case.rows);
+        let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch, None);
+        for range in model.layout().group(ParamGroup::PromptKeys) {
+            prop_assert!(grad[range].iter().all(|g| *g == 0.0), "keys only choose");
+        }
+        let (norm, start) = (length(&grad), model.params().to_vec());
+        prop_assume!(norm > 1e-3);
+        let step = 2e-2;
+        let mut loss_at = |sign: f64| {
+            let moved = start.iter().zip(&grad).map(|(p, g)| {
+                (f64::from(*p) + sign * step * f64::from(*g) / norm) as f32
+            });
+            model.set_params(&moved.collect::<Vec<_>>()).unwrap();
+            model.nll_per_row(&batch).unwrap().iter().sum::<f64>() / batch.targets.n_tokens() as f64
+        };
+        let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * step);
+        prop_assert!((slope - norm).abs() < 0.02 * norm + 1e-4, "{slope} instead of {norm}");
+    }
+
+    #[test]
+    fn rows_of_prompts_that_do_not_take_part_have_no_gradient(case in case(), prompts in prompts()) {
+        let mut model = prompted(&case, &prompts, EngineKind::Fused, false);
+        let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch(&case.rows), None);
+        for (prompt, range) in model.layout().prompts().into_iter().enumerate() {
+            let moves = grad[range].iter().any(|g| *g != 0.0);
+            if !prompts.active.contains(&prompt) {
+                prop_assert!(!moves, "prompt {prompt} is not active");
+            } else if prompts.config.selection == PromptSelection::Fixed {
+                prop_assert!(moves, "prompt {prompt} is active");
+            }
+        }
+    }
+
+    #[test]
+    fn without_an_active_prompt_a_model_is_its_base_to_the_bit(case in case(), prompts in prompts()) {
+        let batch = batch(&case.rows);
+        for engine in [EngineKind::Fused, EngineKind::Stock] {
+            let base = model(&case, engine, Trainable::All).target_logits(&batch).unwrap();
+            let fresh = model(&case, engine, Trainable::Prompts(prompts.config));
+            prop_assert_eq!(&fresh.target_logits(&batch).unwrap(), &base);
+            let mut with = prompted(&case, &prompts, engine, false);
+            prop_assert!(with.target_logits(&batch).unwrap() != base);
+            with.activate_prompts(&[]).unwrap();
+            prop_assert_eq!(&with.target_logits(&batch).unwrap(), &base);
+        }
+    }
+
+    #[test]
+    fn a_prompted_row_has_the_same_bits_alone_and_in_company(case in case(), prompts in prompts()) {
+        let model = prompted(&case, &prompts, EngineKind::Fused, false);
+        let together = model.nll_per_row(&batch(&case.rows)).unwrap();
+        let texts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
+        let written = model.generate(&texts, 5).unwrap();
+        let labels = vec![vec![3, 1], vec![4, 5, 1], vec![1]];
+        let scores = model.label_scores(&texts, &labels).unwrap();
+        for (i, row) in case.rows.iter().enumerate() {
+            let alone = batch(std::slice::from_ref(row));
+            prop_assert_eq!(model.nll_per_row(&alone).unwrap()[0].to_bits(), together[i].to_bits());
+            prop_assert_eq!(&model.generate(&[&row.0], 5).unwrap()[0], &written[i]);
+            prop_assert_eq!(&model.label_scores(&[&row.0], &labels).unwrap()[0], &scores[i]);
+            let nll = model.nll_per_row(&batch(&[(row.0.clone(), labels[0].clone())])).unwrap();
+            prop_assert!((nll[0] + scores[i][0]).abs() < 1e-5);
+        }
+    }
+
+    /// The same as a model that is told which ones: a pool is a choice, and nothing else.
+    #[test]
+    fn a_pool_prepends_the_closest_prompts(case in case(), prompts in prompts(), top_k in 1usize..4) {
+        let mut prompts = prompts;
+        let top_k = top_k.min(prompts.config.n_prompts);
+        prompts.config.selection = PromptSelection::Pool { top_k };
+        let pool = prompted(&case, &prompts, EngineKind::Fused, false);
+        let keys = pool.layout().group(ParamGroup::PromptKeys).remove(0);
+        let rows = pool.layout().group(ParamGroup::Prompts).remove(0);
+        prompts.config.selection = PromptSelection::Fixed;
+        let mut told = prompted(&case, &prompts, EngineKind::Fused, false);
+        told.set_params(&pool.params()[rows]).unwrap();
+        for row in &case.rows {
+            let batch = batch(std::slice::from_ref(row));
+            let query = pool.mean_embeddings(&batch.inputs).unwrap();
+            let chosen = closest_keys(&pool.params()[keys.clone()], &query, &prompts.active, top_k);
+            prop_assert_eq!(chosen.len(), top_k.min(prompts.active.len()));
+            told.activate_prompts(&chosen).unwrap();
+            prop_assert_eq!(told.target_logits(&batch).unwrap(), pool.target_logits(&batch).unwrap());
+        }
+    }
+
+    #[test]
+    fn drawn_texts_depend_on_their_keys_alone(case in case(), top_k in 1usize..8) {
+        let model = adapted(&case, EngineKind::Fused);
+        let texts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
+        let keys: Vec<[u8; 32]> = (0..texts.len() as u8).map(|i| [i; 32]).collect();
+        let sampling = Sampling { top_k, n_parts: 2, max_new_tokens: 6 };
+        let drawn = model.sample(&texts, &keys, sampling).unwrap();
+        for (i, text) in texts.iter().enumerate() {
+            prop_assert_eq!(&model.sample(&[text], &keys[i..=i], sampling).unwrap()[0], &drawn[i]);
+            prop_assert!(drawn[i].len() <= 2 && drawn[i].concat().len() <= 6);
+            for part in &drawn[i] {
+                let ends = part.iter().filter(|&&id| id == case.config.eos_token_id).count();
+                prop_assert_eq!((ends, part.last()), (1, Some(&case.config.eos_token_id)));
+            }
+        }
+        let greedy = model.generate(&texts, 6).unwrap();
+        let likeliest = Sampling { top_k: 1, n_parts: 1, max_new_tokens: 6 };
+        for (parts, greedy) in model.sample(&texts, &keys, likeliest).unwrap().iter().zip(&greedy) {
+            let ended = greedy.len() < 6;
+            prop_assert_eq!(parts.len(), usize::from(ended));
+            if ended {
+                prop_assert_eq!(&parts[0][..greedy.len()], &greedy[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn recomputation_changes_no_bit_of_the_gradients_of_prompts(
+        case in case(),
+        prompts in prompts(),
+        stock in any::<bool>(),
+    ) {
+        let engine = if stock { EngineKind::Stock } else { EngineKind::Fused };
+        let [kept, recomputed] = [false, true].map(|recompute| {
+            let mut model = prompted(&case, &prompts, engine, recompute);
+            let (loss, grad) = mean_loss_and_grad(model.as_mut(), &batch(&case.rows), None);
+            (loss.to_bits(), grad.iter().map(|g| g.to_bits()).collect::<Vec<_>>())
+        });
+        prop_assert!(kept == recomputed);
+    }
+
+    #[test]
     fn recomputation_changes_no_bit(
         case in any_case(),
         stock in any::<bool>(),
@@ -237,7 +480,7 @@ proptest! {
         let trainable = if trains_all {
             Trainable::All
         } else {
-            Trainable::Adapter(case.lora.clone())
+            case.trainable()
         };
         let dropout = p.map(|p| Dropout { p, key: [7; 32] });
         let [kept, recomputed] = [false, true].map(|recompute| {
@@ -278,7 +521,7 @@ proptest! {
     #[test]
     fn a_fresh_adapter_is_the_base_model(case in any_case()) {
         let batch = batch(&case.rows);
-        let fresh = model(&case, EngineKind::Fused, Trainable::Adapter(case.lora.clone()));
+        let fresh = model(&case, EngineKind::Fused, case.trainable());
         let base = model(&case, EngineKind::Fused, Trainable::All);
         prop_assert_eq!(fresh.target_logits(&batch).unwrap(), base.target_logits(&batch).unwrap());
     }
@@ -388,8 +631,8 @@ proptest! {
             let c = spread(case.rows.len() * n_slots, case.seed ^ 0xc);
             let mut grad = vec![0.0; params.len()];
             model.add_routing_gradient(&batch, &c, &mut grad).unwrap();
-            for spec in model.layout().group(ParamGroup::Lora) {
-                prop_assert!(grad[spec.range.clone()].iter().all(|g| *g == 0.0));
+            for range in model.layout().group(ParamGroup::Lora) {
+                prop_assert!(grad[range].iter().all(|g| *g == 0.0));
             }
             let direction = spread(params.len(), case.seed ^ 0x5eed);
             let slope: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
@@ -470,6 +713,77 @@ fn layer_inputs_are_what_a_reads() {
     }
 }
 
+/// Logarithms of the softmax of every row of V logits.
+fn log_softmax(logits: &[f32], vocab_size: usize) -> Vec<f32> {
+    let of_row = |row: &[f32]| {
+        let log_sum = row.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+        row.iter()
+            .map(|x| (f64::from(*x) - log_sum) as f32)
+            .collect::<Vec<_>>()
+    };
+    logits.chunks_exact(vocab_size).flat_map(of_row).collect()
+}
+
+#[test]
+fn prompts_that_a_model_does_not_have_are_refused() {
+    let case = Case {
+        config: tiny(),
+        lora: LoraConfig::default(),
+        routing: None,
+        rows: vec![],
+        seed: 1,
+    };
+    let config = PromptConfig {
+        n_prompts: 2,
+        length: 3,
+        selection: PromptSelection::Fixed,
+    };
+    let mut with = model(&case, EngineKind::Fused, Trainable::Prompts(config));
+    let error = with.activate_prompts(&[1, 2]).unwrap_err().to_string();
+    assert!(
+        error.contains("[1, 2] are not some of 2 prompts"),
+        "{error}"
+    );
+    assert!(with.activate_prompts(&[1, 1]).is_err());
+    let mut without = adapted(&case, EngineKind::Fused);
+    without.activate_prompts(&[]).unwrap();
+    assert!(without.activate_prompts(&[0]).is_err());
+}
+
+#[test]
+fn fresh_prompts_are_rows_of_the_embedding_and_keys_their_means() {
+    let case = Case {
+        config: tiny(),
+        lora: LoraConfig::default(),
+        routing: None,
+        rows: vec![],
+        seed: 5,
+    };
+    let config = PromptConfig {
+        n_prompts: 3,
+        length: 2,
+        selection: PromptSelection::Pool { top_k: 1 },
+    };
+    let model = model(&case, EngineKind::Fused, Trainable::Prompts(config));
+    let d = case.config.d_model;
+    let table = random_weights(&ModelConfig::T5(case.config.clone()), case.seed);
+    let table = table.get("shared.weight").unwrap();
+    let params = model.params();
+    let prompts = model.layout().prompts();
+    assert_eq!(prompts.len(), 3);
+    let keys = &params[model.layout().group(ParamGroup::PromptKeys)[0].clone()];
+    for (range, key) in prompts.into_iter().zip(keys.chunks_exact(d)) {
+        let rows: Vec<&[f32]> = params[range].chunks_exact(d).collect();
+        assert!(
+            rows.iter()
+                .all(|row| table.chunks_exact(d).any(|of_id| of_id == *row))
+        );
+        for i in 0..d {
+            assert!((key[i] - (rows[0][i] + rows[1][i]) / 2.0).abs() < 1e-6);
+        }
+    }
+}
+
 #[test]
 fn routing_that_does_not_fit_is_refused() {
     let lora = |n| {
@@ -479,23 +793,18 @@ fn routing_that_does_not_fit_is_refused() {
         }
         .side_by_side(n)
     };
-    let refused = |routing: Routing, trainable: Trainable| {
+    let refused = |routing: Routing, n_slots| {
         let config = ModelConfig::T5(tiny());
-        let options = ModelOptions {
-            routing: Some(routing),
-            ..ModelOptions::cpu(trainable)
-        };
+        let options = ModelOptions::cpu(Trainable::Routed(lora(n_slots), routing));
         let model = from_parts(&config, random_weights(&config, 1), &options);
         model.err().expect("refused").to_string()
     };
     let token = |n, top_k| Routing::new(n, Router::Token { top_k });
-    let adapter = |n| Trainable::Adapter(lora(n));
-    assert!(refused(token(3, 2), adapter(2)).contains("rank 4 is not 3 adapters"));
-    assert!(refused(token(2, 3), adapter(2)).contains("top_k 3 is outside 2..=2"));
-    assert!(refused(token(2, 1), adapter(2)).contains("top_k 1 is outside"));
+    assert!(refused(token(3, 2), 2).contains("rank 4 is not 3 adapters"));
+    assert!(refused(token(2, 3), 2).contains("top_k 3 is outside 2..=2"));
+    assert!(refused(token(2, 1), 2).contains("top_k 1 is outside"));
     let by_row = Routing::new(2, Router::Instance { hidden: 0 });
-    assert!(refused(by_row, adapter(2)).contains("hidden 0"));
-    assert!(refused(token(2, 2), Trainable::All).contains("no adapter"));
+    assert!(refused(by_row, 2).contains("hidden 0"));
 }
 
 #[test]

@@ -94,8 +94,19 @@ pub struct Counters {
     pub updates: u64,
     /// Input and target tokens that went forward and backward.
     pub tokens: u64,
+    /// Input and target tokens that went forward only: magnitudes of outputs, losses that a method looks at. 0 in records
+    /// from before they were counted. Evaluation, and the losses that choose the memory's rows, are not training.
+    #[serde(default)]
+    pub forward_only_tokens: u64,
     /// Rows of memory steps (methods that shuffle the memory into their batches do not count here).
     pub memory_rows: u64,
+}
+
+impl Counters {
+    /// Tokens that went forward.
+    pub fn tokens_forward(&self) -> u64 {
+        self.tokens + self.forward_only_tokens
+    }
 }
 
 /// A model in training: parameters, the gradient of the last pass, the optimizer and the schedule.
@@ -172,6 +183,18 @@ impl Learner {
         self.trained = Some(ranges);
     }
 
+    /// Until the task ends, the schedule rises to `rate` and not to the run's peak: for methods that train something that
+    /// wants another rate than LoRA.
+    pub fn set_peak_rate(&mut self, rate: f64) {
+        self.schedule = self.schedule.with_peak(rate);
+    }
+
+    /// The soft prompts that take part from now on, as [`LanguageModel::activate_prompts`] says. They are no part of the
+    /// saved state.
+    pub fn activate_prompts(&mut self, prompts: &[usize]) -> Result<()> {
+        Ok(self.model.activate_prompts(prompts)?)
+    }
+
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
     /// token, averaged as configured. A non-finite loss or gradient is [`NonFinite`], before the update.
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
@@ -206,6 +229,38 @@ impl Learner {
         self.counters.tokens += n_tokens(batch);
         self.finite_norm(nll, grad)?;
         Ok(nll)
+    }
+
+    /// Mean nll of `batch` in nats per target token, without dropout and without a gradient.
+    pub fn mean_nll(&mut self, batch: &Batch) -> Result<f64> {
+        let nll: f64 = self.model.nll_per_row(batch)?.iter().sum();
+        self.counters.forward_only_tokens += n_tokens(batch);
+        Ok(nll / batch.targets.n_tokens().max(1) as f64)
+    }
+
+    /// Mean absolute outputs over `batch`, as [`LanguageModel::output_magnitudes`] has them.
+    pub fn output_magnitudes(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let magnitudes = self.model.output_magnitudes(batch)?;
+        self.counters.forward_only_tokens += n_tokens(batch);
+        Ok(magnitudes)
+    }
+
+    /// Adds the gradient of `weight` times the summed divergence of the model's predictions from those of `log_probs` to
+    /// `grad`, `[P]`, as [`LanguageModel::divergence_and_grad`]: unclipped, and without a trace in [`grad`](Self::grad).
+    /// Returns the sum in nats.
+    pub fn add_divergence_gradient(
+        &mut self,
+        batch: &Batch,
+        log_probs: &[Vec<f32>],
+        weight: f32,
+        grad: &mut [f32],
+    ) -> Result<f64> {
+        let sum = self
+            .model
+            .divergence_and_grad(batch, log_probs, weight, grad)?;
+        self.counters.tokens += n_tokens(batch);
+        self.finite_norm(sum, grad)?;
+        Ok(sum)
     }
 
     /// Puts `grad`, `[P]`, in the place of the gradient, checked and clipped as one.
@@ -352,6 +407,10 @@ impl Learner {
         state.put_counter("learner.pass", self.pass);
         state.put_counter("learner.updates", self.counters.updates);
         state.put_counter("learner.tokens", self.counters.tokens);
+        state.put_counter(
+            "learner.forward_only_tokens",
+            self.counters.forward_only_tokens,
+        );
         state.put_counter("learner.memory_rows", self.counters.memory_rows);
     }
 
@@ -369,6 +428,7 @@ impl Learner {
         self.counters = Counters {
             updates: state.counter("learner.updates")?,
             tokens: state.counter("learner.tokens")?,
+            forward_only_tokens: state.counter("learner.forward_only_tokens")?,
             memory_rows: state.counter("learner.memory_rows")?,
         };
         self.set_params(params)

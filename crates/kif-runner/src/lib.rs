@@ -15,6 +15,7 @@ pub mod state;
 pub mod task_view;
 
 pub mod atomic;
+pub mod check;
 pub mod checkpoint;
 pub mod codec;
 pub mod embedded;
@@ -22,12 +23,14 @@ pub mod evaluate;
 pub mod failure;
 pub mod learn;
 pub mod lock;
+pub mod matrices;
 pub mod pretrain;
 pub mod process;
 pub mod progress;
 pub mod protocol;
 pub mod record;
 pub mod report;
+pub mod reproduction;
 pub mod run;
 pub mod signal;
 

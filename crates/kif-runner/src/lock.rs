@@ -254,7 +254,9 @@ fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
     all.insert("evaluation".to_owned(), text(&evaluation));
     for name in &p.methods {
         if let Some(config) = p.method(name) {
-            all.insert(format!("method {name}"), text(&config));
+            let lr = p.lr_of.get(name).map(|lr| format!(", lr {lr}"));
+            let settings = text(&config) + &lr.unwrap_or_default();
+            all.insert(format!("method {name}"), settings);
         }
     }
     all
@@ -358,6 +360,9 @@ mod tests {
         protocol.methods.pop();
         protocol.methods.push("halve".into());
         assert_eq!(was.differences(&lock(&protocol)), []);
+        protocol.lr_of.insert("seq_lora".into(), 0.5);
+        assert_eq!(was.differences(&lock(&protocol))[0].what, "method seq_lora");
+        protocol.lr_of.clear();
         protocol.training.lr = 0.5;
         protocol.compute.precision = Precision::Bf16;
         std::fs::write(&file, "[1]").unwrap();

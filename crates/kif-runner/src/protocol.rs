@@ -3,6 +3,7 @@
 //! A protocol is checked once, when it is loaded; what a run writes into its directory has every default in it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use kif_data::{Layout, MemoryPolicy, Stream};
@@ -41,6 +42,9 @@ pub struct Protocol {
     /// Settings of methods by the names used in `methods`; they go before built-in ones.
     #[serde(default)]
     pub own_methods: BTreeMap<String, MethodConfig>,
+    /// Peak learning rates of single methods by the names used in `methods`, in the place of `training.lr`.
+    #[serde(default)]
+    pub lr_of: BTreeMap<String, f64>,
     /// Orders of the stream, counted from 1.
     #[serde(default = "first_order")]
     pub orders: Vec<usize>,
@@ -394,14 +398,13 @@ impl Protocol {
 
     /// Replaces other names of built-in methods by the ones that records use (`kif` by `kif-paper`).
     pub fn canonical(mut self) -> Self {
-        for name in &mut self.methods {
-            if let (false, Some(config)) = (
-                self.own_methods.contains_key(name),
-                MethodConfig::by_name(name),
-            ) {
-                *name = config.name().to_owned();
-            }
-        }
+        let canonical = |name: String| match MethodConfig::by_name(&name) {
+            Some(config) if !self.own_methods.contains_key(&name) => config.name().to_owned(),
+            _ => name,
+        };
+        self.methods = self.methods.into_iter().map(canonical).collect();
+        let lr_of = self.lr_of.into_iter();
+        self.lr_of = lr_of.map(|(name, lr)| (canonical(name), lr)).collect();
         self
     }
 
@@ -421,6 +424,11 @@ impl Protocol {
         for (name, config) in &earlier.own_methods {
             if !self.methods.contains(name) {
                 grown.own_methods.insert(name.clone(), config.clone());
+            }
+        }
+        for (name, &lr) in &earlier.lr_of {
+            if !self.methods.contains(name) {
+                grown.lr_of.insert(name.clone(), lr);
             }
         }
         grown
@@ -443,6 +451,19 @@ impl Protocol {
         }
     }
 
+    /// Answers with `score` wherever an answer is right or wrong; tasks that are scored by ROUGE-L keep it.
+    pub fn answer_by(&mut self, score: ScoreKind) {
+        let EvaluationSettings {
+            score: general,
+            score_of,
+            ..
+        } = &mut self.evaluation;
+        let kinds = std::iter::once(general).chain(score_of.values_mut());
+        for kind in kinds.filter(|kind| **kind != ScoreKind::RougeL) {
+            *kind = score;
+        }
+    }
+
     /// The score of a task.
     pub fn score_kind(&self, task: &str) -> ScoreKind {
         self.evaluation
@@ -452,8 +473,17 @@ impl Protocol {
             .unwrap_or(self.evaluation.score)
     }
 
-    /// The learner's part of the settings, for one seed.
-    pub fn learner_config(&self, seed: u64) -> LearnerConfig {
+    /// How a method learns a task.
+    pub fn training_of(&self, method: &str) -> Training {
+        let lr = self.lr_of.get(method).copied();
+        Training {
+            lr: lr.unwrap_or(self.training.lr),
+            ..self.training.clone()
+        }
+    }
+
+    /// The learner's part of a method's settings, for one seed.
+    pub fn learner_config(&self, method: &str, seed: u64) -> LearnerConfig {
         let Training {
             accumulate,
             micro_rows,
@@ -462,7 +492,7 @@ impl Protocol {
             warmup_steps,
             clip,
             ..
-        } = self.training;
+        } = self.training_of(method);
         LearnerConfig {
             optimizer: OptimizerConfig {
                 lr,
@@ -496,206 +526,216 @@ impl Protocol {
 
     /// Whether all values are in their ranges and all names exist.
     pub fn check(&self) -> Result<(), ProtocolError> {
-        self.check_names()?;
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every value outside its range and every name that does not exist.
+    pub fn problems(&self) -> Vec<ProtocolError> {
+        let mut found = Vec::new();
+        self.check_names(&mut found);
+        self.check_methods(&mut found);
+        self.check_values(&mut found);
+        found
+    }
+
+    fn check_values(&self, found: &mut Vec<ProtocolError>) {
+        let mut expect = |holds: bool, field: &str, value: &dyn Display, expected: &str| {
+            self.expect(found, holds, field, value, expected);
+        };
         let Training {
             epochs, batch_size, ..
         } = self.training;
-        self.expect(epochs >= 1, "training.epochs", epochs, "at least 1")?;
-        self.expect(
-            batch_size >= 1,
-            "training.batch_size",
-            batch_size,
-            "at least 1",
-        )?;
-        (self.learner_config(0).check())
-            .map_err(|e| self.value(&format!("training.{}", e.field), &e.value, e.expected))?;
-        self.lora_config()
-            .validate()
-            .map_err(|e| self.value("adapter", &format!("{:?}", self.adapter), e))?;
+        let count = "at least 1";
+        expect(epochs >= 1, "training.epochs", &epochs, count);
+        expect(batch_size >= 1, "training.batch_size", &batch_size, count);
+        if let Err(e) = self.learner_config("", 0).check() {
+            expect(
+                false,
+                &format!("training.{}", e.field),
+                &e.value,
+                e.expected,
+            );
+        }
+        for (method, lr) in &self.lr_of {
+            let known = self.method(method).is_some();
+            expect(known, "lr_of", method, &known_methods());
+            if let Err(e) = self.learner_config(method, 0).check() {
+                expect(false, &format!("lr_of.{method}"), lr, e.expected);
+            }
+        }
+        if let Err(e) = self.lora_config().validate() {
+            expect(
+                false,
+                "adapter",
+                &format!("{:?}", self.adapter),
+                &e.to_string(),
+            );
+        }
         let fraction = self.memory.fraction;
-        self.expect(
-            (0.0..=1.0).contains(&fraction),
-            "memory.fraction",
-            fraction,
-            "a number from 0 to 1",
-        )?;
+        let share = (0.0..=1.0).contains(&fraction);
+        expect(share, "memory.fraction", &fraction, "a number from 0 to 1");
         let EvaluationSettings {
             max_new_tokens,
             batch_tokens,
             validation,
             ..
         } = self.evaluation;
-        self.expect(
+        expect(
             max_new_tokens >= 1,
             "evaluation.max_new_tokens",
-            max_new_tokens,
-            "at least 1",
-        )?;
-        self.expect(
+            &max_new_tokens,
+            count,
+        );
+        expect(
             batch_tokens >= 1,
             "evaluation.batch_tokens",
-            batch_tokens,
-            "at least 1",
-        )?;
+            &batch_tokens,
+            count,
+        );
         let part = (0.0..1.0).contains(&validation);
-        self.expect(
-            part,
-            "evaluation.validation",
-            validation,
-            "a number from 0 to less than 1",
-        )?;
+        let expected = "a number from 0 to less than 1";
+        expect(part, "evaluation.validation", &validation, expected);
         let LimitSettings {
             max_input,
             max_target,
             train_rows,
             test_rows,
         } = self.limits;
-        self.expect(max_input >= 1, "limits.max_input", max_input, "at least 1")?;
-        self.expect(
-            max_target >= 1,
-            "limits.max_target",
-            max_target,
-            "at least 1",
-        )?;
-        self.expect(
-            train_rows != Some(0),
-            "limits.train_rows",
-            0,
-            "at least 1, or None",
-        )?;
-        self.expect(
-            test_rows != Some(0),
-            "limits.test_rows",
-            0,
-            "at least 1, or None",
-        )?;
+        expect(max_input >= 1, "limits.max_input", &max_input, count);
+        expect(max_target >= 1, "limits.max_target", &max_target, count);
+        let some = "at least 1, or None";
+        expect(train_rows != Some(0), "limits.train_rows", &0, some);
+        expect(test_rows != Some(0), "limits.test_rows", &0, some);
         let positive = self.save_minutes > 0.0;
-        self.expect(
+        expect(
             positive,
             "save_minutes",
-            self.save_minutes,
+            &self.save_minutes,
             "a number above 0",
-        )
+        );
     }
 
-    fn check_names(&self) -> Result<(), ProtocolError> {
-        let plain = |name: &str| {
-            let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            !name.is_empty() && !name.starts_with('.') && name.chars().all(ok)
+    fn check_names(&self, found: &mut Vec<ProtocolError>) {
+        let mut expect = |holds: bool, field: &str, value: &dyn Display, expected: &str| {
+            self.expect(found, holds, field, value, expected);
         };
-        let letters = "letters, digits, '.', '_' and '-'";
-        self.expect(plain(&self.name), "name", &self.name, letters)?;
-        self.expect(!self.methods.is_empty(), "methods", "empty", "at least one")?;
-        self.expect(!self.seeds.is_empty(), "seeds", "empty", "at least one")?;
-        self.expect(!self.orders.is_empty(), "orders", "empty", "at least one")?;
-        for (i, name) in self.methods.iter().enumerate() {
-            self.expect(plain(name), "methods", name, letters)?;
-            self.expect(
-                !self.methods[..i].contains(name),
-                "methods",
-                name,
-                "every method once",
-            )?;
-            let config = self.method(name);
-            let config = config.ok_or_else(|| self.value("methods", name, known_methods()))?;
-            config
-                .check()
-                .map_err(|e| self.value(&format!("{name}: {}", e.field), &e.value, e.expected))?;
+        expect(is_plain(&self.name), "name", &self.name, PLAIN);
+        for (field, is_empty) in [
+            ("methods", self.methods.is_empty()),
+            ("seeds", self.seeds.is_empty()),
+            ("orders", self.orders.is_empty()),
+        ] {
+            expect(!is_empty, field, &"empty", "at least one");
         }
-        for (i, seed) in self.seeds.iter().enumerate() {
-            self.expect(
-                !self.seeds[..i].contains(seed),
-                "seeds",
-                seed,
-                "every seed once",
-            )?;
+        for seed in repeated(&self.seeds) {
+            expect(false, "seeds", seed, "every seed once");
         }
         if let StreamSource::Builtin(name) = &self.stream {
             let known = Stream::builtin(name).is_some();
-            self.expect(
-                known,
-                "stream",
-                name,
-                "builtin(standard), builtin(long) or builtin(superni)",
-            )?;
-            let has_data = self.data.is_some();
-            self.expect(
-                has_data,
-                "data",
-                "not given",
-                "the folder of the task files (--data DIR)",
-            )?;
+            let expected = "builtin(standard), builtin(long) or builtin(superni)";
+            expect(known, "stream", name, expected);
         }
         if let StreamSource::Own { orders, .. } = &self.stream {
-            self.expect(
-                self.data.is_some(),
-                "data",
-                "not given",
-                "the folder of the task files (--data DIR)",
-            )?;
             for order in orders {
-                self.expect(
+                let expected = "at least one task";
+                expect(
                     !order.is_empty(),
                     "stream.orders",
-                    "an empty order",
-                    "at least one task",
-                )?;
-                for (i, task) in order.iter().enumerate() {
-                    self.expect(
-                        !order[..i].contains(task),
-                        "stream.orders",
-                        task,
-                        "every task once in an order",
-                    )?;
+                    &"an empty order",
+                    expected,
+                );
+                for task in repeated(order) {
+                    expect(false, "stream.orders", task, "every task once in an order");
                 }
             }
         }
         if self.stream != StreamSource::Embedded {
-            let has_model = self.model.is_some();
-            self.expect(
-                has_model,
-                "model",
-                "not given",
-                "the folder of a base model (--model DIR)",
-            )?;
+            let data = "the folder of the task files (--data DIR)";
+            expect(self.data.is_some(), "data", &"not given", data);
+            let model = "the folder of a base model (--model DIR)";
+            expect(self.model.is_some(), "model", &"not given", model);
         }
-        self.stream()
-            .map_or(Ok(()), |stream| self.check_orders(stream.orders.len()))
+        if let Some(stream) = self.stream() {
+            self.check_tasks(&stream, found);
+        }
     }
 
-    /// Whether all orders exist in a stream that has `n_orders`.
-    pub fn check_orders(&self, n_orders: usize) -> Result<(), ProtocolError> {
-        for (i, &order) in self.orders.iter().enumerate() {
-            let expected = format!("1 to {n_orders}, every order once");
-            let fine = (1..=n_orders).contains(&order) && !self.orders[..i].contains(&order);
-            self.expect(fine, "orders", order, expected)?;
+    fn check_methods(&self, found: &mut Vec<ProtocolError>) {
+        let mut expect = |holds: bool, field: &str, value: &dyn Display, expected: &str| {
+            self.expect(found, holds, field, value, expected);
+        };
+        for name in repeated(&self.methods) {
+            expect(false, "methods", name, "every method once");
         }
-        Ok(())
+        for name in &self.methods {
+            expect(is_plain(name), "methods", name, PLAIN);
+            match self.method(name).map(|config| config.check()) {
+                Some(Ok(())) => {}
+                Some(Err(e)) => {
+                    expect(false, &format!("{name}: {}", e.field), &e.value, e.expected)
+                }
+                None => expect(false, "methods", name, &known_methods()),
+            }
+        }
+    }
+
+    /// Whether all orders, and the tasks that have a score of their own, exist in a stream.
+    pub fn check_stream(&self, stream: &Stream) -> Result<(), ProtocolError> {
+        let mut found = Vec::new();
+        self.check_tasks(stream, &mut found);
+        found.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn check_tasks(&self, stream: &Stream, found: &mut Vec<ProtocolError>) {
+        let n_orders = stream.orders.len();
+        let expected = format!("1 to {n_orders}, every order once");
+        for order in repeated(&self.orders) {
+            self.expect(found, false, "orders", order, &expected);
+        }
+        for order in &self.orders {
+            let exists = (1..=n_orders).contains(order);
+            self.expect(found, exists, "orders", order, &expected);
+        }
+        for task in self.evaluation.score_of.keys() {
+            let exists = stream.orders.iter().any(|order| order.contains(task));
+            let expected = "the name of a task of the stream";
+            self.expect(found, exists, "evaluation.score_of", task, expected);
+        }
     }
 
     fn expect(
         &self,
+        found: &mut Vec<ProtocolError>,
         holds: bool,
         field: &str,
-        value: impl ToString,
-        expected: impl ToString,
-    ) -> Result<(), ProtocolError> {
-        if holds {
-            Ok(())
-        } else {
-            Err(self.value(field, &value.to_string(), expected))
+        value: &dyn Display,
+        expected: &str,
+    ) {
+        if !holds {
+            found.push(ProtocolError::Value {
+                protocol: self.name.clone(),
+                field: field.to_owned(),
+                value: value.to_string(),
+                expected: expected.to_owned(),
+            });
         }
     }
+}
 
-    fn value(&self, field: &str, value: &str, expected: impl ToString) -> ProtocolError {
-        let (protocol, field, value) = (self.name.clone(), field.to_owned(), value.to_owned());
-        ProtocolError::Value {
-            protocol,
-            field,
-            value,
-            expected: expected.to_string(),
-        }
-    }
+/// What names of protocols and methods are made of.
+const PLAIN: &str = "letters, digits, '.', '_' and '-'";
+
+fn is_plain(name: &str) -> bool {
+    let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(ok)
+}
+
+/// Items that equal an earlier one.
+fn repeated<T: PartialEq>(items: &[T]) -> impl Iterator<Item = &T> {
+    let again = |(i, item): (usize, &T)| items[..i].contains(item);
+    (items.iter().enumerate())
+        .filter(move |pair| again(*pair))
+        .map(|(_, item)| item)
 }
 
 /// The names of all built-in methods, for messages.
@@ -705,7 +745,7 @@ pub fn known_methods() -> String {
 }
 
 /// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of `kif((...))`.
-fn ron_options() -> ron::Options {
+pub(crate) fn ron_options() -> ron::Options {
     ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)
         .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
@@ -731,10 +771,21 @@ mod tests {
                 protocol.data = Some("data".into());
                 protocol.model = Some("model".into());
             }
-            protocol.check().unwrap();
+            assert!(protocol.problems().is_empty(), "{:?}", protocol.problems());
             let read = Protocol::parse(name, &protocol.to_ron()).unwrap();
             assert_eq!(read.to_ron(), protocol.to_ron(), "{name}");
         }
+    }
+
+    #[test]
+    fn only_answers_that_are_right_or_wrong_are_answered_another_way() {
+        let mut superni = Protocol::load("superni").unwrap();
+        superni.answer_by(ScoreKind::Labels);
+        assert_eq!(superni.score_kind("task363"), ScoreKind::Labels);
+        assert_eq!(superni.score_kind("task002"), ScoreKind::RougeL);
+        let mut long = Protocol::load("long").unwrap();
+        long.answer_by(ScoreKind::Labels);
+        assert_eq!(long.score_kind("cb"), ScoreKind::Labels);
     }
 
     #[test]
@@ -765,5 +816,33 @@ mod tests {
         assert!(problem(|p| p.memory.fraction = 1.5).contains("memory.fraction is 1.5"));
         assert!(problem(|p| p.training.lr = f64::NAN).contains("lr is NaN"));
         assert!(problem(|p| p.name = "../x".into()).contains("name is ../x"));
+        fn set_rate(protocol: &mut Protocol, name: &str, lr: f64) {
+            protocol.lr_of = BTreeMap::from([(name.to_owned(), lr)]);
+        }
+        assert!(problem(|p| set_rate(p, "sgd", 1e-3)).contains("lr_of is sgd, expected one of"));
+        assert!(problem(|p| set_rate(p, "replay", -1.0)).contains("lr_of.replay is -1"));
+        let mut several = quick.clone();
+        (several.seeds, several.training.epochs) = (vec![1, 2, 1], 0);
+        let texts: Vec<String> = several.problems().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "protocol quick: seeds is 1, expected every seed once",
+                "protocol quick: training.epochs is 0, expected at least 1"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rate_of_its_own_is_that_of_one_method_alone() {
+        let mut protocol = Protocol::load("quick").unwrap();
+        protocol.lr_of = BTreeMap::from([("kif".to_owned(), 5e-4)]);
+        let protocol = protocol.canonical();
+        protocol.check().unwrap();
+        assert_eq!(protocol.learner_config("kif-paper", 1).optimizer.lr, 5e-4);
+        let others = protocol.learner_config("replay_matched", 1).optimizer.lr;
+        assert_eq!(others, protocol.training.lr);
+        let (paper, training) = (protocol.training_of("kif-paper"), &protocol.training);
+        assert_eq!(paper.epochs, training.epochs);
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use kif_eval::ScoreMatrix;
+use kif_fusion::Regions;
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
@@ -57,6 +59,12 @@ pub struct Record {
     pub losses: Vec<LossCurve>,
     /// What training has cost in updates and tokens.
     pub cost: Counters,
+    /// What goes from task to task beside one adapter; none in records from before it was noted.
+    #[serde(default)]
+    pub kept: Option<Kept>,
+    /// What the masks of a method that fuses under masks have chosen.
+    #[serde(default)]
+    pub fusion: Option<FusionTrace>,
     /// Length of the trainable vector, P.
     pub n_params: usize,
     /// What differs between two runs of the same cell.
@@ -84,11 +92,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings of a method in a protocol.
-    pub fn new(protocol: &Protocol, method: MethodConfig) -> Self {
+    /// The settings of the method that a protocol calls `name`.
+    pub fn new(protocol: &Protocol, name: &str, method: MethodConfig) -> Self {
         Self {
             method,
-            training: protocol.training.clone(),
+            training: protocol.training_of(name),
             adapter: protocol.adapter.clone(),
             memory: protocol.memory.clone(),
             evaluation: protocol.evaluation.clone(),
@@ -174,6 +182,89 @@ impl LossCurve {
     }
 }
 
+/// What somebody needs who goes on behind the last task, or answers all of them, beside the base and one adapter of the
+/// configured rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Training rows: those that the tasks leave in the memory where the method reads it, all rows for joint training.
+    pub rows: u64,
+    /// Their token ids, inputs and targets, at 4 bytes each.
+    pub row_bytes: u64,
+    /// Vectors of the method and frozen adapters: f32s at 4 bytes each.
+    pub state_bytes: u64,
+}
+
+impl Kept {
+    /// Rows and state together.
+    pub fn bytes(&self) -> u64 {
+        self.row_bytes + self.state_bytes
+    }
+}
+
+/// What importance masks have chosen of every tensor, task by task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FusionTrace {
+    /// Names of the adapter's tensors, in the order of the flat vector.
+    pub tensors: Vec<String>,
+    /// Parameters of each.
+    pub sizes: Vec<u64>,
+    /// The tasks in which something was fused.
+    pub tasks: Vec<TaskFusion>,
+}
+
+/// Parameters in the masks of one task: of each tensor, summed over all rounds. Divided by rounds and size they are mean
+/// shares; what is in none of the three is in neither mask.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskFusion {
+    /// Position of the task in the order.
+    pub task: usize,
+    /// Rounds that were fused.
+    pub rounds: u64,
+    /// In the inner mask alone.
+    pub inner_only: Vec<u64>,
+    /// In the outer mask alone.
+    pub outer_only: Vec<u64>,
+    /// In both.
+    pub both: Vec<u64>,
+}
+
+impl FusionTrace {
+    /// A trace of the tensors of `layout` without a task.
+    pub fn new(layout: &ParamLayout) -> Self {
+        let specs = layout.specs();
+        Self {
+            tensors: specs.iter().map(|spec| spec.name.clone()).collect(),
+            sizes: specs.iter().map(|spec| spec.range.len() as u64).collect(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Adds what the masks of one round in task `task` chose of each tensor.
+    pub fn add(&mut self, task: usize, round: &[Regions]) {
+        assert_eq!(round.len(), self.sizes.len(), "regions, tensors");
+        if self.tasks.last().is_none_or(|last| last.task != task) {
+            let zeros = || vec![0; round.len()];
+            self.tasks.push(TaskFusion {
+                task,
+                rounds: 0,
+                inner_only: zeros(),
+                outer_only: zeros(),
+                both: zeros(),
+            });
+        }
+        let sum = self.tasks.last_mut().expect("the task was just added");
+        sum.rounds += 1;
+        for (i, regions) in round.iter().enumerate() {
+            sum.inner_only[i] += regions.inner_only;
+            sum.outer_only[i] += regions.outer_only;
+            sum.both[i] += regions.both;
+        }
+    }
+}
+
 /// What differs between two runs of the same cell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,7 +285,8 @@ pub struct TaskTiming {
     pub train_s: f64,
     /// Seconds of evaluation after it.
     pub evaluate_s: f64,
-    /// Largest resident memory of the process so far, in MiB; none where the system does not say.
+    /// Largest resident memory of the process since the cell was begun or resumed, in MiB; none where the system does not
+    /// say. What earlier cells of the same process have left in its allocator is part of it.
     pub peak_rss_mib: Option<u64>,
 }
 
@@ -232,7 +324,13 @@ pub fn bits(correct: &[bool]) -> String {
     correct.iter().map(|&c| if c { '1' } else { '0' }).collect()
 }
 
-/// Largest resident memory of this process so far, in MiB.
+/// Makes [`peak_rss_mib`] start anew, where the system can do it (Linux).
+pub fn reset_peak_rss() {
+    // Where it cannot, the peak stays that of the whole process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Largest resident memory of this process since [`reset_peak_rss`], in MiB.
 pub fn peak_rss_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -251,6 +349,35 @@ mod tests {
         let losses: Vec<f64> = (0..LOSS_EVERY + 2).map(|i| i as f64).collect();
         let curve = LossCurve::new("a", &losses);
         assert_eq!((curve.steps, curve.mean), (12, vec![4.5, 10.5]));
+    }
+
+    #[test]
+    fn a_fusion_trace_sums_rounds_by_task() {
+        let mut layout = ParamLayout::default();
+        layout.push("a".to_owned(), vec![2, 3]);
+        layout.push("b".to_owned(), vec![4]);
+        let mut trace = FusionTrace::new(&layout);
+        let regions = |inner_only, outer_only, both| Regions {
+            inner_only,
+            outer_only,
+            both,
+        };
+        trace.add(1, &[regions(1, 2, 3), regions(0, 0, 4)]);
+        trace.add(1, &[regions(1, 0, 0), regions(1, 1, 0)]);
+        trace.add(2, &[regions(0, 5, 0), regions(0, 0, 0)]);
+        assert_eq!(trace.sizes, [6, 4]);
+        let [first, second] = &trace.tasks[..] else {
+            panic!("{trace:?}")
+        };
+        assert_eq!((first.task, first.rounds), (1, 2));
+        assert_eq!(
+            (&first.inner_only, &first.outer_only, &first.both),
+            (&vec![2, 1], &vec![2, 1], &vec![3, 4])
+        );
+        assert_eq!(
+            (second.task, second.rounds, second.outer_only[0]),
+            (2, 1, 5)
+        );
     }
 
     #[test]

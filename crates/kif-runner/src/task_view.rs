@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kif_data::{Batch, Cursor, Encoded, memory_batch};
+use kif_data::{Batch, Cursor, Encoded, cycled_batch, memory_batch};
 use serde::{Deserialize, Serialize};
 
 use crate::state::{State, StateError};
@@ -35,6 +35,8 @@ pub enum MemoryOrder {
     /// Every batch is the first of a fresh shuffle, as in the released code.
     #[default]
     Drawn,
+    /// Shuffled passes over all rows, one after the other: every row once before any comes again.
+    Cycled,
     /// In file order; goes on where the last batch ended and wraps inside a batch.
     Cursor,
 }
@@ -62,6 +64,24 @@ impl Sampler {
         Self::new(task, &task.rows)
     }
 
+    /// The same sampler in another order, unless file order was asked for.
+    pub fn ordered(self, order: MemoryOrder) -> Self {
+        match self.order {
+            MemoryOrder::Cursor => self,
+            MemoryOrder::Drawn | MemoryOrder::Cycled => Self { order, ..self },
+        }
+    }
+
+    /// A sampler of rows that a method has from elsewhere, drawn as those of a memory.
+    pub fn of_rows(task: &TaskView, rows: &Arc<Vec<Encoded>>) -> Self {
+        Self::new(task, rows)
+    }
+
+    /// The same sampler over other rows: where these are part of a method's state.
+    pub fn set_rows(&mut self, rows: &Arc<Vec<Encoded>>) {
+        self.rows = rows.clone();
+    }
+
     fn new(task: &TaskView, rows: &Arc<Vec<Encoded>>) -> Self {
         Self {
             rows: rows.clone(),
@@ -81,15 +101,11 @@ impl Sampler {
             "a batch was drawn from an empty pool"
         );
         let n_rows = self.rows.len();
+        let (size, seed, task_idx) = (self.batch_size, self.seed, self.task_idx);
         let chosen = match self.order {
-            MemoryOrder::Drawn => memory_batch(
-                n_rows,
-                self.batch_size,
-                self.seed,
-                self.task_idx,
-                self.n_draws,
-            ),
-            MemoryOrder::Cursor => self.cursor.take(n_rows, self.batch_size),
+            MemoryOrder::Drawn => memory_batch(n_rows, size, seed, task_idx, self.n_draws),
+            MemoryOrder::Cycled => cycled_batch(n_rows, size, seed, task_idx, self.n_draws),
+            MemoryOrder::Cursor => self.cursor.take(n_rows, size),
         };
         self.n_draws += 1;
         Batch::from_rows(chosen.into_iter().map(|i| &self.rows[i]))

@@ -4,6 +4,7 @@ mod common;
 
 use common::{P, Quadratic, distance, row};
 use kif_data::{Batch, Encoded};
+use kif_runner::methods::Parts;
 use kif_runner::{Accumulate, Learner, LearnerConfig, Schedule};
 
 fn learner(change: impl FnOnce(&mut LearnerConfig)) -> Learner {
@@ -13,7 +14,7 @@ fn learner(change: impl FnOnce(&mut LearnerConfig)) -> Learner {
     };
     config.optimizer.clip = 1e9;
     change(&mut config);
-    Learner::new(Box::new(Quadratic::new(1)), config)
+    Learner::new(Box::new(Quadratic::new(Parts::default())), config)
 }
 
 /// Rows of 1, 3, 1 and 1 target tokens.

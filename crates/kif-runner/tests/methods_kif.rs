@@ -4,8 +4,9 @@ mod common;
 
 use common::{P, batches, begin, distance, learn, learner, params_after, stream};
 use kif_fusion::FusionWeights;
+use kif_fusion::Regions;
 use kif_importance::quantile;
-use kif_runner::methods::{Cleared, KifConfig, KifScope, TwoLoopConfig};
+use kif_runner::methods::{Cleared, KifConfig, KifScope, OuterOptimizer, TwoLoopConfig};
 use kif_runner::{MemoryOrder, MethodConfig};
 
 /// The settings of a built-in KIF.
@@ -172,6 +173,18 @@ fn the_settings_make_a_difference() {
             outer_steps: 3,
             ..released
         },
+        KifConfig {
+            memory_order: MemoryOrder::Cycled,
+            ..released
+        },
+        KifConfig {
+            slow_average: Some(0.5),
+            ..released
+        },
+        KifConfig {
+            outer_optimizer: OuterOptimizer::OwnScheduled { ratio: 1.0 },
+            ..released
+        },
     ] {
         assert_ne!(
             params_after(&MethodConfig::Kif(other), &tasks, 6),
@@ -243,15 +256,27 @@ impl Round {
 
 /// The parameters after the method's own first round of the same task.
 fn first_round(config: KifConfig) -> Vec<f32> {
+    first_round_and_regions(config).0
+}
+
+/// The same, and what the masks of the round chose of both matrices.
+fn first_round_and_regions(config: KifConfig) -> (Vec<f32>, Option<Vec<Regions>>) {
     let task = &stream(MemoryOrder::Cursor)[1];
     let mut fused = learner(0.0);
     let mut method = MethodConfig::Kif(config).build(fused.layout());
     let batches = batches(method.as_ref(), task, 2);
     begin(&mut fused, method.as_mut(), task, batches.len());
     for batch in &batches[..8] {
+        assert_eq!(
+            method.take_regions(),
+            None,
+            "before the first round is over"
+        );
         method.observe(&mut fused, batch).unwrap();
     }
-    fused.params().to_vec()
+    let regions = method.take_regions();
+    assert_eq!(method.take_regions(), None, "a round is told once");
+    (fused.params().to_vec(), regions)
 }
 
 /// Compares the first round of a preset with `expected`, parameter for parameter.
@@ -296,6 +321,32 @@ fn without_the_shared_region_parameters_in_both_masks_stay() {
             .filter(|i| shared(*i))
             .all(|i| found[i] == round.start[i])
     );
+}
+
+#[test]
+fn what_the_masks_chose_is_counted_by_matrix() {
+    let round = round_by_hand();
+    let q = 0.4;
+    let with = |name: &str| KifConfig {
+        quantile: q,
+        ..preset(name)
+    };
+    let count = |matrix: std::ops::Range<usize>| {
+        let number = |wanted: [bool; 2]| {
+            let of = |i: &usize| round.masks(*i, q, 0..P) == wanted;
+            matrix.clone().filter(of).count() as u64
+        };
+        Regions {
+            inner_only: number([true, false]),
+            outer_only: number([false, true]),
+            both: number([true, true]),
+        }
+    };
+    let expected = vec![count(0..4), count(4..8)];
+    let (_, regions) = first_round_and_regions(with("kif-paper"));
+    assert_eq!(regions, Some(expected));
+    let (_, regions) = first_round_and_regions(with("kif-soft"));
+    assert_eq!(regions, None, "soft weights have no masks");
 }
 
 #[test]
@@ -364,4 +415,56 @@ fn static_importance_is_that_of_the_first_round_of_a_task() {
         let (before, now) = (scores(at - 1), scores(at));
         assert_eq!(before.1 == now.1, before.0 == now.0, "round {at}");
     }
+}
+
+#[test]
+fn a_slow_average_is_what_a_task_leaves_behind() {
+    let task = &stream(MemoryOrder::Drawn)[1];
+    let config = |slow_average| {
+        MethodConfig::ReplayMatched(TwoLoopConfig {
+            slow_average,
+            ..TwoLoopConfig::paper()
+        })
+    };
+    let (mut fast, mut slow) = (learner(0.0), learner(0.0));
+    let mut methods = [config(None), config(Some(0.75))].map(|c| c.build(fast.layout()));
+    let batches = batches(methods[0].as_ref(), task, 5);
+    begin(&mut fast, methods[0].as_mut(), task, batches.len());
+    begin(&mut slow, methods[1].as_mut(), task, batches.len());
+    let mut expected = fast.params().to_vec();
+    for (step, batch) in batches.iter().enumerate() {
+        methods[0].observe(&mut fast, batch).unwrap();
+        methods[1].observe(&mut slow, batch).unwrap();
+        assert_eq!(fast.params(), slow.params(), "step {step}");
+        if (step + 1) % 8 == 0 {
+            for (mean, now) in expected.iter_mut().zip(fast.params()) {
+                *mean = 0.75 * *mean + 0.25 * now;
+            }
+        }
+    }
+    methods[1].end_task(&mut slow, task).unwrap();
+    assert!(distance(slow.params(), &expected) < 1e-6);
+    assert_ne!(slow.params(), fast.params());
+}
+
+#[test]
+fn an_outer_rate_that_follows_the_schedule_is_its_multiple() {
+    let task = &stream(MemoryOrder::Drawn)[1];
+    let after_a_round = |outer_optimizer| {
+        let config = TwoLoopConfig {
+            outer_optimizer,
+            ..TwoLoopConfig::paper()
+        };
+        let mut learner = learner(0.0);
+        let mut method = MethodConfig::ReplayMatched(config).build(learner.layout());
+        let batches = batches(method.as_ref(), task, 2);
+        begin(&mut learner, method.as_mut(), task, batches.len());
+        batches[..8].iter().for_each(|batch| {
+            method.observe(&mut learner, batch).unwrap();
+        });
+        (learner.params().to_vec(), learner.next_rate())
+    };
+    let (scheduled, rate) = after_a_round(OuterOptimizer::OwnScheduled { ratio: 2.0 });
+    let (constant, _) = after_a_round(OuterOptimizer::Own { lr: 2.0 * rate });
+    assert_eq!(scheduled, constant);
 }

@@ -133,6 +133,34 @@ fn matched_methods_take_four_steps_more_behind_every_eighth() {
 }
 
 #[test]
+fn passes_that_only_go_forward_are_counted_apart() {
+    let tasks = stream(MemoryOrder::Drawn);
+    for config in common::methods_of_one_slot() {
+        let name = config.name();
+        let mut learner = learner(0.0);
+        let mut method = config.build(learner.layout());
+        learn(&mut learner, method.as_mut(), &tasks[0], 1);
+        let first = learner.counters();
+        assert_eq!(first.forward_only_tokens, 0, "{name}");
+        assert!(first.tokens > 0 && first.tokens_forward() == first.tokens);
+        if method.regime() != Regime::Stream {
+            continue;
+        }
+        learn(&mut learner, method.as_mut(), &tasks[1], 1);
+        let both = learner.counters();
+        let forward = both.forward_only_tokens;
+        match name {
+            // Every batch is looked at once.
+            "migu" => assert_eq!(forward, both.tokens - first.tokens),
+            // A batch of the memory behind each of 5 steps: 3 rows of 2 or 3 tokens.
+            "aim_merging" => assert!((30..=45).contains(&forward), "{forward}"),
+            _ => assert_eq!(forward, 0, "{name}"),
+        }
+        assert_eq!(both.tokens_forward(), both.tokens + forward);
+    }
+}
+
+#[test]
 fn extra_steps_on_the_task_learn_it_faster() {
     let tasks = stream(MemoryOrder::Drawn);
     let loss = |config: MethodConfig| {

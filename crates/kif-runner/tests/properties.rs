@@ -49,6 +49,7 @@ fn learn_on(
         method.end_task(learner, task).unwrap();
     }
     state.extend(methods::save(learner, method).to_bytes().unwrap());
+    state.extend(method.kept_bytes().to_le_bytes());
     state
 }
 
@@ -131,12 +132,13 @@ fn inputs_of(rows: &[Encoded]) -> BTreeSet<u32> {
 fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
     for config in MethodConfig::all() {
         let name = config.name();
-        let (mut learner, seen) = watched_learner(config.n_slots(N_TASKS), 0.0);
+        let (mut learner, seen) = watched_learner(config.parts(N_TASKS), 0.0);
         let mut method = config.build(learner.layout());
         let regime = method.regime();
         for task in tasks_of(method.as_ref(), &stream(MemoryOrder::Drawn)) {
             seen.lock().unwrap().clear();
-            learn(&mut learner, method.as_mut(), &task, 4);
+            // Long enough for a day of `forever`.
+            learn(&mut learner, method.as_mut(), &task, 12);
             let seen = seen.lock().unwrap();
             let (own, memory) = (inputs_of(&task.rows), inputs_of(&task.memory));
             match regime {
@@ -147,6 +149,8 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
                     let given = own.union(&memory).copied().collect();
                     assert!(seen.is_subset(&given), "{name} in task {}", task.index);
                     assert!(seen.difference(&own).count() <= memory.len(), "{name}");
+                    let reads = !seen.is_disjoint(&memory);
+                    assert_eq!(reads, task.index > 0 && method.keeps_memory(), "{name}");
                 }
             }
         }
@@ -166,6 +170,7 @@ fn the_base_is_the_same_bits_after_learning() {
         }
         assert!(learner.params() != fresh, "{} learns", config.name());
         learner.set_params(&fresh).unwrap();
+        learner.activate_prompts(&[]).unwrap();
         let after = learner.model().nll_per_row(&batch).unwrap();
         assert_eq!(after, of_base, "{}", config.name());
     }

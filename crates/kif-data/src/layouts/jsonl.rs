@@ -10,47 +10,63 @@ use std::path::{Path, PathBuf};
 use super::{Split, first_file};
 use crate::error::DataError;
 use crate::json::{Place, Source};
-use crate::raw_row::{RawRow, UniqueRows};
+use crate::raw_row::{RawRow, RowSink};
 use crate::task::Row;
 
 /// Reads one file of rows, a JSON array or JSON Lines.
 ///
 /// Holds at most one row of at most 16 MiB beside the rows already read. Errors name file, line, column and field.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
-    let mut rows = UniqueRows::default();
-    let mut add = |source: &Source, place: Place, text: &str| {
-        let row = RawRow::parse(source, place, text)?.into_row(source, place)?;
-        rows.push(source, place, row)
+    let mut rows = RowSink::strict();
+    read_into(path, &mut rows)?;
+    Ok(rows.into_rows())
+}
+
+/// Reads one file of rows.
+pub(super) fn read_into(path: &Path, rows: &mut RowSink) -> Result<(), DataError> {
+    let row = |source: &Source, place, text: &str| {
+        RawRow::parse(source, place, text).and_then(|raw| raw.into_row(source, place))
     };
     let mut source = Source::open(path)?;
     match source.peek()? {
         None => return Err(source.empty()),
         Some(b'[') => {
-            source.elements(&mut add)?;
+            source.elements(|source, place, text| {
+                rows.push(source, place, row(source, place, text))
+            })?;
             source.expect_end()?;
         }
-        Some(_) => for_each_line(&mut source, &mut add)?,
+        Some(_) => {
+            for_each_line(&mut source, |source, place, text| {
+                rows.push(
+                    source,
+                    place,
+                    text.and_then(|text| row(source, place, text)),
+                )
+            })?;
+        }
     }
     rows.finish(&source)
 }
 
-/// Calls `each` with every line of JSON Lines that is not empty.
+/// Calls `each` with every line of JSON Lines that is not empty, or with why it is none.
 fn for_each_line(
     source: &mut Source,
-    mut each: impl FnMut(&Source, Place, &str) -> Result<(), DataError>,
+    mut each: impl FnMut(&Source, Place, Result<&str, DataError>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let mut buffer = Vec::new();
     let mut empty_line = None;
     while let Some(place) = source.line(&mut buffer)? {
-        let text = source.text(&buffer, place)?;
-        if text.trim_ascii().is_empty() {
+        let text = source.text(&buffer, place);
+        if matches!(&text, Ok(text) if text.trim_ascii().is_empty()) {
             empty_line = empty_line.or(Some(place));
             continue;
         }
-        if let Some(place) = empty_line {
-            return Err(source.syntax(place, "empty line, expected a row: a JSON object"));
+        if let Some(place) = empty_line.take() {
+            let problem = source.syntax(place, "empty line, expected a row: a JSON object");
+            each(source, place, Err(problem))?;
         }
-        source.check_depth(text, place)?;
+        let text = text.and_then(|text| source.check_depth(text, place).map(|()| text));
         each(source, place, text)?;
     }
     Ok(())
@@ -68,6 +84,11 @@ pub(super) fn file(root: &Path, name: &str, split: Split) -> Result<PathBuf, Dat
     )
 }
 
-pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, DataError> {
-    read_rows(&file(root, name, split)?)
+pub(super) fn read(
+    root: &Path,
+    name: &str,
+    split: Split,
+    rows: &mut RowSink,
+) -> Result<(), DataError> {
+    read_into(&file(root, name, split)?, rows)
 }

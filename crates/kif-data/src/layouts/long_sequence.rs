@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Split, first_file, jsonl};
 use crate::error::DataError;
-use crate::task::Row;
+use crate::raw_row::RowSink;
 
 pub(super) fn file(root: &Path, name: &str, split: Split) -> Result<PathBuf, DataError> {
     let split = split.name();
@@ -21,6 +21,11 @@ pub(super) fn file(root: &Path, name: &str, split: Split) -> Result<PathBuf, Dat
     )
 }
 
-pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, DataError> {
-    jsonl::read_rows(&file(root, name, split)?)
+pub(super) fn read(
+    root: &Path,
+    name: &str,
+    split: Split,
+    rows: &mut RowSink,
+) -> Result<(), DataError> {
+    jsonl::read_into(&file(root, name, split)?, rows)
 }

@@ -7,15 +7,18 @@ pub mod jsonl;
 pub mod long_sequence;
 pub mod o_lora;
 pub mod superni;
+mod survey;
 
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::raw_row::RowSink;
 use crate::task::Task;
 
 pub use jsonl::read_rows;
+pub use survey::{MAX_PROBLEMS, Survey, survey};
 
 /// The known layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +39,16 @@ pub enum Layout {
 
 /// The two halves of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Split {
+pub enum Split {
+    /// To learn from.
     Train,
+    /// To be tested on.
     Test,
 }
 
 impl Split {
-    pub(crate) fn name(self) -> &'static str {
+    /// `train` or `test`, as files are called.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Test => "test",
@@ -56,11 +62,10 @@ impl Split {
 /// file. Two rows with one text are not: published train files have such a pair (rte).
 pub fn load_task(layout: Layout, root: &Path, name: &str) -> Result<Task, DataError> {
     check_name(root, name)?;
-    let rows = |split| match layout {
-        Layout::LongSequence => long_sequence::read(root, name, split),
-        Layout::OLora => o_lora::read(root, name, split),
-        Layout::SuperNi => superni::read(root, name, split),
-        Layout::Jsonl => jsonl::read(root, name, split),
+    let rows = |split| {
+        let mut rows = RowSink::strict();
+        read(layout, root, name, split, &mut rows)?;
+        Ok(rows.into_rows())
     };
     Ok(Task {
         name: name.into(),
@@ -69,20 +74,52 @@ pub fn load_task(layout: Layout, root: &Path, name: &str) -> Result<Task, DataEr
     })
 }
 
-/// Every file that [`load_task`] reads for a task, train first.
-pub fn task_files(layout: Layout, root: &Path, name: &str) -> Result<Vec<PathBuf>, DataError> {
-    check_name(root, name)?;
-    let file = |split| match layout {
+fn read(
+    layout: Layout,
+    root: &Path,
+    name: &str,
+    split: Split,
+    rows: &mut RowSink,
+) -> Result<(), DataError> {
+    match layout {
+        Layout::LongSequence => long_sequence::read(root, name, split, rows),
+        Layout::OLora => o_lora::read(root, name, split, rows),
+        Layout::SuperNi => superni::read(root, name, split, rows),
+        Layout::Jsonl => jsonl::read(root, name, split, rows),
+    }
+}
+
+fn file(layout: Layout, root: &Path, name: &str, split: Split) -> Result<PathBuf, DataError> {
+    match layout {
         Layout::LongSequence => long_sequence::file(root, name, split),
         Layout::OLora => o_lora::file(root, name, split),
         Layout::SuperNi => superni::file(root, name, split),
         Layout::Jsonl => jsonl::file(root, name, split),
-    };
-    let mut files = vec![file(Split::Train)?, file(Split::Test)?];
+    }
+}
+
+/// Every file that [`load_task`] reads for a task, train first.
+pub fn task_files(layout: Layout, root: &Path, name: &str) -> Result<Vec<PathBuf>, DataError> {
+    check_name(root, name)?;
+    let mut files = vec![
+        file(layout, root, name, Split::Train)?,
+        file(layout, root, name, Split::Test)?,
+    ];
     if layout == Layout::OLora {
         files.push(o_lora::labels_file(root, name)?);
     }
     Ok(files)
+}
+
+/// The file with one half of a task.
+pub fn split_file(
+    layout: Layout,
+    root: &Path,
+    name: &str,
+    split: Split,
+) -> Result<PathBuf, DataError> {
+    check_name(root, name)?;
+    file(layout, root, name, split)
 }
 
 /// A task's name is one part of a path: it must not lead out of the data folder.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Split, first_file, folders, no_task};
 use crate::error::DataError;
-use crate::json::Source;
-use crate::raw_row::{RawRow, UniqueRows, required, text_row};
+use crate::json::{Place, Source};
+use crate::raw_row::{RawRow, RowSink, required, text_row};
 use crate::task::Row;
 use crate::template;
 
@@ -45,7 +45,12 @@ pub(super) fn labels_file(root: &Path, name: &str) -> Result<PathBuf, DataError>
     first_file(root, name, &[format!("{folder}/labels.json")])
 }
 
-pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, DataError> {
+pub(super) fn read(
+    root: &Path,
+    name: &str,
+    split: Split,
+    rows: &mut RowSink,
+) -> Result<(), DataError> {
     let (task_type, _) = find(root, name)?;
     let instruction = template::instruction(&task_type).ok_or_else(|| {
         no_task(
@@ -56,30 +61,37 @@ pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, Da
     })?;
     let labels = read_labels(&labels_file(root, name)?)?;
     let mut source = Source::open(&file(root, name, split)?)?;
-    let mut rows = UniqueRows::default();
     let mut position = 0;
     source.elements(|source, place, text| {
-        let raw = RawRow::parse(source, place, text)?;
-        let sentence = required(source, place, "sentence", raw.sentence, "text")?;
-        let label = required(source, place, "label", raw.label, "text")?;
-        if !labels.contains(&label) {
-            let problem = format!(
-                "`{label}` is not in labels.json, expected one of {}",
-                labels.join(", ")
-            );
-            return Err(source.field(place, "label", problem));
-        }
         let id = format!("{name}_{position}");
         position += 1;
-        let prompt = template::options(instruction, &labels, &sentence);
-        rows.push(
-            source,
-            place,
-            text_row(source, place, Some(id), prompt, Some(vec![label]))?,
-        )
+        let row = RawRow::parse(source, place, text)
+            .and_then(|raw| row(source, place, raw, id, instruction, &labels));
+        rows.push(source, place, row)
     })?;
     source.expect_end()?;
     rows.finish(&source)
+}
+
+fn row(
+    source: &Source,
+    place: Place,
+    raw: RawRow,
+    id: String,
+    instruction: &str,
+    labels: &[String],
+) -> Result<Row, DataError> {
+    let sentence = required(source, place, "sentence", raw.sentence, "text")?;
+    let label = required(source, place, "label", raw.label, "text")?;
+    if !labels.contains(&label) {
+        let problem = format!(
+            "`{label}` is not in labels.json, expected one of {}",
+            labels.join(", ")
+        );
+        return Err(source.field(place, "label", problem));
+    }
+    let prompt = template::options(instruction, labels, &sentence);
+    text_row(source, place, Some(id), prompt, Some(vec![label]))
 }
 
 fn read_labels(path: &Path) -> Result<Vec<String>, DataError> {

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use super::{Split, first_file, folders, no_task};
 use crate::error::DataError;
 use crate::json::{Place, Source};
-use crate::raw_row::{RawRow, Texts, UniqueRows, required, text_row};
-use crate::task::Row;
+use crate::raw_row::{RawRow, RowSink, Texts, required, text_row};
 use crate::template;
 
 fn folder(root: &Path, name: &str) -> Result<String, DataError> {
@@ -42,9 +41,14 @@ pub(super) fn file(root: &Path, name: &str, split: Split) -> Result<PathBuf, Dat
     )
 }
 
-pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, DataError> {
+pub(super) fn read(
+    root: &Path,
+    name: &str,
+    split: Split,
+    rows: &mut RowSink,
+) -> Result<(), DataError> {
     let mut source = Source::open(&file(root, name, split)?)?;
-    let (start, definition, instances) = read_object(&mut source)?;
+    let (start, definition, instances) = read_object(&mut source, rows)?;
     source.expect_end()?;
     let definition = required(
         &source,
@@ -53,24 +57,22 @@ pub(super) fn read(root: &Path, name: &str, split: Split) -> Result<Vec<Row>, Da
         definition,
         "text or a list of texts",
     )?;
-    let mut rows = UniqueRows::default();
     for (place, raw) in required(&source, start, "Instances", instances, "an array of rows")? {
-        let input = required(&source, place, "input", raw.input, "text")?;
-        let prompt = template::superni(&definition, &input);
-        rows.push(
-            &source,
-            place,
-            text_row(&source, place, raw.id, prompt, raw.output)?,
-        )?;
+        let row = required(&source, place, "input", raw.input, "text").and_then(|input| {
+            let prompt = template::superni(&definition, &input);
+            text_row(&source, place, raw.id, prompt, raw.output)
+        });
+        rows.push(&source, place, row)?;
     }
     rows.finish(&source)
 }
 
 type Instances = Vec<(Place, RawRow)>;
 
-/// Walks the file's object: where it starts, its definition and its instances.
+/// Walks the file's object: where it starts, its definition and its instances, but for those that `sink` notes as bad.
 fn read_object(
     source: &mut Source,
+    sink: &mut RowSink,
 ) -> Result<(Place, Option<String>, Option<Instances>), DataError> {
     let (mut definition, mut instances) = (None, None);
     let mut buffer = Vec::new();
@@ -89,7 +91,8 @@ fn read_object(
             "Instances" if instances.is_none() => {
                 let mut rows = Instances::new();
                 source.elements(|source, place, text| {
-                    rows.push((place, RawRow::parse(source, place, text)?));
+                    let raw = sink.note(RawRow::parse(source, place, text))?;
+                    rows.extend(raw.map(|raw| (place, raw)));
                     Ok(())
                 })?;
                 instances = Some(rows);

@@ -4,9 +4,11 @@ mod fixed_effects;
 mod paired;
 #[cfg(test)]
 mod simulated;
+mod test_rows;
 
 pub use fixed_effects::fixed_effects_interval;
 pub use paired::{detectable_difference, holm, sign_flip_p};
+pub use test_rows::test_row_interval;
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
@@ -74,14 +76,17 @@ fn half_width(error: f64, freedom: usize, confidence: f64) -> Result<f64, EvalEr
     if !(confidence > 0.0 && confidence < 1.0) {
         return Err(EvalError::Confidence { confidence });
     }
-    Ok(t_quantile(0.5 + confidence / 2.0, freedom) * error)
+    Ok(t_quantile(0.5 + confidence / 2.0, freedom as f64) * error)
 }
 
 /// The value that Student's t with `freedom` degrees stays below with probability `p`, 0 < p < 1.
-fn t_quantile(p: f64, freedom: usize) -> f64 {
-    assert!(freedom > 0, "t distribution without a degree of freedom");
+fn t_quantile(p: f64, freedom: f64) -> f64 {
+    assert!(
+        freedom > 0.0,
+        "t distribution with {freedom} degrees of freedom"
+    );
     let distribution =
-        StudentsT::new(0.0, 1.0, freedom as f64).expect("positive scale and degrees of freedom");
+        StudentsT::new(0.0, 1.0, freedom).expect("positive scale and degrees of freedom");
     distribution.inverse_cdf(p)
 }
 
@@ -116,7 +121,7 @@ mod tests {
             (0.995, 5, 4.032142983558),
         ];
         for (p, freedom, expected) in table {
-            let t = t_quantile(p, freedom);
+            let t = t_quantile(p, f64::from(freedom));
             assert!(
                 (t - expected).abs() < 1e-8 * expected,
                 "{freedom} degrees at {p}: {t}, expected {expected}"

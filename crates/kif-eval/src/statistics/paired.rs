@@ -68,7 +68,8 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
 /// approximation to the noncentral t. `None` of fewer than two.
 pub fn detectable_difference(differences: &[f64], alpha: f64, power: f64) -> Option<f64> {
     let std = sample_std(differences)?;
-    let (n, freedom) = (differences.len() as f64, differences.len() - 1);
+    let n = differences.len() as f64;
+    let freedom = n - 1.0;
     Some((t_quantile(1.0 - alpha / 2.0, freedom) + t_quantile(power, freedom)) * std / n.sqrt())
 }
 
@@ -127,7 +128,7 @@ mod tests {
     fn a_detectable_difference_is_detected_as_often_as_it_says() {
         let (mut normals, n_studies) = (Normals::new(3), 2000);
         // Of nine differences of deviation 1: (2.306 + 0.889) / 3.
-        let truth = (t_quantile(0.975, 8) + t_quantile(0.8, 8)) / 3.0;
+        let truth = (t_quantile(0.975, 8.0) + t_quantile(0.8, 8.0)) / 3.0;
         let found = (0..n_studies)
             .filter(|_| {
                 let differences: Vec<f64> = (0..9).map(|_| truth + normals.draw()).collect();

@@ -11,9 +11,11 @@ pub mod bwt;
 pub mod forgetting;
 pub mod fwt;
 pub mod intransigence;
+mod linear;
 mod metric;
 mod op;
 
+pub use linear::{Weight, weights};
 pub use metric::{Metric, References};
 pub use op::overall_performance;
 
@@ -24,11 +26,11 @@ fn mean_of(terms: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod example {
+pub(crate) mod example {
     use crate::ScoreMatrix;
 
     /// Three tasks: task 1 falls from 0.9 over 0.95 to 0.5, task 2 from 0.8 to 0.6, task 3 ends at 0.7.
-    pub(super) fn matrix() -> ScoreMatrix {
+    pub(crate) fn matrix() -> ScoreMatrix {
         let rows = [
             [0.1, 0.2, 0.3],
             [0.9, 0.4, 0.3],
@@ -40,7 +42,7 @@ mod example {
 
     /// Asserts that a metric has a value, up to rounding.
     #[track_caller]
-    pub(super) fn assert_near(metric: Option<f64>, expected: f64) {
+    pub(crate) fn assert_near(metric: Option<f64>, expected: f64) {
         let value = metric.expect("all cells are known");
         assert!(
             (value - expected).abs() < 1e-12,

@@ -131,10 +131,11 @@ pub(crate) trait Engine: Clone {
         into: &mut [f32],
     ) -> Result<(), ModelError>;
 
-    /// Rows of a table: `[ids, width]`.
+    /// Rows of a table `[V, width]`, and of `more` for ids from V on: `[ids, width]`.
     fn embed<T: Tape<f32, Self::Device>>(
         &self,
         table: &Self::Weight,
+        more: Option<&Self::Weight>,
         ids: &[u32],
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
@@ -201,6 +202,17 @@ pub(crate) trait Engine: Clone {
         weight: f32,
     ) -> Result<Loss<Self::Device, T>, ModelError>;
 
+    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in nats.
+    /// `log_probs` is `log q`, `[rows, V]`.
+    fn divergence<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        head: &Self::Weight,
+        scale: f32,
+        log_probs: &[f32],
+        weight: f32,
+    ) -> Result<Loss<Self::Device, T>, ModelError>;
+
     /// `scale * x head^T` on the host, `[rows, V]`.
     fn logits(
         &self,
@@ -211,6 +223,13 @@ pub(crate) trait Engine: Clone {
 
     /// Copies activations to the host.
     fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;
+
+    /// An activation of these values, `[rows, width]`.
+    fn from_host(
+        &self,
+        values: Vec<f32>,
+        shape: (usize, usize),
+    ) -> Result<Act<Self::Device>, ModelError>;
 }
 
 /// Errors of dfdx are allocation failures: their text is all there is to keep.

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::adapter_config::read_config;
 use super::atomic::{create_folder, write_atomic};
 use super::json::shortest;
+use super::prompts::PROMPTS_CONFIG_FILE;
 use super::save::{Dtype, write_tensors};
 use super::weights::{Tensor, Weights};
 use crate::error::check_finite;
@@ -71,6 +72,13 @@ impl Adapter {
     /// Reads a PEFT directory. Options that are set and not implemented are refused by name; values are f32, f16 or
     /// bf16 and must be finite. Whether the tensors are those of a model is seen in [`into_params`](Self::into_params).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        if dir.join(PROMPTS_CONFIG_FILE).exists() {
+            let what = format!(
+                "{} in the place of a LoRA adapter: soft prompts",
+                dir.display()
+            );
+            return Err(ModelError::Unsupported { what });
+        }
         let (config, base_model) = read_config(&dir.join(ADAPTER_CONFIG_FILE))?;
         let origin = dir.join(ADAPTER_FILE);
         let mut weights = Weights::read_file(&origin)?;
@@ -149,7 +157,7 @@ impl Adapter {
     }
 }
 
-fn check_count(layout: &ParamLayout, params: &[f32]) -> Result<(), ModelError> {
+pub(super) fn check_count(layout: &ParamLayout, params: &[f32]) -> Result<(), ModelError> {
     if params.len() == layout.n_params() {
         return Ok(());
     }

@@ -15,6 +15,7 @@ mod t5_names;
 mod adapter;
 mod adapter_config;
 mod merge;
+mod prompts;
 
 mod export;
 mod init;
@@ -26,6 +27,7 @@ pub use config::{FeedForward, ModelConfig, T5Config};
 pub use export::write_model;
 pub use init::random_weights;
 pub use merge::merge;
+pub use prompts::{PROMPTS_CONFIG_FILE, PROMPTS_FILE, StoredPrompts};
 pub use save::Dtype;
 pub use shards::{INDEX_FILE, model_files};
 pub use t5_names::{t5_optional_tensors, t5_tensors};

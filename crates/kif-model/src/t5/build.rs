@@ -1,7 +1,8 @@
 //! From named tensors to a model: which weights are frozen, which are trained, where adapters sit.
 
-use kif_data::chance::{Purpose, stream, uniform};
+use kif_data::chance::{Purpose, below, stream, uniform};
 
+use super::prompts::SoftPrompts;
 use super::routing::InstanceRouter;
 use super::{Adapter, AttentionLayer, Block, FeedForward, Linear, Param, Stack, T5};
 use crate::engine::{Engine, Role, WeightSpec};
@@ -9,7 +10,8 @@ use crate::files::{
     FeedForward as FeedForwardKind, T5Config, Weights, t5_optional_tensors, t5_tensors,
 };
 use crate::{
-    LoraConfig, ModelError, ModelOptions, ParamLayout, ROUTER_PREFIX, Router, Routing, Trainable,
+    LoraConfig, ModelError, ModelOptions, ParamGroup, ParamLayout, PromptConfig, PromptSelection,
+    Router, Routing, Trainable,
 };
 
 impl<E: Engine> T5<E> {
@@ -28,25 +30,13 @@ impl<E: Engine> T5<E> {
             engine,
             weights,
             trainable,
-            routing: options.routing,
             seed,
             layout: ParamLayout::default(),
             params: Vec::new(),
             n_adapters: 0,
         };
-        let lora = match trainable {
-            Trainable::Adapter(lora) => Some(lora.clone()),
-            Trainable::All => None,
-        };
-        if let Some(lora) = &lora {
-            lora.validate()?;
-        }
-        if let Some(routing) = &options.routing {
-            routing.check(lora.as_ref().ok_or_else(|| ModelError::Lora {
-                field: "routing",
-                problem: "there is no adapter where all weights are trained".to_owned(),
-            })?)?;
-        }
+        trainable.validate()?;
+        let prompts = builder.prompts(config)?;
         let has_own_head = builder.has_own_head(config)?;
         let encoder_embedding = builder.own_embedding(config, "encoder")?;
         let decoder_embedding = builder.own_embedding(config, "decoder")?;
@@ -68,7 +58,8 @@ impl<E: Engine> T5<E> {
             None
         };
         builder.check_targets(config)?;
-        let instance_router = match options.routing {
+        let routing = trainable.routing();
+        let instance_router = match routing {
             Some(Routing {
                 n_slots,
                 router: Router::Instance { hidden },
@@ -85,17 +76,18 @@ impl<E: Engine> T5<E> {
         Ok(Self {
             engine,
             config: config.clone(),
-            layout: layout.with_slots(options.routing.map_or(1, |routing| routing.n_slots))?,
+            layout: layout.with_slots(routing.map_or(1, |routing| routing.n_slots))?,
             params,
             recompute: options.recompute,
             shared,
             head,
             encoder,
             decoder,
-            routing: options.routing,
-            lora,
+            routing,
+            lora: trainable.lora().cloned(),
             instance_router,
             look: std::cell::RefCell::default(),
+            prompts,
         })
     }
 }
@@ -104,7 +96,6 @@ struct Builder<'a, E: Engine> {
     engine: E,
     weights: Weights,
     trainable: &'a Trainable,
-    routing: Option<Routing>,
     seed: u64,
     layout: ParamLayout,
     params: Vec<f32>,
@@ -139,7 +130,7 @@ impl<E: Engine> Builder<'_, E> {
         };
         match self.trainable {
             Trainable::All => self.trained(name, stored_shape, shape, role, values),
-            Trainable::Adapter(_) => {
+            Trainable::Adapter(_) | Trainable::Routed(..) | Trainable::Prompts(_) => {
                 let spec = WeightSpec {
                     n_rows: shape[0],
                     n_cols: shape[1],
@@ -154,8 +145,85 @@ impl<E: Engine> Builder<'_, E> {
         }
     }
 
+    /// The soft prompts, where these are trained: rows of random ids in the encoder's embedding, and as keys of a pool
+    /// their means.
+    fn prompts(&mut self, config: &T5Config) -> Result<Option<SoftPrompts<E>>, ModelError> {
+        let &Trainable::Prompts(prompts) = self.trainable else {
+            return Ok(None);
+        };
+        let PromptConfig {
+            n_prompts,
+            length,
+            selection,
+        } = prompts;
+        let width = config.d_model;
+        let own = "encoder.embed_tokens.weight";
+        let table = if self.differs_from_shared(own)? {
+            own
+        } else {
+            "shared.weight"
+        };
+        let table = self.weights.get(table)?;
+        let mut rows = Vec::with_capacity(n_prompts * length * width);
+        for prompt in 0..n_prompts {
+            let mut rng = stream(self.seed, Purpose::Init, prompt as u64, 2);
+            for _ in 0..length {
+                let id = below(&mut rng, config.vocab_size);
+                rows.extend_from_slice(&table[id * width..(id + 1) * width]);
+            }
+        }
+        let mean_of = |prompt: &[f32]| {
+            let column = |i| prompt.iter().skip(i).step_by(width).sum::<f32>() / length as f32;
+            (0..width).map(column).collect::<Vec<_>>()
+        };
+        let keys: Vec<f32> = rows
+            .chunks_exact(length * width)
+            .flat_map(mean_of)
+            .collect();
+        let rows = self.trained_in(
+            ParamGroup::Prompts,
+            "prompts".to_owned(),
+            vec![n_prompts, length, width],
+            [n_prompts * length, width],
+            Role::Lookup,
+            rows,
+        )?;
+        let keys = match selection {
+            PromptSelection::Fixed => None,
+            PromptSelection::Pool { .. } => {
+                self.params.extend(keys);
+                let (name, shape) = ("prompt_keys".to_owned(), vec![n_prompts, width]);
+                Some(self.layout.push_to(ParamGroup::PromptKeys, name, shape))
+            }
+        };
+        Ok(Some(SoftPrompts {
+            config: prompts,
+            rows,
+            keys,
+            active: Vec::new(),
+        }))
+    }
+
     fn trained(
         &mut self,
+        name: String,
+        stored_shape: Vec<usize>,
+        shape: [usize; 2],
+        role: Role,
+        values: Vec<f32>,
+    ) -> Result<Param<E>, ModelError> {
+        let group = match self.trainable {
+            Trainable::All => ParamGroup::Base,
+            Trainable::Adapter(_) | Trainable::Routed(..) | Trainable::Prompts(_) => {
+                ParamGroup::Lora
+            }
+        };
+        self.trained_in(group, name, stored_shape, shape, role, values)
+    }
+
+    fn trained_in(
+        &mut self,
+        group: ParamGroup,
         name: String,
         stored_shape: Vec<usize>,
         [n_rows, n_cols]: [usize; 2],
@@ -163,7 +231,7 @@ impl<E: Engine> Builder<'_, E> {
         values: Vec<f32>,
     ) -> Result<Param<E>, ModelError> {
         self.params.extend_from_slice(&values);
-        let slot = Some(self.layout.push(name, stored_shape));
+        let slot = Some(self.layout.push_to(group, name, stored_shape));
         let spec = WeightSpec {
             n_rows,
             n_cols,
@@ -206,8 +274,8 @@ impl<E: Engine> Builder<'_, E> {
     ) -> Result<Linear<E>, ModelError> {
         let module = format!("{parent}.{target}");
         let weight = self.param(&module, [n_out, n_in], Role::Product)?;
-        let adapter = match self.trainable {
-            Trainable::Adapter(lora) if lora.targets.iter().any(|t| t == target) => {
+        let adapter = match self.trainable.lora() {
+            Some(lora) if lora.targets.iter().any(|t| t == target) => {
                 Some(self.adapter(&module, lora, n_out, n_in)?)
             }
             _ => None,
@@ -233,14 +301,15 @@ impl<E: Engine> Builder<'_, E> {
             b: self.trained(name('B'), b_shape.to_vec(), b_shape, Role::Product, b)?,
             scale: lora.scale(),
             stream: number,
-            router: match self.routing {
+            router: match self.trainable.routing() {
                 Some(Routing {
                     n_slots,
                     router: Router::Token { .. },
                     ..
                 }) => {
-                    let values = self.drawn(n_slots * n_in, kaiming_bound(n_in), (number, 2));
-                    Some(self.of_router(&format!("{module}.weight"), [n_slots, n_in], values)?)
+                    let values = self.drawn(n_slots * n_in, kaiming_bound(n_in), (number, 4));
+                    let name = format!("router.{module}.weight");
+                    Some(self.of_router(ParamGroup::Router, &name, [n_slots, n_in], values)?)
                 }
                 _ => None,
             },
@@ -339,29 +408,32 @@ impl<E: Engine> Builder<'_, E> {
         let down = self.drawn(hidden * width, kaiming_bound(width), (0, 3));
         let up = self.drawn(width * hidden, kaiming_bound(hidden), (1, 3));
         let keys = self.drawn(n_slots * width, 1.0, (2, 3));
+        let [query, slot_keys] = [ParamGroup::Router, ParamGroup::SlotKeys];
         Ok(InstanceRouter {
-            down: self.of_router("query.down.weight", [hidden, width], down)?,
-            up: self.of_router("query.up.weight", [width, hidden], up)?,
-            gain: self.of_router("query.norm.weight", [1, width], vec![1.0; width])?,
-            keys: self.of_router("keys", [n_slots, width], keys)?,
+            down: self.of_router(query, "router.query.down.weight", [hidden, width], down)?,
+            up: self.of_router(query, "router.query.up.weight", [width, hidden], up)?,
+            gain: self.trained_in(
+                query,
+                "router.query.norm.weight".to_owned(),
+                vec![width],
+                [1, width],
+                Role::Lookup,
+                vec![1.0; width],
+            )?,
+            keys: self.of_router(slot_keys, "slot_keys", [n_slots, width], keys)?,
         })
     }
 
-    /// A trained weight of a router.
+    /// A trained matrix of a router.
     fn of_router(
         &mut self,
+        group: ParamGroup,
         name: &str,
         shape: [usize; 2],
         values: Vec<f32>,
     ) -> Result<Param<E>, ModelError> {
-        let is_vector = shape[0] == 1 && name.contains(".norm.");
-        let (stored_shape, role) = if is_vector {
-            (vec![shape[1]], Role::Lookup)
-        } else {
-            (shape.to_vec(), Role::Product)
-        };
-        let name = format!("{ROUTER_PREFIX}{name}");
-        self.trained(name, stored_shape, shape, role, values)
+        let (name, stored_shape) = (name.to_owned(), shape.to_vec());
+        self.trained_in(group, name, stored_shape, shape, Role::Product, values)
     }
 
     /// `n` uniform numbers in `-bound..bound` from a stream of their own.
@@ -374,7 +446,7 @@ impl<E: Engine> Builder<'_, E> {
 
     /// Refuses targets that this model does not have: they would silently train nothing.
     fn check_targets(&self, config: &T5Config) -> Result<(), ModelError> {
-        let Trainable::Adapter(lora) = self.trainable else {
+        let Some(lora) = self.trainable.lora() else {
             return Ok(());
         };
         let mut known = vec!["q", "k", "v", "o", "wo"];

@@ -19,6 +19,15 @@ pub(super) fn spans(rows: &Ragged) -> Vec<Span> {
         .collect()
 }
 
+/// What the model's predictions at the target positions are compared with.
+#[derive(Clone, Copy)]
+pub(super) enum Goal<'a> {
+    /// The target tokens: negative log-likelihood.
+    Ids(&'a [u32]),
+    /// Logarithms of other predictions, `[target tokens, V]`: KL divergence from them.
+    LogProbs(&'a [f32]),
+}
+
 /// Buckets of all distances that a pass can meet.
 pub(super) struct Distances {
     buckets: Vec<usize>,
@@ -62,8 +71,9 @@ impl<E: Engine> T5<E> {
         stack: &Stack<E>,
         inputs: &Ragged,
     ) -> Result<Act<E::Device, T>, ModelError> {
+        let prompts = self.prompts.as_ref().map(|prompts| &prompts.rows.weight);
         self.engine
-            .embed::<T>(&self.embedding(stack).weight, inputs.ids())
+            .embed::<T>(&self.embedding(stack).weight, prompts, inputs.ids())
     }
 
     /// Distances within sequences of up to `longest` tokens.
@@ -222,13 +232,18 @@ impl<E: Engine> T5<E> {
     ) -> Result<Act<E::Device, T>, ModelError> {
         let block = &self.encoder.blocks[i];
         let bias = pass.distances.bias(&self.encoder);
-        let is_lowest = i == 0 && self.embedding(&self.encoder).slot.is_none();
+        let is_lowest = i == 0 && !self.trains_encoder_inputs();
         let (shape, adapters) = (&pass.shape, &pass.adapters);
         let x = self.self_attention(x, &block.attention, shape, bias, adapters, is_lowest)?;
         self.feed_forward(x, &block.feed_forward, adapters)
     }
 
-    /// The encoder's output, `[tokens, D]`.
+    /// Whether something below the encoder's lowest block is trained.
+    pub(super) fn trains_encoder_inputs(&self) -> bool {
+        self.embedding(&self.encoder).slot.is_some() || self.prompts.is_some()
+    }
+
+    /// The encoder's output for what [`encoder_inputs`](Self::encoder_inputs) made, `[tokens, D]`.
     pub(super) fn encode<T: Tape<f32, E::Device>>(
         &self,
         inputs: &Ragged,
@@ -314,8 +329,7 @@ impl<E: Engine> T5<E> {
         batch: &Batch,
         dropout: Option<Dropout>,
     ) -> Result<(Act<E::Device, T>, T), ModelError> {
-        let inputs = &batch.inputs;
-        let (weights, tape) = match self.row_weights::<T>(inputs)? {
+        let (weights, tape) = match self.row_weights::<T>(&batch.inputs)? {
             None => (None, T::default()),
             Some(weights) => {
                 let (weights, tape) = weights.split_tape();
@@ -323,6 +337,7 @@ impl<E: Engine> T5<E> {
             }
         };
         let weights = weights.as_ref();
+        let inputs = &*self.encoder_inputs(&batch.inputs)?;
         let encoded = self.encode::<T>(inputs, weights, dropout)?;
         let decoder_inputs = self.decoder_inputs(batch.targets.rows());
         let pass = self.decoder_pass(inputs, &decoder_inputs, weights, dropout);
@@ -331,29 +346,32 @@ impl<E: Engine> T5<E> {
         Ok((hidden, encoder_tape.merge(tape)))
     }
 
-    /// `weight * sum(nll)` of the decoder's output, and the nll of every target token.
-    pub(super) fn cross_entropy<T: Tape<f32, E::Device>>(
+    /// `weight * sum(loss)` of the decoder's output, and the loss of every target token.
+    pub(super) fn compare<T: Tape<f32, E::Device>>(
         &self,
         hidden: Act<E::Device, T>,
-        batch: &Batch,
+        goal: Goal<'_>,
         weight: f32,
     ) -> Result<Loss<E::Device, T>, ModelError> {
-        let targets = batch.targets.ids();
-        self.engine
-            .cross_entropy(hidden, self.head(), self.logit_scale(), targets, weight)
+        let (engine, head, scale) = (&self.engine, self.head(), self.logit_scale());
+        match goal {
+            Goal::Ids(ids) => engine.cross_entropy(hidden, head, scale, ids, weight),
+            Goal::LogProbs(log_probs) => engine.divergence(hidden, head, scale, log_probs, weight),
+        }
     }
 
-    /// `weight * sum(nll)` with its tape, and the nll of every target token.
+    /// `weight * sum(loss)` with its tape, and the loss of every target token.
     pub(super) fn loss<T: Tape<f32, E::Device>>(
         &self,
         batch: &Batch,
+        goal: Goal<'_>,
         weight: f32,
         dropout: Option<Dropout>,
     ) -> Result<Loss<E::Device, T>, ModelError> {
         let (hidden, lower_tape) = self.hidden::<T>(batch, dropout)?;
-        let (loss, nll) = self.cross_entropy(hidden, batch, weight)?;
+        let (loss, losses) = self.compare(hidden, goal, weight)?;
         let (loss, tape) = loss.split_tape();
-        Ok((loss.put_tape(tape.merge(lower_tape)), nll))
+        Ok((loss.put_tape(tape.merge(lower_tape)), losses))
     }
 }
 

@@ -1,15 +1,17 @@
-//! Greedy generation with a key-value cache, and scoring of a label set.
+//! Greedy and drawn texts with a key-value cache, and scoring of a label set.
 
 use std::collections::BTreeSet;
 
-use dfdx::prelude::NoneTape;
 use kif_data::Ragged;
+use kif_data::chance::uniform;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 
 use super::forward::spans;
 use super::routing::AdapterPass;
 use super::{Linear, T5};
-use crate::ModelError;
 use crate::engine::{Act, Attention, Engine, InputGradient, Span};
+use crate::{ModelError, Sampling};
 
 /// Keys and values of one decoder layer for all rows that are still being written.
 ///
@@ -106,17 +108,68 @@ struct Active {
 }
 
 impl<E: Engine> T5<E> {
-    /// Greedy continuations of all prompts; finished rows leave the batch at once.
+    /// Greedy continuations of all prompts.
     pub(super) fn greedy(
         &self,
         prompts: &Ragged,
         max_new_tokens: usize,
     ) -> Result<Vec<Vec<u32>>, ModelError> {
         let mut written = vec![Vec::new(); prompts.n_rows()];
+        self.write(prompts, max_new_tokens, |prompt, logits| {
+            let id = kif_kernels::argmax(logits) as u32;
+            let goes_on = id != self.config.eos_token_id;
+            goes_on.then(|| {
+                written[prompt].push(id);
+                id
+            })
+        })?;
+        Ok(written)
+    }
+
+    /// Drawn continuations of all prompts, see [`LanguageModel::sample`](crate::LanguageModel::sample).
+    pub(super) fn drawn(
+        &self,
+        prompts: &Ragged,
+        keys: &[[u8; 32]],
+        sampling: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        let Sampling {
+            top_k,
+            n_parts,
+            max_new_tokens,
+        } = sampling;
+        let mut rngs: Vec<_> = keys.iter().map(|&key| ChaCha8Rng::from_seed(key)).collect();
+        let mut parts = vec![vec![Vec::new()]; prompts.n_rows()];
+        self.write(prompts, max_new_tokens, |prompt, logits| {
+            let id = draw(logits, top_k, uniform(&mut rngs[prompt])) as u32;
+            let parts = &mut parts[prompt];
+            parts.last_mut().expect("a part is being written").push(id);
+            if id == self.config.eos_token_id {
+                parts.push(Vec::new());
+            }
+            (parts.len() <= n_parts).then_some(id)
+        })?;
+        // The part that is being written when a text ends is not finished, or has not begun.
+        parts
+            .iter_mut()
+            .for_each(|parts| parts.truncate(parts.len() - 1));
+        Ok(parts)
+    }
+
+    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text. Finished
+    /// rows leave the batch at once.
+    fn write(
+        &self,
+        prompts: &Ragged,
+        max_new_tokens: usize,
+        mut next: impl FnMut(usize, &[f32]) -> Option<u32>,
+    ) -> Result<(), ModelError> {
         if prompts.n_rows() == 0 || max_new_tokens == 0 {
-            return Ok(written);
+            return Ok(());
         }
-        let encoded = self.encode_prompts(prompts)?;
+        let weights = self.row_weights(prompts)?;
+        let prompts = &*self.encoder_inputs(prompts)?;
+        let encoded = self.encode_prompts(prompts, weights)?;
         let mut caches = self.caches(prompts.n_rows());
         let mut active: Vec<Active> = spans(prompts)
             .into_iter()
@@ -131,9 +184,7 @@ impl<E: Engine> T5<E> {
             let logits = self.decode_step(&active, position, &mut caches, &encoded)?;
             let mut kept = Vec::with_capacity(active.len());
             for (i, row_logits) in logits.chunks_exact(self.config.vocab_size).enumerate() {
-                let id = kif_kernels::argmax(row_logits) as u32;
-                if id != self.config.eos_token_id {
-                    written[active[i].prompt].push(id);
+                if let Some(id) = next(active[i].prompt, row_logits) {
                     active[i].last_id = id;
                     kept.push(i);
                 }
@@ -150,7 +201,7 @@ impl<E: Engine> T5<E> {
                 });
             }
         }
-        Ok(written)
+        Ok(())
     }
 
     /// Empty caches of all decoder layers.
@@ -161,8 +212,11 @@ impl<E: Engine> T5<E> {
     }
 
     /// Encodes all prompts.
-    fn encode_prompts(&self, prompts: &Ragged) -> Result<Prompts<E>, ModelError> {
-        let weights = self.row_weights::<NoneTape>(prompts)?;
+    fn encode_prompts(
+        &self,
+        prompts: &Ragged,
+        weights: Option<Act<E::Device>>,
+    ) -> Result<Prompts<E>, ModelError> {
         let encoded: Act<E::Device> = self.encode(prompts, weights.as_ref(), None)?;
         let pass = AdapterPass::new(weights.as_ref(), prompts, None);
         let layers = self.decoder.blocks.iter();
@@ -218,9 +272,9 @@ impl<E: Engine> T5<E> {
         let queries: Vec<Span> = (0..n_rows).map(|row| Span { start: row, len: 1 }).collect();
         let cross_shape = self.cross_shape(active);
         let distances = self.distances(position + 1, false);
-        let mut y: Act<E::Device> = self
-            .engine
-            .embed(&self.embedding(&self.decoder).weight, &ids)?;
+        let mut y: Act<E::Device> =
+            self.engine
+                .embed(&self.embedding(&self.decoder).weight, None, &ids)?;
         for ((block, cache), (cross_k, cross_v)) in
             self.decoder.blocks.iter().zip(caches).zip(&prompts.cross)
         {
@@ -270,7 +324,9 @@ impl<E: Engine> T5<E> {
         if n_prompts == 0 || labels.is_empty() {
             return Ok(scores);
         }
-        let encoded = self.encode_prompts(prompts)?;
+        let weights = self.row_weights(prompts)?;
+        let prompts = &*self.encoder_inputs(prompts)?;
+        let encoded = self.encode_prompts(prompts, weights)?;
         let mut caches = self.caches(n_prompts);
         let mut earlier = Vec::new();
         for position in 0.. {
@@ -311,6 +367,24 @@ impl<E: Engine> T5<E> {
     }
 }
 
+/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on.
+fn draw(logits: &[f32], top_k: usize, u: f32) -> usize {
+    let mut ranked: Vec<usize> = (0..logits.len()).collect();
+    // A stable sort: equals keep their order.
+    ranked.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    ranked.truncate(top_k.max(1));
+    let weight = |&i: &usize| f64::from(logits[i] - logits[ranked[0]]).exp();
+    let mut left = f64::from(u) * ranked.iter().map(weight).sum::<f64>();
+    for i in &ranked {
+        left -= weight(i);
+        if left < 0.0 {
+            return *i;
+        }
+    }
+    // Rounding may leave a little behind the last one.
+    ranked[ranked.len() - 1]
+}
+
 /// The distinct first `len` tokens of all labels that are longer, in order.
 fn beginnings(labels: &[Vec<u32>], len: usize) -> Vec<&[u32]> {
     let longer = labels.iter().filter(|label| label.len() > len);
@@ -340,6 +414,16 @@ fn rows_before(earlier: &[&[u32]], beginnings: &[&[u32]], n_prompts: usize) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_draw_falls_on_the_likeliest_ones_by_their_shares() {
+        // Shares of 3/4 and 1/4 among the two largest.
+        let logits = [1.0, 3f32.ln() + 2.0, -4.0, 2.0];
+        let drawn = [0.0, 0.74, 0.76, 0.999].map(|u| draw(&logits, 2, u));
+        assert_eq!(drawn, [1, 1, 3, 3]);
+        assert_eq!(draw(&logits, 1, 0.999), 1);
+        assert_eq!(draw(&logits, 9, 0.999_999), 2, "more than there are is all");
+    }
 
     #[test]
     fn labels_share_their_beginnings() {

@@ -5,6 +5,7 @@ mod forward;
 mod generate;
 mod look;
 mod position;
+mod prompts;
 mod recompute;
 mod routing;
 
@@ -16,7 +17,10 @@ use kif_data::{Batch, Ragged};
 
 use crate::engine::{Engine, device_error};
 use crate::files::T5Config;
-use crate::{BatchLoss, Dropout, LanguageModel, LoraConfig, ModelError, ParamLayout, Routing};
+use crate::{
+    BatchLoss, Dropout, LanguageModel, LoraConfig, ModelError, ParamLayout, Routing, Sampling,
+};
+use forward::Goal;
 
 /// A weight, and where it lies in the flat parameter vector if it is trained.
 struct Param<E: Engine> {
@@ -109,6 +113,7 @@ pub(crate) struct T5<E: Engine> {
     instance_router: Option<routing::InstanceRouter<E>>,
     /// What a pass gathers for those who look inside.
     look: RefCell<Option<look::Look>>,
+    prompts: Option<prompts::SoftPrompts<E>>,
 }
 
 impl<E: Engine> T5<E> {
@@ -144,6 +149,7 @@ impl<E: Engine> T5<E> {
                 .iter_mut()
                 .flat_map(|router| router.params_mut()),
         );
+        all.extend(self.prompts.as_mut().map(|prompts| &mut prompts.rows));
         all
     }
 
@@ -207,6 +213,27 @@ impl<E: Engine> T5<E> {
         Ok(())
     }
 
+    /// Adds the gradient of `weight * sum(loss)` to `grad` and returns the loss of every target token.
+    fn add_gradient(
+        &mut self,
+        batch: &Batch,
+        goal: Goal<'_>,
+        weight: f32,
+        dropout: Option<Dropout>,
+        grad: &mut [f32],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.check_batch(batch)?;
+        let (losses, mut gradients) = if self.recompute {
+            self.recomputed_loss(batch, goal, weight, dropout)?
+        } else {
+            type Tape<E> = OwnedTape<f32, <E as Engine>::Device>;
+            let (loss, losses) = self.loss::<Tape<E>>(batch, goal, weight, dropout)?;
+            (losses, loss.try_backward().map_err(device_error)?)
+        };
+        self.add_gradients(&mut gradients, grad)?;
+        Ok(losses)
+    }
+
     fn check_batch(&self, batch: &Batch) -> Result<(), ModelError> {
         assert_eq!(
             batch.inputs.n_rows(),
@@ -261,14 +288,8 @@ impl<E: Engine> LanguageModel for T5<E> {
         dropout: Option<Dropout>,
         grad: &mut [f32],
     ) -> Result<BatchLoss, ModelError> {
-        self.check_batch(batch)?;
-        let (nll, mut gradients) = if self.recompute {
-            self.recomputed_loss(batch, weight, dropout)?
-        } else {
-            let (loss, nll) = self.loss::<OwnedTape<f32, E::Device>>(batch, weight, dropout)?;
-            (nll, loss.try_backward().map_err(device_error)?)
-        };
-        self.add_gradients(&mut gradients, grad)?;
+        let goal = Goal::Ids(batch.targets.ids());
+        let nll = self.add_gradient(batch, goal, weight, dropout, grad)?;
         Ok(BatchLoss {
             nll: nll.iter().map(|&x| f64::from(x)).sum(),
             n_tokens: nll.len(),
@@ -277,7 +298,8 @@ impl<E: Engine> LanguageModel for T5<E> {
 
     fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
         self.check_batch(batch)?;
-        let (_, nll) = self.loss::<NoneTape>(batch, 1.0, None)?;
+        let goal = Goal::Ids(batch.targets.ids());
+        let (_, nll) = self.loss::<NoneTape>(batch, goal, 1.0, None)?;
         Ok(sum_rows(&nll, &batch.targets))
     }
 
@@ -348,6 +370,45 @@ impl<E: Engine> LanguageModel for T5<E> {
         let prompts = Ragged::from_rows(prompts);
         self.check_rows(&prompts)?;
         self.greedy(&prompts, max_new_tokens)
+    }
+
+    fn sample(
+        &self,
+        prompts: &[&[u32]],
+        keys: &[[u8; 32]],
+        sampling: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        let prompts = Ragged::from_rows(prompts);
+        self.check_rows(&prompts)?;
+        assert_eq!(prompts.n_rows(), keys.len(), "a key for every text");
+        self.drawn(&prompts, keys, sampling)
+    }
+
+    fn divergence_and_grad(
+        &mut self,
+        batch: &Batch,
+        log_probs: &[Vec<f32>],
+        weight: f32,
+        grad: &mut [f32],
+    ) -> Result<f64, ModelError> {
+        let log_probs = log_probs.concat();
+        let n_values = batch.targets.n_tokens() * self.config.vocab_size;
+        assert_eq!(log_probs.len(), n_values, "probabilities of all targets");
+        let losses = self.add_gradient(batch, Goal::LogProbs(&log_probs), weight, None, grad)?;
+        Ok(losses.iter().map(|&x| f64::from(x)).sum())
+    }
+
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        self.activate(prompts)
+    }
+
+    fn active_prompts(&self) -> &[usize] {
+        self.prompts.as_ref().map_or(&[], |prompts| &prompts.active)
+    }
+
+    fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        self.check_rows(texts)?;
+        T5::mean_embeddings(self, texts)
     }
 
     fn label_scores(

@@ -11,10 +11,11 @@ use dfdx::prelude::{
 use kif_data::Batch;
 
 use super::T5;
+use super::forward::Goal;
 use crate::engine::{Act, Engine, device_error};
 use crate::{Dropout, ModelError};
 
-/// The nll of every target token in nats, and the gradients of what is trained.
+/// The loss of every target token in nats, and the gradients of what is trained.
 type LossAndGradients<D> = (Vec<f32>, Gradients<f32, D>);
 
 impl<E: Engine> T5<E> {
@@ -24,11 +25,12 @@ impl<E: Engine> T5<E> {
     pub(super) fn recomputed_loss(
         &self,
         batch: &Batch,
+        goal: Goal<'_>,
         weight: f32,
         dropout: Option<Dropout>,
     ) -> Result<LossAndGradients<E::Device>, ModelError> {
-        let inputs = &batch.inputs;
-        let weights = self.row_weights::<NoneTape>(inputs)?;
+        let weights = self.row_weights::<NoneTape>(&batch.inputs)?;
+        let inputs = &*self.encoder_inputs(&batch.inputs)?;
         let pass = self.encoder_pass(inputs, weights.as_ref(), dropout);
         let mut xs = vec![self.embed::<NoneTape>(&self.encoder, inputs)?];
         for i in 0..self.encoder.blocks.len() {
@@ -46,7 +48,7 @@ impl<E: Engine> T5<E> {
 
         let mut y = ys.pop().expect("the embedding at least");
         let hidden = self.norm(y.clone().leaky_traced(), &self.decoder.final_norm)?;
-        let (loss, nll) = self.cross_entropy(hidden, batch, weight)?;
+        let (loss, nll) = self.compare(hidden, goal, weight)?;
         let (loss, tape) = loss.split_tape();
         let mut segments = Segments {
             gradients: loss
@@ -76,10 +78,10 @@ impl<E: Engine> T5<E> {
             segments = segments.backward(out, &x)?;
             x = input;
         }
-        if self.embedding(&self.encoder).slot.is_some() {
+        if self.trains_encoder_inputs() {
             segments = segments.backward(self.embed(&self.encoder, inputs)?, &x)?;
         }
-        if let (Some(first), Some(again)) = (&weights, self.row_weights(inputs)?) {
+        if let (Some(first), Some(again)) = (&weights, self.row_weights(&batch.inputs)?) {
             segments = segments.backward(again, first)?;
         }
         Ok((nll, segments.gradients))

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use dfdx::prelude::{
-    Axis, Backward, Device, Gradients, HasShape, NoneTape, OwnedTape, SumTo, Tape, TensorFromVec,
-    TryAdd, TryMul, WithEmptyTape,
+    Axis, Backward, Device, Gradients, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
+    WithEmptyTape,
 };
 use kif_data::{Batch, Ragged};
 
@@ -81,7 +81,11 @@ impl<E: Engine> T5<E> {
             return Ok(None);
         };
         let skip = InputGradient::Skip;
-        let embedding = self.mean_embeddings(inputs)?.retaped::<T>();
+        let shape = (inputs.n_rows(), self.config.d_model);
+        let embedding = self
+            .engine
+            .from_host(self.mean_embeddings(inputs)?, shape)?
+            .retaped::<T>();
         let narrow = self
             .engine
             .linear(embedding, &router.down.weight, None, None, skip)?;
@@ -98,26 +102,6 @@ impl<E: Engine> T5<E> {
         let scale = (self.config.d_model as f32).powf(-0.5);
         let scores = scores.try_mul(scale).map_err(device_error)?;
         softmax_over_largest(scores, self.open_slots(), self.open_slots()).map(Some)
-    }
-
-    /// Mean embedding of every row's tokens, `[B, D]`; the table is frozen.
-    fn mean_embeddings(&self, inputs: &Ragged) -> Result<Act<E::Device>, ModelError> {
-        let embedded = self.embed::<NoneTape>(&self.encoder, inputs)?;
-        let (values, width) = (self.engine.to_host(&embedded), embedded.shape().1);
-        let mut means = Vec::with_capacity(inputs.n_rows() * width);
-        for span in spans(inputs) {
-            let mut sum = vec![0.0f64; width];
-            for token in values[span.start * width..][..span.len * width].chunks_exact(width) {
-                sum.iter_mut()
-                    .zip(token)
-                    .for_each(|(sum, x)| *sum += f64::from(*x));
-            }
-            means.extend(sum.iter().map(|sum| (sum / span.len as f64) as f32));
-        }
-        embedded
-            .device()
-            .try_tensor_from_vec(means, (inputs.n_rows(), width))
-            .map_err(device_error)
     }
 
     fn open_slots(&self) -> usize {
@@ -200,10 +184,7 @@ impl<E: Engine> T5<E> {
             shape.0 * shape.1,
             "a gradient of weights {shape:?}"
         );
-        let by_weights: Act<E::Device> = weights
-            .device()
-            .try_tensor_from_vec(by_weights.to_vec(), shape)
-            .map_err(device_error)?;
+        let by_weights = self.engine.from_host(by_weights.to_vec(), shape)?;
         weights
             .try_mul(by_weights)
             .and_then(|products| products.try_sum())
@@ -253,7 +234,7 @@ fn closed(scores: &[f32], n_open: usize, k: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use dfdx::prelude::{Cpu, Trace};
+    use dfdx::prelude::{Cpu, TensorFromVec, Trace};
 
     use super::*;
 

@@ -8,7 +8,7 @@ use kif_runner::protocol::Protocol;
 use kif_runner::signal::StopFlag;
 use kif_runner::{report, run as runs};
 
-use super::common::{ComputeArguments, check_out_folder, print};
+use super::common::{Answer, ComputeArguments, check_out_folder, print};
 
 /// Arguments of `kif bench`. What is not given stays as the protocol has it.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     /// Passes over a task's rows
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
-    /// Peak learning rate
+    /// Peak learning rate of all methods
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
     /// Training rows of a task: a fixed, class-balanced choice
@@ -46,6 +46,10 @@ pub(crate) struct Arguments {
     /// Hold this share of every task's training rows out and examine it in place of the test rows
     #[arg(long, value_name = "SHARE")]
     validation: Option<f64>,
+    /// exact: what the model writes; labels: the likeliest training label, which tells forgotten knowledge from a
+    /// forgotten format. Tasks that the protocol scores by ROUGE-L keep it
+    #[arg(long, value_enum)]
+    score: Option<Answer>,
     /// Longest prompt in tokens, end token included
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -91,7 +95,10 @@ impl Arguments {
         put(&mut protocol.orders, &self.orders);
         put(&mut protocol.seeds, &self.seeds);
         put(&mut protocol.training.epochs, &self.epochs);
-        put(&mut protocol.training.lr, &self.lr);
+        if let Some(lr) = self.lr {
+            protocol.training.lr = lr;
+            protocol.lr_of.clear();
+        }
         put_some(&mut protocol.limits.train_rows, &self.limit_train);
         put_some(&mut protocol.limits.test_rows, &self.limit_test);
         put(&mut protocol.evaluation.validation, &self.validation);
@@ -99,6 +106,9 @@ impl Arguments {
             &mut protocol.evaluation.max_new_tokens,
             &self.max_new_tokens,
         );
+        if let Some(score) = self.score {
+            protocol.answer_by(score.into());
+        }
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {

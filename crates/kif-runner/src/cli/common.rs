@@ -5,10 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kif_model::{Adapter, LanguageModel, LoraConfig, Trainable};
+use kif_model::{
+    Adapter, LanguageModel, LoraConfig, PROMPTS_CONFIG_FILE, StoredPrompts, Trainable,
+};
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::process;
-use kif_runner::protocol::{Compute, Device, Precision};
+use kif_runner::protocol::{Compute, Device, Precision, ScoreKind};
 use kif_runner::run::model_options;
 
 /// What to compute on.
@@ -43,15 +45,33 @@ impl ComputeArguments {
     }
 }
 
-/// A base with an adapter on it.
-pub(crate) struct Loaded {
-    /// The model; its trainable parameters are the adapter.
-    pub(crate) model: Box<dyn LanguageModel>,
-    /// The adapter's settings.
-    pub(crate) lora: LoraConfig,
+/// How answers are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Answer {
+    /// What the model writes.
+    Exact,
+    /// The likeliest label.
+    Labels,
 }
 
-/// Loads a base with the adapter of a directory, or with a fresh one of `fresh`, drawn from `seed`.
+impl From<Answer> for ScoreKind {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Exact => Self::Exact,
+            Answer::Labels => Self::Labels,
+        }
+    }
+}
+
+/// A base with an adapter on it, or behind soft prompts.
+pub(crate) struct Loaded {
+    /// The model; its trainable parameters are the adapter, or the prompts.
+    pub(crate) model: Box<dyn LanguageModel>,
+    /// The adapter's settings; none with prompts.
+    pub(crate) lora: Option<LoraConfig>,
+}
+
+/// Loads a base with the adapter or the prompts of a directory, or with a fresh one of `fresh`, drawn from `seed`.
 pub(crate) fn load(
     base: &Path,
     adapter: Option<&Path>,
@@ -59,6 +79,10 @@ pub(crate) fn load(
     compute: &Compute,
     seed: u64,
 ) -> Result<Loaded> {
+    if let Some(dir) = adapter.filter(|dir| dir.join(PROMPTS_CONFIG_FILE).exists()) {
+        let model = load_prompts(base, dir, compute)?;
+        return Ok(Loaded { model, lora: None });
+    }
     let stored = adapter
         .map(|dir| Adapter::read(dir).or_bad_input(|| format!("reading adapter {}", dir.display())))
         .transpose()?;
@@ -81,7 +105,28 @@ pub(crate) fn load(
             .set_params(&params)
             .or_bad_input(|| format!("loading adapter {}", dir.display()))?;
     }
-    Ok(Loaded { model, lora })
+    Ok(Loaded {
+        model,
+        lora: Some(lora),
+    })
+}
+
+/// Loads a base behind the soft prompts of a directory, those active that it says.
+fn load_prompts(base: &Path, dir: &Path, compute: &Compute) -> Result<Box<dyn LanguageModel>> {
+    let stored = StoredPrompts::read(dir)
+        .or_bad_input(|| format!("reading soft prompts {}", dir.display()))?;
+    let options = model_options(compute, Trainable::Prompts(stored.config), 1);
+    let mut model = kif_model::load(base, &options)
+        .or_bad_input(|| format!("loading model {}", base.display()))?;
+    let fitting = || {
+        let (dir, base) = (dir.display(), base.display());
+        format!("fitting soft prompts {dir} to model {base}")
+    };
+    let active = stored.active.clone();
+    let params = stored.into_params(model.layout()).or_bad_input(fitting)?;
+    model.set_params(&params).or_bad_input(fitting)?;
+    model.activate_prompts(&active).or_bad_input(fitting)?;
+    Ok(model)
 }
 
 /// Prints results to stdout. A reader that has gone away (a pipe into `head`) is no failure.

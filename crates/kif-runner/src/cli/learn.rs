@@ -116,6 +116,11 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let (adapter, fresh) = (arguments.adapter.as_deref(), arguments.fresh_adapter());
     fresh.validate()?;
     let Loaded { model, lora } = load(&arguments.model, adapter, fresh, &compute, arguments.seed)?;
+    let Some(lora) = lora else {
+        return bad(
+            "--adapter holds soft prompts, and kif learn goes on from a LoRA adapter".into(),
+        );
+    };
     check_vocabulary(&task_rows, &rows, model.vocab_size())?;
     for (rows, encoded) in memory_rows.iter().zip(&memory) {
         check_vocabulary(rows, encoded, model.vocab_size())?;

@@ -1,12 +1,15 @@
 //! The commands of `kif`: one file each, arguments first, then what they do.
 
 mod bench;
+mod check;
 mod common;
 mod inspect;
 mod learn;
 mod merge;
+mod metrics;
 mod pretrain;
 mod report;
+mod reproduction;
 mod score;
 
 use anyhow::Result;
@@ -31,6 +34,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run methods x orders x seeds on a stream of tasks, and report
     Bench(bench::Arguments),
+    /// Say what is wrong with a protocol and its task files, without training
+    Check(check::Arguments),
     /// Learn one task, on top of an adapter if one is given
     Learn(learn::Arguments),
     /// Answer the rows of a file and score the answers
@@ -41,19 +46,26 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Fold an adapter into its base
     Merge(merge::Arguments),
+    /// Say what other projects would have printed for the same score matrix
+    Metrics(metrics::Arguments),
     /// Rebuild the report of a run from its records
     Report(report::Arguments),
+    /// Hold the records of runs against published results
+    Reproduction(reproduction::Arguments),
 }
 
 /// Carries out a command.
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     match arguments.command {
         Command::Bench(arguments) => bench::run(arguments, stop),
+        Command::Check(arguments) => check::run(arguments),
         Command::Learn(arguments) => learn::run(arguments, stop),
         Command::Score(arguments) => score::run(arguments, stop),
         Command::Inspect(arguments) => inspect::run(arguments, stop),
         Command::Pretrain(arguments) => pretrain::run(arguments, stop),
         Command::Merge(arguments) => merge::run(arguments, stop),
+        Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
+        Command::Reproduction(arguments) => reproduction::run(arguments),
     }
 }

@@ -15,7 +15,7 @@ use kif_runner::protocol::{Compute, ScoreKind};
 use kif_runner::signal::StopFlag;
 use serde::Serialize;
 
-use super::common::{ComputeArguments, at_least_one, load, print};
+use super::common::{Answer, ComputeArguments, at_least_one, load, print};
 
 /// Arguments of `kif score`.
 #[derive(Debug, clap::Args)]
@@ -36,8 +36,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
     max_new_tokens: usize,
     /// exact: what the model writes; labels: the likeliest label
-    #[arg(long, value_enum, default_value_t = Score::Exact)]
-    score: Score,
+    #[arg(long, value_enum, default_value_t = Answer::Exact)]
+    score: Answer,
     /// Labels to choose among [default: all first references of the file]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Option<Vec<String>>,
@@ -46,15 +46,6 @@ pub(crate) struct Arguments {
     batch_size: usize,
     #[command(flatten)]
     compute: ComputeArguments,
-}
-
-/// How answers are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Score {
-    /// What the model writes.
-    Exact,
-    /// The likeliest label.
-    Labels,
 }
 
 /// A line of the output file.
@@ -72,10 +63,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let compute = arguments.compute.apply(Compute::default())?;
     let rows = read_rows(&arguments.data)?;
     let codec = Codec::of_model(&arguments.model)?;
-    let score = match arguments.score {
-        Score::Exact => ScoreKind::Exact,
-        Score::Labels => ScoreKind::Labels,
-    };
+    let score = ScoreKind::from(arguments.score);
     if arguments.labels.is_some() && score != ScoreKind::Labels {
         return Err(BadInput("--labels needs --score labels".into()).into());
     }

@@ -59,6 +59,10 @@ impl Method for AGem {
         Ok(loss)
     }
 
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
     fn save_state(&self, state: &mut State) {
         if let Some(memory) = &self.memory {
             memory.save_state(state);

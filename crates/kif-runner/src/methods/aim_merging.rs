@@ -237,9 +237,7 @@ impl Method for AimMerging {
         let Some(rounds) = &mut self.rounds else {
             return Ok(loss);
         };
-        let rows = rounds.memory.draw();
-        let nll: f64 = learner.model().nll_per_row(&rows)?.iter().sum();
-        let forgotten = nll / rows.targets.n_tokens().max(1) as f64;
+        let forgotten = learner.mean_nll(&rounds.memory.draw())?;
         let step = learner.steps();
         if rounds.timing.is_due(&self.config, forgotten, step) {
             let moved = rounds.merge(learner)?;
@@ -251,6 +249,10 @@ impl Method for AimMerging {
     fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
         self.rounds = None;
         Ok(())
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
     }
 
     fn save_state(&self, state: &mut State) {

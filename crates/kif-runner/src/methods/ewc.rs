@@ -12,7 +12,7 @@ use kif_data::{Batch, epoch_order};
 use kif_importance::{Fisher, add_squares};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, bytes_of};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -212,6 +212,11 @@ impl Method for Ewc {
 
     fn needs_stream(&self) -> bool {
         true
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        let vectors = self.spring.iter().flat_map(|s| [&s.fisher, &s.centre]);
+        bytes_of(vectors)
     }
 
     fn save_state(&self, state: &mut State) {

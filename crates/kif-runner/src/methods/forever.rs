@@ -183,6 +183,10 @@ impl Method for Forever {
         Ok(())
     }
 
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
     fn save_state(&self, state: &mut State) {
         let Some(Replays { clock, anchor, .. }) = &self.replays else {
             return;

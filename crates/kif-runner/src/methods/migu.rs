@@ -67,8 +67,8 @@ impl Migu {
     }
 
     /// Where the rows that move lie in the flat vector, in ascending order.
-    fn moving(&self, learner: &Learner, batch: &Batch) -> Result<Vec<Range<usize>>> {
-        let magnitudes = learner.model().output_magnitudes(batch)?;
+    fn moving(&self, learner: &mut Learner, batch: &Batch) -> Result<Vec<Range<usize>>> {
+        let magnitudes = learner.output_magnitudes(batch)?;
         let mut moving = Vec::new();
         for (spec, magnitudes) in learner.layout().specs().iter().zip(&magnitudes) {
             let width = spec.range.len() / magnitudes.len().max(1);
@@ -89,7 +89,8 @@ impl Method for Migu {
 
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
         if !self.is_first {
-            learner.train_only(self.moving(learner, batch)?);
+            let moving = self.moving(learner, batch)?;
+            learner.train_only(moving);
         }
         learner.step(batch)
     }

@@ -9,9 +9,13 @@ mod halve;
 mod inc_lora;
 mod joint;
 mod kif;
+mod l2p;
+mod lfpt5;
 mod migu;
 mod o_lora;
+mod parts;
 mod per_task;
+mod prog_prompt;
 mod replay;
 mod replay_matched;
 mod seq_lora;
@@ -28,6 +32,7 @@ mod reference;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded};
+use kif_fusion::Regions;
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +46,12 @@ pub use ella::EllaConfig;
 pub use ewc::{EwcConfig, EwcFisher};
 pub use forever::ForeverConfig;
 pub use kif::{Cleared, Estimated, ImportanceWeights, KifConfig, KifScope};
+pub use l2p::L2pConfig;
+pub use lfpt5::Lfpt5Config;
 pub use migu::MiguConfig;
 pub use o_lora::OLoraConfig;
+pub use parts::Parts;
+pub use prog_prompt::ProgPromptConfig;
 pub use seq_lora_matched::SeqLoraMatchedConfig;
 pub use tas_lora::TasLoraConfig;
 pub use tasl::TaslConfig;
@@ -71,6 +80,13 @@ pub trait Method: Send {
         Ok(())
     }
 
+    /// Called before the model is examined on task `task_idx` of the stream, which may be one that it has not learned yet;
+    /// not before the base is. A method that acts on it is told the task of a test row: its scores do not compare with those
+    /// of methods that are not.
+    fn before_examining(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// The rows that make up an epoch, before shuffling.
     fn training_rows(&self, task: &TaskView) -> Vec<Encoded> {
         task.rows.to_vec()
@@ -82,9 +98,27 @@ pub trait Method: Send {
     }
 
     /// Whether it needs what only a stream has: something kept of earlier tasks besides parameters and memory, or the
-    /// number of tasks. A single task on top of an adapter cannot be learned with it.
+    /// number of tasks; or whether it trains something else than a LoRA. A single task on top of an adapter cannot be
+    /// learned with it.
     fn needs_stream(&self) -> bool {
         self.regime() != Regime::Stream
+    }
+
+    /// Whether it reads the rows kept of earlier tasks: they are then part of what it keeps.
+    fn keeps_memory(&self) -> bool {
+        false
+    }
+
+    /// Bytes that it carries from one task to the next beside one adapter and the memory: f32s of vectors like a Fisher
+    /// information. Slots are counted by the run. Asked behind [`end_task`](Self::end_task).
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+
+    /// What the masks of the last [`observe`](Self::observe) chose, for every tensor of the layout; none where it fused
+    /// nothing under masks. Asked behind every `observe`, and only once for each.
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        None
     }
 
     /// Writes what the method keeps between two batches, under `method.`.
@@ -94,6 +128,14 @@ pub trait Method: Send {
     fn load_state(&mut self, state: &State) -> Result<()> {
         Ok(())
     }
+}
+
+/// Bytes of vectors of f32.
+fn bytes_of<'a>(vectors: impl IntoIterator<Item = &'a Vec<f32>>) -> u64 {
+    vectors
+        .into_iter()
+        .map(|vector| size_of_val(vector.as_slice()) as u64)
+        .sum()
 }
 
 /// How a run presents the stream to a method.
@@ -149,10 +191,16 @@ pub enum MethodConfig {
     Forever(ForeverConfig),
     /// A new LoRA for every task beside the frozen ones.
     IncLora,
+    /// A pool of soft prompts, chosen by the text.
+    L2p(L2pConfig),
+    /// A soft prompt that learns to write rows of its tasks, which stand for the earlier ones.
+    Lfpt5(Lfpt5Config),
     /// Steps that move the rows with the largest outputs.
     Migu(MiguConfig),
     /// A new LoRA for every task, orthogonal to the frozen ones.
     OLora(OLoraConfig),
+    /// A new soft prompt for every task in front of the frozen ones; told the task at test time.
+    ProgPrompt(ProgPromptConfig),
     /// Every task from an orthogonal start, and one running average of B.
     Slao,
     /// Every rank averaged between before and after a task, by its importance to either.
@@ -185,8 +233,11 @@ impl MethodConfig {
             Self::Ewc(EwcConfig::textbook()),
             Self::Forever(ForeverConfig::default()),
             Self::IncLora,
+            Self::L2p(L2pConfig::default()),
+            Self::Lfpt5(Lfpt5Config::default()),
             Self::Migu(MiguConfig::default()),
             Self::OLora(OLoraConfig::default()),
+            Self::ProgPrompt(ProgPromptConfig::default()),
             Self::Slao,
             Self::TasLora(TasLoraConfig::default()),
             Self::Tasl(TaslConfig::default()),
@@ -218,8 +269,11 @@ impl MethodConfig {
             Self::Ewc(config) => config.name(),
             Self::Forever(_) => "forever",
             Self::IncLora => "inc_lora",
+            Self::L2p(_) => "l2p",
+            Self::Lfpt5(_) => "lfpt5",
             Self::Migu(_) => "migu",
             Self::OLora(_) => "o_lora",
+            Self::ProgPrompt(_) => "prog_prompt",
             Self::Slao => "slao",
             Self::TasLora(_) => "tas_lora",
             Self::Tasl(_) => "tasl",
@@ -244,8 +298,11 @@ impl MethodConfig {
             Self::Ewc(_) => "a spring to where earlier tasks ended, by their Fisher information",
             Self::Forever(_) => "the memory replayed at growing distances of model time",
             Self::IncLora => "a new LoRA for every task beside the frozen ones",
+            Self::L2p(_) => "a pool of soft prompts, chosen by the text",
+            Self::Lfpt5(_) => "a soft prompt that writes rows of earlier tasks to learn from",
             Self::Migu(_) => "only the rows with the largest outputs move",
             Self::OLora(_) => "a new LoRA for every task, orthogonal to the frozen ones",
+            Self::ProgPrompt(_) => "a new soft prompt for every task; told the task at test time",
             Self::Slao => "every task from an orthogonal start, and one running average of B",
             Self::TasLora(_) => "ranks averaged between before and after a task, by importance",
             Self::Tasl(_) => "matrices from before or after a task, by importance",
@@ -265,8 +322,11 @@ impl MethodConfig {
             Self::Ella(config) => config.check(),
             Self::Ewc(config) => config.check(),
             Self::Forever(config) => config.check(),
+            Self::L2p(config) => config.check(),
+            Self::Lfpt5(config) => config.check(),
             Self::Migu(config) => config.check(),
             Self::OLora(config) => config.check(),
+            Self::ProgPrompt(config) => config.check(),
             Self::TasLora(config) => config.check(),
             Self::Tasl(config) => config.check(),
             Self::VrMcl(config) => config.check(),
@@ -281,12 +341,17 @@ impl MethodConfig {
         }
     }
 
-    /// How many adapters it wants side by side for a stream of `n_tasks`
-    /// ([`ParamLayout::with_slots`]).
-    pub fn n_slots(&self, n_tasks: usize) -> usize {
+    /// What it trains in a stream of `n_tasks`.
+    pub fn parts(&self, n_tasks: usize) -> Parts {
         match self {
-            Self::Ella(_) | Self::IncLora | Self::OLora(_) => n_tasks,
-            _ => 1,
+            Self::Ella(_) | Self::IncLora | Self::OLora(_) => Parts {
+                n_slots: n_tasks,
+                ..Parts::default()
+            },
+            Self::L2p(config) => config.parts(),
+            Self::Lfpt5(config) => config.parts(),
+            Self::ProgPrompt(config) => config.parts(n_tasks),
+            _ => Parts::default(),
         }
     }
 
@@ -323,13 +388,16 @@ impl MethodConfig {
             Self::Ella(config) => Box::new(ella::Ella::new(*config, layout)),
             Self::Ewc(config) => Box::new(ewc::Ewc::new(*config, layout.n_params())),
             Self::IncLora => Box::new(inc_lora::IncLora),
+            Self::L2p(config) => Box::new(l2p::L2p::new(*config, layout)),
+            Self::Lfpt5(config) => Box::new(lfpt5::Lfpt5::new(*config)),
             Self::Migu(config) => Box::new(migu::Migu::new(*config)),
             Self::OLora(config) => Box::new(o_lora::OLora::new(*config, layout)),
+            Self::ProgPrompt(config) => Box::new(prog_prompt::ProgPrompt::new(*config)),
             Self::TasLora(config) => Box::new(tas_lora::TasLora::new(*config, layout)),
             Self::Tasl(config) => Box::new(tasl::Tasl::new(*config, layout)),
             Self::VrMcl(config) => Box::new(vr_mcl::VrMcl::new(*config)),
             Self::Joint => Box::new(joint::Joint),
-            Self::PerTask => Box::new(per_task::PerTask),
+            Self::PerTask => Box::new(per_task::PerTask::default()),
             Self::Kif(config) => Box::new(kif::method(*config, layout)),
         }
     }

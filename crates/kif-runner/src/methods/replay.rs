@@ -18,4 +18,8 @@ impl Method for Replay {
             .cloned()
             .collect()
     }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
 }

@@ -43,12 +43,11 @@ pub(super) fn method(config: SeqLoraMatchedConfig) -> impl Method {
         inner_steps,
         outer_steps,
     } = config;
-    let outer_optimizer = OuterOptimizer::Shared;
     let config = TwoLoopConfig {
         inner_steps,
         outer_steps,
-        outer_optimizer,
-        outer_loss_scale: 1.0,
+        outer_optimizer: OuterOptimizer::Shared,
+        ..TwoLoopConfig::paper()
     };
     TwoLoop::new(config, Source::Task, InSequence)
 }

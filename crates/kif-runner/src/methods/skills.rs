@@ -9,6 +9,7 @@ use anyhow::Result;
 use kif_importance::{Sensitivity, SensitivityConfig};
 use kif_model::{LORA_A, LORA_B, ParamLayout, ParamSpec};
 
+use super::bytes_of;
 use crate::state::State;
 
 /// Evenly spaced parameters in the flat vector: a matrix, a row of A, a column of B.
@@ -161,6 +162,11 @@ impl Skills {
         }
         self.past = Some(accumulated(&present, past, share));
         Ok(Some(merged))
+    }
+
+    /// Bytes of the importance of the past; all else is made anew with each task.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        bytes_of(&self.past)
     }
 
     pub(super) fn save_state(&self, state: &mut State) {

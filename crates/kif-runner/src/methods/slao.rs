@@ -8,7 +8,7 @@
 use anyhow::Result;
 use kif_model::{LORA_A, LORA_B, ParamSpec};
 
-use super::Method;
+use super::{Method, bytes_of};
 use crate::learner::Learner;
 use crate::state::State;
 use crate::task_view::TaskView;
@@ -97,6 +97,11 @@ impl Method for Slao {
 
     fn needs_stream(&self) -> bool {
         true
+    }
+
+    /// The second adapter; the merged one is the adapter itself.
+    fn kept_bytes(&self) -> u64 {
+        bytes_of(&self.last)
     }
 
     fn save_state(&self, state: &mut State) {

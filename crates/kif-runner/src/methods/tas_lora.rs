@@ -160,6 +160,10 @@ impl Method for TasLora {
         true
     }
 
+    fn kept_bytes(&self) -> u64 {
+        self.skills.kept_bytes()
+    }
+
     fn save_state(&self, state: &mut State) {
         self.skills.save_state(state);
     }

@@ -7,6 +7,7 @@
 
 use anyhow::Result;
 use kif_data::Batch;
+use kif_fusion::{Regions, weighted_average};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
@@ -14,7 +15,7 @@ use crate::adamw::AdamW;
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
-use crate::task_view::{Sampler, TaskView};
+use crate::task_view::{MemoryOrder, Sampler, TaskView};
 
 /// How many steps a round has and what makes the outer ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,13 @@ pub struct TwoLoopConfig {
     pub outer_optimizer: OuterOptimizer,
     /// The memory loss is multiplied by this before clipping (paper: 1; released code: 1/4, its accumulation divisor).
     pub outer_loss_scale: f32,
+    /// How memory batches are taken (published: drawn). `kif learn --no-shuffle` takes them in file order in any case.
+    #[serde(default)]
+    pub memory_order: MemoryOrder,
+    /// `Some`: decay per round of a slow average of the parameters, which starts where the task starts and is what
+    /// the task leaves behind (published: none). In [0, 1).
+    #[serde(default)]
+    pub slow_average: Option<f64>,
 }
 
 /// What makes the outer steps.
@@ -39,6 +47,11 @@ pub enum OuterOptimizer {
     Own {
         /// Its constant rate, whatever the inner rate (paper: 1e-3).
         lr: f64,
+    },
+    /// As `own`, but its rate follows the schedule of the inner steps.
+    OwnScheduled {
+        /// Its rate as a multiple of that of the next inner step.
+        ratio: f64,
     },
     /// The inner AdamW at the rate of the next inner step; the schedule does not move on.
     Shared,
@@ -53,6 +66,8 @@ impl TwoLoopConfig {
             outer_steps: 4,
             outer_optimizer,
             outer_loss_scale: 1.0,
+            memory_order: MemoryOrder::Drawn,
+            slow_average: None,
         }
     }
 
@@ -68,20 +83,22 @@ impl TwoLoopConfig {
     /// Whether every value is in its range.
     pub fn check(&self) -> Result<(), SettingError> {
         check_steps(self.inner_steps, self.outer_steps)?;
-        if let OuterOptimizer::Own { lr } = self.outer_optimizer {
-            check_setting(
-                lr.is_finite() && lr > 0.0,
-                "outer_optimizer.lr",
-                lr,
-                "a finite number above 0",
-            )?;
+        let positive = |field: &'static str, value: f64| {
+            let fine = value.is_finite() && value > 0.0;
+            check_setting(fine, field, value, "a finite number above 0")
+        };
+        match self.outer_optimizer {
+            OuterOptimizer::Own { lr } => positive("outer_optimizer.lr", lr)?,
+            OuterOptimizer::OwnScheduled { ratio } => positive("outer_optimizer.ratio", ratio)?,
+            OuterOptimizer::Shared => {}
         }
-        let scale = self.outer_loss_scale;
+        positive("outer_loss_scale", f64::from(self.outer_loss_scale))?;
+        let decay = self.slow_average.unwrap_or(0.0);
         check_setting(
-            scale.is_finite() && scale > 0.0,
-            "outer_loss_scale",
-            scale,
-            "a finite number above 0",
+            (0.0..1.0).contains(&decay),
+            "slow_average",
+            decay,
+            "a number in [0, 1)",
         )
     }
 }
@@ -115,6 +132,11 @@ pub(super) trait Rule: Send {
 
     /// Replaces `theta`, the parameters at the start of the round, by those that the next round starts from.
     fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()>;
+
+    /// What the masks of the last round chose, as [`Method::take_regions`].
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        None
+    }
 
     /// Writes what it keeps between two batches.
     fn save_state(&self, state: &mut State) {}
@@ -158,7 +180,20 @@ struct Rounds {
     /// Parameters at the start of the round.
     start: Vec<f32>,
     /// The outer loop's own optimizer, unless it shares the inner one.
-    own: Option<(AdamW, f64)>,
+    own: Option<AdamW>,
+    /// The slow average, with its decay, where there is one.
+    slow: Option<(Vec<f32>, f64)>,
+}
+
+impl Rounds {
+    /// Takes the parameters behind a round into the slow average.
+    fn average(&mut self) -> Result<()> {
+        if let Some((slow, decay)) = &mut self.slow {
+            let before = slow.clone();
+            weighted_average(&[(&before, *decay), (&self.start, 1.0 - *decay)], slow)?;
+        }
+        Ok(())
+    }
 }
 
 impl<R: Rule> TwoLoop<R> {
@@ -179,15 +214,12 @@ impl<R: Rule> Method for TwoLoop<R> {
             sampler: match self.source {
                 Source::Memory => Sampler::of_memory(task),
                 Source::Task => Sampler::of_task(task),
-            },
+            }
+            .ordered(self.config.memory_order),
             start: learner.params().to_vec(),
-            own: match self.config.outer_optimizer {
-                OuterOptimizer::Own { lr } => Some((
-                    AdamW::new(&learner.config().optimizer, learner.params().len()),
-                    lr,
-                )),
-                OuterOptimizer::Shared => None,
-            },
+            own: (self.config.outer_optimizer != OuterOptimizer::Shared)
+                .then(|| AdamW::new(&learner.config().optimizer, learner.params().len())),
+            slow: (self.config.slow_average).map(|decay| (learner.params().to_vec(), decay)),
         });
         Ok(())
     }
@@ -212,21 +244,35 @@ impl<R: Rule> Method for TwoLoop<R> {
             }
             self.rule
                 .combine(&mut rounds.start, &inner_end, learner.params())?;
+            rounds.average()?;
             learner.set_params(&rounds.start)?;
         }
         Ok(loss)
     }
 
-    fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
-        self.rounds = None;
+    fn end_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
+        if let Some((slow, _)) = self.rounds.take().and_then(|rounds| rounds.slow) {
+            learner.set_params(&slow)?;
+        }
         Ok(())
+    }
+
+    fn keeps_memory(&self) -> bool {
+        self.source == Source::Memory
+    }
+
+    fn take_regions(&mut self) -> Option<Vec<Regions>> {
+        self.rule.take_regions()
     }
 
     fn save_state(&self, state: &mut State) {
         let Some(rounds) = &self.rounds else { return };
         rounds.sampler.save_state(state);
         state.put("method.start", &rounds.start);
-        if let Some((optimizer, _)) = &rounds.own {
+        if let Some((slow, _)) = &rounds.slow {
+            state.put("method.slow", slow);
+        }
+        if let Some(optimizer) = &rounds.own {
             let (m, v, t) = optimizer.moments();
             state.put("method.outer_m", m);
             state.put("method.outer_v", v);
@@ -244,7 +290,10 @@ impl<R: Rule> Method for TwoLoop<R> {
         rounds
             .start
             .copy_from_slice(state.tensor("method.start", n)?);
-        if let Some((optimizer, _)) = &mut rounds.own {
+        if let Some((slow, _)) = &mut rounds.slow {
+            slow.copy_from_slice(state.tensor("method.slow", n)?);
+        }
+        if let Some(optimizer) = &mut rounds.own {
             let (m, v) = (
                 state.tensor("method.outer_m", n)?,
                 state.tensor("method.outer_v", n)?,
@@ -268,8 +317,13 @@ fn outer_step(
         Source::Task => learner.gradient(&batch)?,
     };
     rule.before_update(Phase::Outer, learner.params(), learner.grad());
+    let rate = match config.outer_optimizer {
+        OuterOptimizer::Own { lr } => lr,
+        OuterOptimizer::OwnScheduled { ratio } => ratio * learner.next_rate(),
+        OuterOptimizer::Shared => learner.next_rate(),
+    };
     match &mut rounds.own {
-        Some((optimizer, lr)) => learner.apply_with(optimizer, *lr)?,
+        Some(optimizer) => learner.apply_with(optimizer, rate)?,
         None => learner.apply_without_advancing()?,
     }
     rule.after_update(Phase::Outer, learner.params(), learner.grad());

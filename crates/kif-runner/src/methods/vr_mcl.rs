@@ -208,6 +208,10 @@ impl Method for VrMcl {
         Ok(())
     }
 
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
     fn save_state(&self, state: &mut State) {
         let Some(meta) = &self.meta else { return };
         meta.sampler.save_state(state);

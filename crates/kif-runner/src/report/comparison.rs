@@ -4,6 +4,7 @@ use kif_eval::statistics::{detectable_difference, holm, sign_flip_p};
 use kif_eval::{Metric, References};
 
 use super::summary::Spread;
+use super::test_rows;
 use crate::record::Record;
 
 /// The reference unless another is asked for: as much training as KIF, without what KIF adds.
@@ -11,7 +12,8 @@ const DEFAULT_REFERENCE: &str = "replay_matched";
 
 /// How to read the comparison.
 pub(super) const COMPARING: &str = "\
-Differences of OP in percent points over the cells (order and seed) that both have. p is two-sided, from flipping the \
+Differences of OP in percent points over the cells (order and seed) that both have. ± test rows is half the 95 % interval \
+when test rows are drawn again, the same ones for both. p is two-sided, from flipping the \
 signs of the differences in all ways: the smallest that n cells can give is 2 / 2^n. p (Holm) allows for the number of \
 comparisons. detectable is the true difference that so many cells with such a spread show with 80 % power at 5 %.\n";
 
@@ -29,6 +31,8 @@ pub struct Comparison {
     pub method: String,
     /// Mean, deviation and interval of the differences.
     pub difference: Spread,
+    /// Half the width of the 95 % interval of the difference when test rows are drawn again, the same for both.
+    pub test_rows: Option<f64>,
     /// Two-sided p-value of the sign-flip test; none of more cells than it takes.
     pub p: Option<f64>,
     /// The same, adjusted by Holm for all comparisons of the run that have one.
@@ -40,7 +44,7 @@ pub struct Comparison {
 impl Comparisons {
     /// Compares `methods` with `reference`, or with `replay_matched` where it is there, or with the first. `None`
     /// where nothing shares a cell with it.
-    pub(super) fn new(
+    pub(crate) fn new(
         methods: &[String],
         records: &[Record],
         reference: Option<&str>,
@@ -64,16 +68,25 @@ impl Comparisons {
     }
 }
 
-fn compare(method: &str, reference: &str, records: &[Record]) -> Option<Comparison> {
+/// `method` against `reference` in the cells of `records` that both have; none without one. Not adjusted for other
+/// comparisons.
+pub(crate) fn compare(method: &str, reference: &str, records: &[Record]) -> Option<Comparison> {
     let op = |record: &Record| Metric::Op.compute(&record.scores, &References::default());
-    let differences: Vec<(usize, f64)> = (records.iter())
+    let pairs: Vec<(&Record, &Record)> = (records.iter())
         .filter(|record| record.method == method)
         .filter_map(|own| {
             let other = records.iter().find(|other| {
                 other.method == reference && (other.order, other.seed) == (own.order, own.seed)
             })?;
-            Some((own.order, op(own)? - op(other)?))
+            Some((own, other))
         })
+        .collect();
+    let differences: Vec<(usize, f64)> = (pairs.iter())
+        .filter_map(|(own, other)| Some((own.order, op(own)? - op(other)?)))
+        .collect();
+    let own: Vec<&Record> = pairs.iter().map(|(own, _)| *own).collect();
+    let weighted: Vec<(&Record, f64)> = (pairs.iter().zip(test_rows::mean_weights(&own)))
+        .flat_map(|((own, other), weight)| [(*own, weight), (*other, -weight)])
         .collect();
     let values: Vec<f64> = differences
         .iter()
@@ -82,6 +95,7 @@ fn compare(method: &str, reference: &str, records: &[Record]) -> Option<Comparis
     Some(Comparison {
         method: method.to_owned(),
         difference: Spread::over_orders(&differences)?,
+        test_rows: test_rows::half_width(&weighted, Metric::Op),
         p: sign_flip_p(&values).ok(),
         p_holm: None,
         detectable: detectable_difference(&values, 0.05, 0.8),

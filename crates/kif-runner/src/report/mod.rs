@@ -4,7 +4,8 @@ mod comparison;
 mod html;
 mod markdown;
 mod summary;
-mod table;
+pub mod table;
+mod test_rows;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,9 +15,11 @@ use kif_eval::{Metric, References, ScoreMatrix};
 
 use crate::atomic;
 use crate::failure::BadInput;
+use crate::lock::Lock;
 use crate::protocol::Protocol;
 use crate::record::Record;
 
+pub(crate) use comparison::compare;
 pub use comparison::{Comparison, Comparisons};
 pub use summary::{MatrixMean, MethodSummary, Spread, Summary, TaskSummary};
 
@@ -80,6 +83,18 @@ pub fn metrics_of(scores: &ScoreMatrix) -> BTreeMap<String, f64> {
 
 /// All finished cells of a run, and what they say together.
 fn load(out: &Path, reference: Option<&str>) -> Result<Summary> {
+    let (protocol, lock, records) = read_run(out)?;
+    if let Some(name) = reference
+        && !records.iter().any(|record| record.method == name)
+    {
+        let problem = format!("{} has no finished cell of {name}", out.display());
+        return Err(BadInput(problem).into());
+    }
+    Ok(Summary::new(&protocol, lock, records, reference))
+}
+
+/// The protocol, the lock and all finished cells of a run, at least one.
+pub(crate) fn read_run(out: &Path) -> Result<(Protocol, Option<Lock>, Vec<Record>)> {
     let path = out.join("protocol.ron");
     let text = std::fs::read_to_string(&path).map_err(|e| {
         BadInput(format!(
@@ -89,6 +104,12 @@ fn load(out: &Path, reference: Option<&str>) -> Result<Summary> {
         ))
     })?;
     let protocol = Protocol::parse(&path.display().to_string(), &text)?;
+    let lock = Lock::read(&out.join("lock.json"))?;
+    Ok((protocol, lock, records(out)?))
+}
+
+/// The records of all finished cells of a run; none at all is bad input.
+pub fn records(out: &Path) -> Result<Vec<Record>> {
     let cells = out.join("cells");
     let mut paths: Vec<_> = match std::fs::read_dir(&cells) {
         Ok(entries) => entries
@@ -106,12 +127,5 @@ fn load(out: &Path, reference: Option<&str>) -> Result<Summary> {
     if records.is_empty() {
         return Err(BadInput(format!("{} has no finished cell", out.display())).into());
     }
-    if let Some(name) = reference
-        && !records.iter().any(|record| record.method == name)
-    {
-        let problem = format!("{} has no finished cell of {name}", out.display());
-        return Err(BadInput(problem).into());
-    }
-    let lock = crate::lock::Lock::read(&out.join("lock.json"))?;
-    Ok(Summary::new(&protocol, lock, records, reference))
+    Ok(records)
 }

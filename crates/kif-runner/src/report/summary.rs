@@ -6,14 +6,15 @@ use kif_eval::statistics::{fixed_effects_interval, mean, sample_std, t_interval}
 use kif_eval::{Metric, References};
 
 use super::comparison::Comparisons;
+use super::test_rows;
 use crate::lock::Lock;
 use crate::methods::MethodConfig;
 use crate::protocol::{Protocol, ScoreKind};
 use crate::record::Record;
 
 /// How to read the tables.
-pub(super) const READING: &str = "mean ± standard deviation over orders and seeds, in percent; a[i,j] is the score on task j after \
-                           task i of K\n";
+pub(super) const READING: &str = "mean ± standard deviation over orders and seeds, in percent; ± test rows is half the 95 % interval \
+                           when test rows are drawn again and models stay; a[i,j] is the score on task j after task i of K\n";
 
 /// Everything that a report prints.
 pub struct Summary {
@@ -41,6 +42,8 @@ pub struct MethodSummary {
     pub n_cells: usize,
     /// Every metric that some cell has.
     pub metrics: BTreeMap<Metric, Spread>,
+    /// Half the width of the 95 % interval of those metrics that are weighted sums of cells, test rows drawn again.
+    pub test_rows: BTreeMap<Metric, f64>,
     /// Score on each task at the end, by task name.
     pub last: BTreeMap<String, Spread>,
     /// Mean matrices, an order each.
@@ -98,7 +101,7 @@ impl Spread {
     }
 
     /// Of at least one value, each with its order; all orders weigh the same.
-    pub(super) fn over_orders(values: &[(usize, f64)]) -> Option<Self> {
+    pub(crate) fn over_orders(values: &[(usize, f64)]) -> Option<Self> {
         let mut by_order: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for (order, value) in values {
             by_order.entry(*order).or_default().push(*value);
@@ -138,7 +141,7 @@ impl Summary {
     /// Puts records together; those of methods that the protocol does not name come last.
     ///
     /// `reference` is the method that the others are compared with.
-    pub(super) fn new(
+    pub(crate) fn new(
         protocol: &Protocol,
         lock: Option<Lock>,
         records: Vec<Record>,
@@ -210,10 +213,16 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
         .flat_map(|r| &r.timing.tasks)
         .map(|t| t.train_s + t.evaluate_s)
         .sum();
+    let weights = test_rows::mean_weights(own);
+    let weighted: Vec<(&Record, f64)> = own.iter().copied().zip(weights).collect();
+    let test_rows = (values.keys())
+        .filter_map(|&metric| Some((metric, test_rows::half_width(&weighted, metric)?)))
+        .collect();
     MethodSummary {
         name: name.to_owned(),
         n_cells: own.len(),
         metrics: spreads(values),
+        test_rows,
         last: spreads(last),
         matrices: matrices(own),
         seconds,

@@ -1,15 +1,22 @@
 //! Tables of text: for the terminal, for Markdown, and as cells for the page.
 
-use super::{COLUMNS, Comparisons, Spread, Summary};
+use kif_eval::Metric;
+
+use super::{COLUMNS, Comparisons, MethodSummary, Spread, Summary};
 
 /// Rows of cells under a head; all rows have as many cells as the head.
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
+pub struct Table {
+    /// Titles of the columns.
+    pub head: Vec<String>,
+    /// Cells, row by row.
+    pub rows: Vec<Vec<String>>,
 }
 
+/// Title of what test rows leave uncertain.
+const TEST_ROWS: &str = "± test rows";
+
 /// A cell without a value.
-const NONE: &str = "–";
+pub(crate) const NONE: &str = "–";
 
 /// Methods by metrics.
 pub(super) fn methods(summary: &Summary) -> Table {
@@ -19,6 +26,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
         .collect();
     let mut head = vec!["method".to_owned()];
     head.extend(columns.iter().map(|(_, title)| (*title).to_owned()));
+    head.push(format!("OP {TEST_ROWS}"));
     head.push("cells".to_owned());
     let mut rows = Vec::new();
     for method in &summary.methods {
@@ -28,6 +36,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
                 .iter()
                 .map(|(metric, _)| percent(method.metrics.get(metric))),
         );
+        row.push(plus_minus(method.test_rows.get(&Metric::Op)));
         row.push(method.n_cells.to_string());
         rows.push(row);
     }
@@ -43,7 +52,7 @@ pub(super) fn methods(summary: &Summary) -> Table {
 }
 
 /// Methods by their difference from the reference.
-pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
+pub(crate) fn comparisons(comparisons: &Comparisons) -> Table {
     let p = |p: Option<f64>| p.map_or(NONE.to_owned(), |p| format!("{p:.4}"));
     let rows = (comparisons.methods.iter())
         .map(|one| {
@@ -53,6 +62,7 @@ pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
                 one.method.clone(),
                 format!("{:+.1}", 100.0 * one.difference.mean),
                 interval.unwrap_or_else(|| NONE.to_owned()),
+                plus_minus(one.test_rows.as_ref()),
                 p(one.p),
                 p(one.p_holm),
                 detectable.unwrap_or_else(|| NONE.to_owned()),
@@ -64,6 +74,7 @@ pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
         &format!("OP less {}", comparisons.reference),
         "difference",
         "95 % interval",
+        TEST_ROWS,
         "p",
         "p (Holm)",
         "detectable",
@@ -77,31 +88,39 @@ pub(super) fn comparisons(comparisons: &Comparisons) -> Table {
 
 /// Methods by all metrics that some of them have, with 95 % intervals.
 pub(super) fn intervals(summary: &Summary) -> Table {
-    let metrics: Vec<_> = kif_eval::Metric::ALL
+    let metrics: Vec<_> = Metric::ALL
         .iter()
         .copied()
         .filter(|&metric| summary.has(metric))
         .collect();
     let mut head = vec!["metric".to_owned()];
     head.extend(summary.methods.iter().map(|method| method.name.clone()));
-    let rows = (metrics.iter())
-        .map(|metric| {
-            let mut row = vec![metric.name().to_owned()];
-            row.extend(
-                summary
-                    .methods
-                    .iter()
-                    .map(|method| match method.metrics.get(metric) {
-                        Some(spread) => match spread.interval() {
-                            Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
-                            None => spread.percent(),
-                        },
-                        None => NONE.to_owned(),
-                    }),
-            );
-            row
-        })
-        .collect();
+    let line = |name: String, cell: &dyn Fn(&MethodSummary) -> String| {
+        let cells = summary.methods.iter().map(cell);
+        std::iter::once(name).chain(cells).collect()
+    };
+    let mut rows = Vec::new();
+    for metric in metrics {
+        rows.push(line(
+            metric.name().to_owned(),
+            &|method| match method.metrics.get(&metric) {
+                Some(spread) => match spread.interval() {
+                    Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
+                    None => spread.percent(),
+                },
+                None => NONE.to_owned(),
+            },
+        ));
+        if summary
+            .methods
+            .iter()
+            .any(|m| m.test_rows.contains_key(&metric))
+        {
+            rows.push(line(format!("{} {TEST_ROWS}", metric.name()), &|method| {
+                plus_minus(method.test_rows.get(&metric))
+            }));
+        }
+    }
     Table { head, rows }
 }
 
@@ -136,13 +155,17 @@ pub(super) fn tasks(summary: &Summary) -> Table {
     Table { head, rows }
 }
 
+fn plus_minus(half_width: Option<&f64>) -> String {
+    half_width.map_or(NONE.to_owned(), |half| format!("± {:.1}", 100.0 * half))
+}
+
 fn percent(spread: Option<&Spread>) -> String {
     spread.map_or(NONE.to_owned(), Spread::percent)
 }
 
 impl Table {
     /// Aligned columns under a line: first column left, others right.
-    pub(super) fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| &row[column]);
             cells
@@ -171,7 +194,7 @@ impl Table {
     }
 
     /// A Markdown table. Bars in names would break it and are escaped.
-    pub(super) fn to_markdown(&self) -> String {
+    pub(crate) fn to_markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
             format!("| {} |\n", cells.join(" | "))

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kif_data::{Batch, MemoryPolicy, epoch_order, highest_loss};
-use kif_model::Adapter;
+use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
+use kif_model::{Adapter, ParamLayout, StoredPrompts, Trainable};
 
 use super::base_scores::BaseScores;
 use super::partial::Partial;
@@ -16,10 +16,13 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
 use crate::failure::OrBadInput;
 use crate::learner::Learner;
-use crate::methods::{self, Method, Regime};
+use crate::methods::{self, Method, Parts, Regime};
 use crate::progress::Progress;
 use crate::protocol::Protocol;
-use crate::record::{LossCurve, Record, Settings, TaskTiming, peak_rss_mib};
+use crate::record::{
+    FusionTrace, Kept, LossCurve, Record, Settings, TaskTiming, Timing, peak_rss_mib,
+    reset_peak_rss,
+};
 use crate::schedule::Schedule;
 use crate::signal::{StopFlag, Stopped};
 use crate::state::State;
@@ -44,11 +47,15 @@ pub(super) fn run(
     base: &mut BaseScores,
     progress: &mut Progress,
 ) -> Result<()> {
+    reset_peak_rss();
     let order = place.inputs.order(cell.order);
-    let n_slots = cell.config.n_slots(order.len());
-    let model = load_base(place.protocol, &place.inputs.model, cell.seed, n_slots)?;
-    let learner = Learner::new(model, place.protocol.learner_config(cell.seed));
-    let learner = learner.with_slots(n_slots)?;
+    let parts = cell.config.parts(order.len());
+    let model = load_base(place.protocol, &place.inputs.model, cell.seed, &parts)?;
+    let learner = Learner::new(
+        model,
+        place.protocol.learner_config(&cell.method, cell.seed),
+    );
+    let learner = learner.with_slots(parts.n_slots)?;
     let method = cell.config.build(learner.layout());
     let mut session = Session {
         place,
@@ -56,6 +63,7 @@ pub(super) fn run(
         title,
         order,
         regime: method.regime(),
+        parts,
         learner,
         method,
         partial: Partial::new(order.len()),
@@ -74,6 +82,7 @@ struct Session<'a> {
     title: &'a str,
     order: &'a [String],
     regime: Regime,
+    parts: Parts,
     learner: Learner,
     method: Box<dyn Method>,
     partial: Partial,
@@ -145,7 +154,7 @@ impl Session<'_> {
         view: &TaskView,
         saved: Option<Checkpoint<Partial>>,
     ) -> Result<()> {
-        let training = &self.place.protocol.training;
+        let training = self.place.protocol.training_of(&self.cell.method);
         let n_rows = self.method.training_rows(view).len() as u64;
         let total_steps = training.epochs * n_rows.div_ceil(training.batch_size as u64);
         let schedule = Schedule::Linear {
@@ -197,6 +206,13 @@ impl Session<'_> {
                 let batch = Batch::from_rows(chosen.iter().map(|&i| &rows[i]));
                 let loss = self.method.observe(&mut self.learner, &batch)?;
                 self.partial.current_losses.push(loss);
+                if let Some(regions) = self.method.take_regions() {
+                    let layout = self.learner.layout();
+                    let trace = &mut self.partial.fusion;
+                    trace
+                        .get_or_insert_with(|| FusionTrace::new(layout))
+                        .add(phase.task_idx, &regions);
+                }
                 self.partial.batch += 1;
                 self.progress.advance(shares.next());
             }
@@ -249,6 +265,7 @@ impl Session<'_> {
                 "{}: examined on {name} after task {}",
                 self.title, phase.after
             ));
+            self.method.before_examining(&mut self.learner, task)?;
             let evaluation = match self.answer(task) {
                 Err(error) if error.is::<Stopped>() => {
                     self.save(trained)?;
@@ -314,15 +331,17 @@ impl Session<'_> {
             .display()
             .to_string();
         atomic::write_folder(&adapter, |at| {
-            let n_slots = self.learner.layout().n_slots();
-            let config = self.place.protocol.lora_config().side_by_side(n_slots);
-            Adapter::write(
-                at,
-                &config,
-                self.learner.layout(),
-                self.learner.params(),
-                &base_name,
-            )
+            let (layout, params) = (self.learner.layout(), self.learner.params());
+            match self.parts.trainable(self.place.protocol.lora_config()) {
+                Trainable::Prompts(config) => {
+                    let active = self.learner.model().active_prompts();
+                    StoredPrompts::write(at, &config, active, layout, params, &base_name)
+                }
+                Trainable::Adapter(config) => {
+                    Adapter::write(at, &config, layout, params, &base_name)
+                }
+                Trainable::All => unreachable!("the base is frozen"),
+            }
             .with_context(|| format!("writing adapter {}", adapter.display()))
         })?;
         let (path, checkpoints) = (self.place.folder.join("record.json"), self.checkpoints());
@@ -332,12 +351,11 @@ impl Session<'_> {
 
     fn record(self) -> Record {
         let protocol = self.place.protocol;
-        let mut timing = self.partial.timing;
-        timing.threads = rayon::current_num_threads();
         let Cell { order, seed, .. } = *self.cell;
         let inputs = self.place.inputs;
         let highest = &self.partial.highest;
         let kept = inputs.kept(protocol, (order, seed), self.order.len(), highest);
+        let carried = self.carried(&kept);
         let task_notes = (self.order.iter().zip(kept))
             .map(|(name, kept)| inputs.task(name).note(kept))
             .collect();
@@ -348,7 +366,7 @@ impl Session<'_> {
             order: self.cell.order,
             seed: self.cell.seed,
             tasks: self.order.to_vec(),
-            settings: Settings::new(protocol, self.cell.config.clone()),
+            settings: Settings::new(protocol, &self.cell.method, self.cell.config.clone()),
             metrics: crate::report::metrics_of(&self.partial.scores),
             scores: self.partial.scores,
             task_notes,
@@ -356,9 +374,33 @@ impl Session<'_> {
             predictions: self.partial.predictions,
             losses: self.partial.losses,
             cost: self.learner.counters(),
+            kept: Some(carried),
+            fusion: self.partial.fusion,
             n_params: self.learner.layout().n_params(),
-            timing,
+            timing: Timing {
+                threads: rayon::current_num_threads(),
+                ..self.partial.timing
+            },
         }
+    }
+
+    /// What is kept behind the last task; `memory` has the positions of the rows that each task leaves in it.
+    fn carried(&self, memory: &[Vec<usize>]) -> Kept {
+        let mut kept = Kept {
+            state_bytes: self.method.kept_bytes() + frozen_slot_bytes(self.learner.layout()),
+            ..Kept::default()
+        };
+        for (name, positions) in self.order.iter().zip(memory) {
+            let train = &self.place.inputs.task(name).train;
+            let rows: Vec<&Encoded> = match self.regime {
+                Regime::Joint => train.iter().collect(),
+                _ if self.method.keeps_memory() => positions.iter().map(|&i| &train[i]).collect(),
+                _ => Vec::new(),
+            };
+            kept.rows += rows.len() as u64;
+            kept.row_bytes += rows.into_iter().map(id_bytes).sum::<u64>();
+        }
+        kept
     }
 
     fn save(&mut self, state: &State) -> Result<()> {
@@ -422,4 +464,15 @@ impl Shares {
         self.done += 1;
         self.units * self.done / self.steps - before
     }
+}
+
+/// Bytes of all slots but the last.
+fn frozen_slot_bytes(layout: &ParamLayout) -> u64 {
+    let n_slots = layout.n_slots();
+    (layout.n_params() / n_slots * (n_slots - 1) * size_of::<f32>()) as u64
+}
+
+/// Bytes of a row's ids.
+fn id_bytes(row: &Encoded) -> u64 {
+    (size_of_val(&row.input_ids[..]) + size_of_val(&row.target_ids[..])) as u64
 }

@@ -70,7 +70,7 @@ impl Inputs {
             )),
             (None, None) => embedded::unpack_stream(&unpacked)?,
         };
-        protocol.check_orders(stream.orders.len())?;
+        protocol.check_stream(&stream)?;
         let codec = Codec::of_model(&model)?;
         let limits = Limits {
             max_input: protocol.limits.max_input,

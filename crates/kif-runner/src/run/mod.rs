@@ -23,7 +23,7 @@ use base_scores::BaseScores;
 use crate::atomic;
 use crate::failure::{BadInput, OrBadInput};
 use crate::lock::{Lock, LockChanged, Writer};
-use crate::methods::{MethodConfig, Regime};
+use crate::methods::{MethodConfig, Parts, Regime};
 use crate::progress::Progress;
 use crate::protocol::{Compute, Device, Precision, Protocol};
 use crate::report;
@@ -66,7 +66,7 @@ pub struct Outcome {
 /// with the same bits.
 pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> {
     // Before anything is written: the lock of a run that cannot be would refuse the one that can.
-    base_options(protocol, 0, 1)
+    base_options(protocol, 0, &Parts::default())
         .check()
         .map_err(|e| BadInput(e.to_string()))?;
     let mut writer = Writer::of_folder(out)?;
@@ -74,7 +74,7 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     let inputs = Inputs::load(protocol, out)?;
     let cells = cells(protocol);
     for cell in &cells {
-        check_slots(protocol, cell, inputs.order(cell.order).len())?;
+        check_parts(protocol, cell, inputs.order(cell.order).len())?;
     }
     let protocol = settle(protocol, &inputs, out)?;
     let folder = |cell: &Cell| out.join("cells").join(cell.name());
@@ -179,33 +179,35 @@ fn regime_of(config: &MethodConfig) -> Regime {
     config.build(&ParamLayout::default()).regime()
 }
 
-/// Whether a method's adapters fit side by side into one.
-fn check_slots(protocol: &Protocol, cell: &Cell, n_tasks: usize) -> Result<()> {
-    let n_slots = cell.config.n_slots(n_tasks);
-    let lora = protocol.lora_config().side_by_side(n_slots);
-    lora.validate().map_err(|error| {
-        let (method, rank) = (&cell.method, protocol.adapter.rank);
-        let problem = format!(
-            "{method} keeps {n_slots} adapters of rank {rank} side by side: {error}; lower adapter.rank"
-        );
+/// Whether a method's adapters fit side by side into one, and its prompts in front of a text.
+fn check_parts(protocol: &Protocol, cell: &Cell, n_tasks: usize) -> Result<()> {
+    let parts = cell.config.parts(n_tasks);
+    parts.check(protocol.lora_config()).map_err(|error| {
+        let (method, rank, n_slots) = (&cell.method, protocol.adapter.rank, parts.n_slots);
+        let problem = match parts.prompts {
+            Some(_) => format!("{method}: {error}"),
+            None => format!(
+                "{method} keeps {n_slots} adapters of rank {rank} side by side: {error}; lower adapter.rank"
+            ),
+        };
         BadInput(problem).into()
     })
 }
 
-/// The base with `n_slots` fresh adapters side by side.
+/// The base with the fresh `parts` of a method.
 pub fn load_base(
     protocol: &Protocol,
     model: &Path,
     seed: u64,
-    n_slots: usize,
+    parts: &Parts,
 ) -> Result<Box<dyn LanguageModel>> {
-    kif_model::load(model, &base_options(protocol, seed, n_slots))
+    kif_model::load(model, &base_options(protocol, seed, parts))
         .or_bad_input(|| format!("loading model {}", model.display()))
 }
 
-fn base_options(protocol: &Protocol, seed: u64, n_slots: usize) -> ModelOptions {
-    let adapter = Trainable::Adapter(protocol.lora_config().side_by_side(n_slots));
-    model_options(&protocol.compute, adapter, seed)
+fn base_options(protocol: &Protocol, seed: u64, parts: &Parts) -> ModelOptions {
+    let trainable = parts.trainable(protocol.lora_config());
+    model_options(&protocol.compute, trainable, seed)
 }
 
 /// The model's own words for what it runs on.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluate::Evaluation;
 use crate::protocol::ScoreKind;
-use crate::record::{Correctness, LossCurve, Timing, bits};
+use crate::record::{Correctness, FusionTrace, LossCurve, Timing, bits};
 
 /// The growing part of a record, and the batch that comes next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub(super) struct Partial {
     /// Losses of the training that is going on, a step each.
     pub(super) current_losses: Vec<f64>,
     pub(super) timing: Timing,
+    /// What masks have chosen so far.
+    #[serde(default)]
+    pub(super) fusion: Option<FusionTrace>,
     /// Under the policy of the highest loss: positions of the rows that each learned task leaves in the memory.
     #[serde(default)]
     pub(super) highest: Vec<Vec<usize>>,
@@ -43,6 +46,7 @@ impl Partial {
             losses: Vec::new(),
             current_losses: Vec::new(),
             timing: Timing::default(),
+            fusion: None,
             highest: Vec::new(),
         }
     }

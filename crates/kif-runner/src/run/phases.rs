@@ -121,6 +121,8 @@ fn added_share(config: &MethodConfig) -> f64 {
         // Inner steps, meta-losses on twice the rows, and both again at the earlier parameters.
         MethodConfig::VrMcl(config) if config.momentum > 0.0 => 5.0,
         MethodConfig::VrMcl(_) => 2.0,
+        // Writing the batch, a batch of drawn rows answered and written, and its predictions before and now.
+        MethodConfig::Lfpt5(_) => 4.0 + 1.0 / 3.0,
         // A pass forward.
         MethodConfig::Migu(_) => 1.0 / 3.0,
         // Forever: six passes over the memory in a whole task.
@@ -130,7 +132,9 @@ fn added_share(config: &MethodConfig) -> f64 {
         | MethodConfig::Slao
         | MethodConfig::Ewc(_)
         | MethodConfig::IncLora
+        | MethodConfig::L2p(_)
         | MethodConfig::OLora(_)
+        | MethodConfig::ProgPrompt(_)
         | MethodConfig::Replay
         | MethodConfig::TasLora(_)
         | MethodConfig::Tasl(_)

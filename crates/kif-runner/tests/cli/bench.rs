@@ -305,6 +305,9 @@ fn limits_take_fixed_class_balanced_rows() {
     assert_eq!(note["majority"], 0.25);
 }
 
+/// Matrices of an adapter on `tiny-t5`: A and B on q and v of 2 and 3 self-attentions and 3 to the encoder.
+const N_TENSORS: usize = 2 * 2 * (2 + 3 + 3);
+
 /// Every method, from its settings to its record: nothing gets lost when a record is read, and the memory keeps to its
 /// share.
 #[test]
@@ -312,7 +315,7 @@ fn records_of_all_methods_survive_reading_and_writing() {
     let folder = tempfile::tempdir().unwrap();
     let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
     let out = folder.path().join("run");
-    bench(&protocol, &out, &["--methods", "all", "--epochs", "1"]);
+    bench(&protocol, &out, &["--methods", "all", "--epochs", "2"]);
     for method in MethodConfig::all() {
         let path = out.join(format!("cells/{}-o1-s1/record.json", method.name()));
         let record = Record::read(&path).unwrap();
@@ -325,7 +328,68 @@ fn records_of_all_methods_survive_reading_and_writing() {
         for note in &record.task_notes {
             assert_eq!(note.memory_rows, 8, "0.2 of 40 rows: {name}");
         }
+        let n_bytes = |n_floats: usize| 4 * n_floats as u64;
+        let p = record.n_params;
+        let kept = record.kept.unwrap();
+        let state = match name {
+            "ewc" | "ewc-textbook" => n_bytes(2 * p),
+            "slao" | "per_task" => n_bytes(p),
+            // A number for each of the matrices or ranks.
+            "tasl" => n_bytes(N_TENSORS),
+            "tas_lora" => n_bytes(N_TENSORS / 2 * record.settings.adapter.rank),
+            // The adapter of the first of two tasks.
+            "inc_lora" | "o_lora" | "ella" => n_bytes(p / 2),
+            _ => 0,
+        };
+        assert_eq!(kept.state_bytes, state, "{name}");
+        let rehearses = ["replay", "replay_matched", "halve", "a_gem"].contains(&name)
+            || ["aim_merging", "forever", "vr_mcl"].contains(&name)
+            || name.starts_with("kif-");
+        let rows = match name {
+            "joint" => 80,
+            _ if rehearses => 16,
+            _ => 0,
+        };
+        assert_eq!(kept.rows, rows, "{name}");
+        // 4 words and an end token, then a word and an end token.
+        assert_eq!(kept.row_bytes, rows * n_bytes(5 + 2), "{name}");
+        let masked = name.starts_with("kif-") && name != "kif-soft";
+        assert_eq!(record.fusion.is_some(), masked, "{name}");
+        if let Some(trace) = record.fusion {
+            assert_eq!(trace.sizes.iter().sum::<u64>(), p as u64);
+            assert_eq!(
+                (trace.tensors.len(), trace.sizes.len()),
+                (N_TENSORS, N_TENSORS)
+            );
+            let [second] = &trace.tasks[..] else {
+                panic!("only the second task has a memory: {trace:?}")
+            };
+            // 40 rows in batches of 8 twice over, and a round behind every 8th.
+            assert_eq!((second.task, second.rounds), (1, 1), "{name}");
+        }
     }
+}
+
+#[test]
+fn a_record_from_before_some_fields_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"kif-paper\"");
+    let out = folder.path().join("run");
+    bench(&protocol, &out, &["--epochs", "1"]);
+    let path = out.join("cells/kif-paper-o1-s1/record.json");
+    let whole = Record::read(&path).unwrap();
+    let mut older = record(&path);
+    older["timing"] = serde_json::to_value(&whole.timing).unwrap();
+    for field in ["kept", "fusion"] {
+        older.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    let cost = older["cost"].as_object_mut().unwrap();
+    cost.remove("forward_only_tokens").unwrap();
+    fs::write(&path, older.to_string()).unwrap();
+    let read = Record::read(&path).unwrap();
+    assert_eq!((read.kept, &read.fusion), (None, &None));
+    assert_eq!(read.scores, whole.scores);
+    succeed(&["report", arg(&out)]);
 }
 
 /// Runs replay under a policy on tasks of 40 rows, 8 of which are kept.

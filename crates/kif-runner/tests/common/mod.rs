@@ -5,26 +5,32 @@
 pub mod quick;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
-use kif_data::{Batch, Encoded, epoch_order};
+use kif_data::{Batch, Encoded, Ragged, epoch_order};
 use kif_model::{
-    BatchLoss, Dropout, LORA_A, LORA_B, LanguageModel, ModelError, ParamLayout, ParamSpec,
+    BatchLoss, Dropout, LORA_A, LORA_B, LanguageModel, ModelError, ParamGroup, ParamLayout,
+    ParamSpec, PromptSelection, Sampling, closest_keys,
 };
+use kif_runner::methods::Parts;
 use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Schedule, TaskView};
 
 /// Parameters of the toy model, in an A and a B of 4.
 pub const P: usize = 8;
 
 /// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1, the others to 0.
-/// With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P` and so on.
+/// With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P` and so on. With soft prompts, every row of
+/// these has P parameters, and those of the active ones count that a pool chooses.
 ///
-/// It notes the input tokens of all rows that it is shown. Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
+/// It notes the input tokens of all rows that it is shown and has not written. Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
 /// [`EXPLODE`] one gradient infinite.
 pub struct Quadratic {
     theta: Vec<f32>,
     layout: ParamLayout,
+    parts: Parts,
+    active: Vec<usize>,
     seen: Seen,
 }
 
@@ -33,36 +39,75 @@ pub type Seen = Arc<Mutex<BTreeSet<u32>>>;
 
 pub const POISON: u32 = 1000;
 pub const EXPLODE: u32 = 1001;
+/// The first input token of texts that the model writes.
+pub const WRITTEN: u32 = 2000;
 
 impl Quadratic {
-    pub fn new(n_slots: usize) -> Self {
+    pub fn new(parts: Parts) -> Self {
         let mut layout = ParamLayout::default();
-        layout.push(format!("toy{LORA_A}"), vec![2 * n_slots, 2]);
-        layout.push(format!("toy{LORA_B}"), vec![2, 2 * n_slots]);
-        let theta = (0..P * n_slots)
+        match parts.prompts {
+            None => {
+                layout.push(format!("toy{LORA_A}"), vec![2 * parts.n_slots, 2]);
+                layout.push(format!("toy{LORA_B}"), vec![2, 2 * parts.n_slots]);
+            }
+            Some(prompts) => {
+                let shape = vec![prompts.n_prompts, prompts.length, P];
+                layout.push_to(ParamGroup::Prompts, "prompts".into(), shape);
+                if let PromptSelection::Pool { .. } = prompts.selection {
+                    let shape = vec![prompts.n_prompts, P];
+                    layout.push_to(ParamGroup::PromptKeys, "prompt_keys".into(), shape);
+                }
+            }
+        }
+        let theta = (0..layout.n_params())
             .map(|i| 0.1 + 0.02 * (i % P) as f32)
             .collect();
         Self {
             theta,
             layout,
+            parts,
+            active: Vec::new(),
             seen: Seen::default(),
         }
     }
 
-    fn nll(&self, token: u32) -> f64 {
-        let square = |(i, p): (usize, &f32)| (f64::from(*p) - target(i, token)).powi(2);
-        self.theta.iter().enumerate().map(square).sum::<f64>() / 2.0
+    /// The parameters that answer a text.
+    fn answering(&self, text: &[u32]) -> Vec<Range<usize>> {
+        let Some(prompts) = self.parts.prompts else {
+            return vec![0..self.theta.len()];
+        };
+        let chosen = match prompts.selection {
+            PromptSelection::Fixed => self.active.clone(),
+            PromptSelection::Pool { top_k } => {
+                let keys = self.layout.group(ParamGroup::PromptKeys).remove(0);
+                closest_keys(&self.theta[keys], &embedding(text), &self.active, top_k)
+            }
+        };
+        let places = self.layout.prompts();
+        chosen.into_iter().map(|i| places[i].clone()).collect()
+    }
+
+    fn nll(&self, answering: &[Range<usize>], token: u32) -> f64 {
+        let square = |i: usize| (f64::from(self.theta[i]) - target(i, token)).powi(2);
+        answering.iter().cloned().flatten().map(square).sum::<f64>() / 2.0
     }
 
     fn note(&self, batch: &Batch) {
         let firsts = batch.inputs.rows().filter_map(|row| row.first());
-        self.seen.lock().unwrap().extend(firsts);
+        let read = firsts.filter(|token| **token < WRITTEN);
+        self.seen.lock().unwrap().extend(read);
     }
 }
 
 /// Where `token` pulls parameter `i`.
 fn target(i: usize, token: u32) -> f64 {
     f64::from(u8::from(i % P == token as usize))
+}
+
+/// One direction for every first token, up to P of them.
+fn embedding(text: &[u32]) -> Vec<f32> {
+    let at = text[0] as usize % P;
+    (0..P).map(|i| if i == at { 1.0 } else { 0.1 }).collect()
 }
 
 impl LanguageModel for Quadratic {
@@ -91,11 +136,15 @@ impl LanguageModel for Quadratic {
             nll: 0.0,
             n_tokens: batch.targets.n_tokens(),
         };
-        for &token in batch.targets.ids() {
-            loss.nll += self.nll(token);
-            for (i, (g, p)) in grad.iter_mut().zip(&self.theta).enumerate() {
-                let shift = dropout.map_or(0.0, |d| f32::from(d.key[(i + 24) % 32] % 100) * 1e-4);
-                *g += weight * (p - target(i, token) as f32 + shift);
+        for (text, tokens) in batch.inputs.rows().zip(batch.targets.rows()) {
+            let answering = self.answering(text);
+            for &token in tokens {
+                loss.nll += self.nll(&answering, token);
+                for i in answering.iter().cloned().flatten() {
+                    let shift =
+                        dropout.map_or(0.0, |d| f32::from(d.key[(i + 24) % 32] % 100) * 1e-4);
+                    grad[i] += weight * (self.theta[i] - target(i, token) as f32 + shift);
+                }
             }
         }
         if batch.inputs.ids().contains(&POISON) {
@@ -109,11 +158,52 @@ impl LanguageModel for Quadratic {
 
     fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError> {
         self.note(batch);
-        Ok(batch
-            .targets
-            .rows()
-            .map(|row| row.iter().map(|&t| self.nll(t)).sum())
+        let of_row = |(text, tokens): (&[u32], &[u32])| {
+            let answering = self.answering(text);
+            tokens.iter().map(|&t| self.nll(&answering, t)).sum()
+        };
+        Ok((batch.inputs.rows().zip(batch.targets.rows()))
+            .map(of_row)
             .collect())
+    }
+
+    /// A text of its own and the number of the task that it was drawn in.
+    fn sample(
+        &self,
+        _: &[&[u32]],
+        keys: &[[u8; 32]],
+        _: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        let text = |key: &[u8; 32]| {
+            let (task, number) = (u32::from(key[16]), u32::from(key[24]));
+            vec![vec![WRITTEN + number, 0], vec![task, 0]]
+        };
+        Ok(keys.iter().map(text).collect())
+    }
+
+    /// It predicts nothing that others could be held against.
+    fn divergence_and_grad(
+        &mut self,
+        batch: &Batch,
+        _: &[Vec<f32>],
+        _: f32,
+        _: &mut [f32],
+    ) -> Result<f64, ModelError> {
+        self.note(batch);
+        Ok(0.0)
+    }
+
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        self.active = prompts.to_vec();
+        Ok(())
+    }
+
+    fn active_prompts(&self) -> &[usize] {
+        &self.active
+    }
+
+    fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        Ok(texts.rows().flat_map(embedding).collect())
     }
 
     /// The rows with a target's parameter have large outputs.
@@ -161,16 +251,16 @@ pub fn row(input: u32, targets: &[u32]) -> Encoded {
 
 /// A learner without warm-up at a rate that the toy learns with.
 pub fn learner(dropout: f32) -> Learner {
-    watched_learner(1, dropout).0
+    watched_learner(Parts::default(), dropout).0
 }
 
-/// A learner with the slots that `config` wants for the toy stream.
+/// A learner with the parts that `config` wants for the toy stream.
 pub fn learner_for(config: &MethodConfig, dropout: f32) -> Learner {
-    watched_learner(config.n_slots(N_TASKS), dropout).0
+    watched_learner(config.parts(N_TASKS), dropout).0
 }
 
 /// A learner, and what its model is shown.
-pub fn watched_learner(n_slots: usize, dropout: f32) -> (Learner, Seen) {
+pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
     let mut config = LearnerConfig {
         dropout,
         micro_tokens: 8,
@@ -178,16 +268,16 @@ pub fn watched_learner(n_slots: usize, dropout: f32) -> (Learner, Seen) {
     };
     config.optimizer.lr = 0.02;
     config.optimizer.warmup_steps = 0;
-    let model = Quadratic::new(n_slots);
+    let model = Quadratic::new(parts);
     let seen = model.seen.clone();
     let learner = Learner::new(Box::new(model), config);
-    (learner.with_slots(n_slots).unwrap(), seen)
+    (learner.with_slots(parts.n_slots).unwrap(), seen)
 }
 
 /// All methods that train one adapter, as the toy has it; the others are tested on the embedded base.
 pub fn methods_of_one_slot() -> Vec<MethodConfig> {
     let mut methods = MethodConfig::all();
-    methods.retain(|config| config.n_slots(N_TASKS) == 1);
+    methods.retain(|config| config.parts(N_TASKS) == Parts::default());
     methods
 }
 

@@ -70,12 +70,20 @@ impl Quick {
             alpha: 16.0,
             ..LoraConfig::default()
         };
-        lora.side_by_side(config.n_slots(N_TASKS))
+        lora.side_by_side(config.parts(N_TASKS).n_slots)
+    }
+
+    /// What the model trains for `config`.
+    pub fn trainable(config: &MethodConfig) -> Trainable {
+        match config.parts(N_TASKS).prompts {
+            Some(prompts) => Trainable::Prompts(prompts),
+            None => Trainable::Adapter(Self::lora(config)),
+        }
     }
 
     /// A fresh learner for `config` and the method itself.
     pub fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
-        let options = ModelOptions::cpu(Trainable::Adapter(Self::lora(config)));
+        let options = ModelOptions::cpu(Self::trainable(config));
         let model = kif_model::load(&self.model, &options).unwrap();
         let mut settings = LearnerConfig {
             dropout,
@@ -84,7 +92,7 @@ impl Quick {
         settings.optimizer.lr = 3e-3;
         settings.optimizer.warmup_steps = 2;
         let learner = Learner::new(model, settings);
-        let learner = learner.with_slots(config.n_slots(N_TASKS)).unwrap();
+        let learner = learner.with_slots(config.parts(N_TASKS).n_slots).unwrap();
         let method = config.build(learner.layout());
         (learner, method)
     }

@@ -48,35 +48,68 @@ fn trained_head<T: Tape<f32, Cpu>>(
     scale: f32,
     targets: &[u32],
     weight: f32,
+    tape: T,
+) -> Result<Loss<Cpu, T>, ModelError> {
+    let nll = |logits: &mut [f32]| kif_kernels::cross_entropy(logits, targets, head.spec.n_rows);
+    of_logits(engine, x, x_scaled, head, scale, weight, tape, nll)
+}
+
+/// `weight * sum(KL(q || p))`, with the logits of all rows at once.
+pub(super) fn divergence<T: Tape<f32, Cpu>>(
+    engine: &Fused,
+    x: Act<Cpu, T>,
+    head: &FusedWeight,
+    scale: f32,
+    log_probs: &[f32],
+    weight: f32,
+) -> Result<Loss<Cpu, T>, ModelError> {
+    let (x, tape) = x.split_tape();
+    let x_scaled = scaled(view(&x), scale);
+    let divergence =
+        |logits: &mut [f32]| kif_kernels::divergence(logits, log_probs, head.spec.n_rows);
+    of_logits(engine, x, x_scaled, head, scale, weight, tape, divergence)
+}
+
+/// `weight * sum(losses(logits))`; `losses` gives the loss of every row and puts the gradient of their sum in the place
+/// of the logits, `[rows, V]`.
+fn of_logits<T: Tape<f32, Cpu>>(
+    engine: &Fused,
+    x: Act<Cpu>,
+    x_scaled: Vec<f32>,
+    head: &FusedWeight,
+    scale: f32,
+    weight: f32,
     mut tape: T,
+    losses: impl FnOnce(&mut [f32]) -> Vec<f32>,
 ) -> Result<Loss<Cpu, T>, ModelError> {
     let (n_rows, width) = *x.shape();
     let vocab_size = head.spec.n_rows;
     let mut g_logits = vec![0.0; n_rows * vocab_size];
     head.packed()
         .forward(n_rows, &x_scaled, &mut g_logits, false);
-    let nll = kif_kernels::cross_entropy(&mut g_logits, targets, vocab_size);
-    let loss = weight * nll.iter().sum::<f32>();
+    let losses = losses(&mut g_logits);
+    let loss = weight * losses.iter().sum::<f32>();
     let out = engine.device.try_tensor(loss).map_err(device_error)?;
-    let (out_ghost, head_packed) = (out.ghost(), head.packed().clone());
-    let leaf = head.leaf.clone().expect("a trained head has a leaf");
+    let (out_ghost, head_packed, leaf) = (out.ghost(), head.packed().clone(), head.leaf.clone());
     tape.add_backward_op(move |gradients| {
         let factor = weight * gradients.get_or_alloc_mut(&out_ghost)?[0];
         g_logits.iter_mut().for_each(|g| *g *= factor);
-        super::linear::add_weight_gradient(
-            gradients.get_or_alloc_mut(&leaf)?,
-            &g_logits,
-            &x_scaled,
-            vocab_size,
-            width,
-        );
+        if let Some(leaf) = &leaf {
+            super::linear::add_weight_gradient(
+                gradients.get_or_alloc_mut(leaf)?,
+                &g_logits,
+                &x_scaled,
+                vocab_size,
+                width,
+            );
+        }
         let mut gx = vec![0.0; n_rows * width];
         head_packed.backward(n_rows, &g_logits, &mut gx, false);
         gx.iter_mut().for_each(|g| *g *= scale);
         **gradients.get_or_alloc_mut(&x)? = gx;
         Ok(())
     });
-    Ok((out.put_tape(tape), nll))
+    Ok((out.put_tape(tape), losses))
 }
 
 /// `scale * x`.

@@ -167,9 +167,10 @@ impl Engine for Fused {
     fn embed<T: Tape<f32, Cpu>>(
         &self,
         table: &FusedWeight,
+        more: Option<&FusedWeight>,
         ids: &[u32],
     ) -> Result<Act<Cpu, T>, ModelError> {
-        embedding::embed(self, table, ids)
+        embedding::embed(self, table, more, ids)
     }
 
     fn rms_norm<T: Tape<f32, Cpu>>(
@@ -237,6 +238,17 @@ impl Engine for Fused {
         loss::cross_entropy(self, x, head, scale, targets, weight)
     }
 
+    fn divergence<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        head: &FusedWeight,
+        scale: f32,
+        log_probs: &[f32],
+        weight: f32,
+    ) -> Result<Loss<Cpu, T>, ModelError> {
+        loss::divergence(self, x, head, scale, log_probs, weight)
+    }
+
     fn logits(&self, x: Act<Cpu>, head: &FusedWeight, scale: f32) -> Result<Vec<f32>, ModelError> {
         let n_rows = x.shape().0;
         let x = loss::scaled(view(&x), scale);
@@ -247,5 +259,9 @@ impl Engine for Fused {
 
     fn to_host(&self, x: &Act<Cpu>) -> Vec<f32> {
         view(x).to_vec()
+    }
+
+    fn from_host(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cpu>, ModelError> {
+        self.tensor(values, shape.0, shape.1)
     }
 }

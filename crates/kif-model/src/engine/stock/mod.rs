@@ -53,6 +53,31 @@ impl<D: Device<f32>> Stock<D> {
             .map_err(device_error)
     }
 
+    /// Rows of `more` for ids from the table's end on: both looked up everywhere, and the wrong one multiplied by 0.
+    fn embed_from_both<T: Tape<f32, D>>(
+        &self,
+        table: &StockWeight<D>,
+        more: &StockWeight<D>,
+        ids: &[u32],
+    ) -> Result<Act<D, T>, ModelError> {
+        let (n_ids, width) = (table.spec.n_rows as u32, table.spec.n_cols);
+        let is_more = |id: &u32| *id >= n_ids;
+        let own = ids.iter().map(|id| if is_more(id) { 0 } else { *id });
+        let others = ids.iter().map(|id| id.saturating_sub(n_ids));
+        let part = |weight, part_ids: Vec<u32>, wanted: bool| {
+            let rows: Act<D, T> = self.embed(weight, None, &part_ids)?;
+            let factor = |id| f32::from(u8::from(is_more(id) == wanted));
+            let mask = ids
+                .iter()
+                .flat_map(|id| std::iter::repeat_n(factor(id), width));
+            let mask = self.tensor(mask.collect(), ids.len(), width)?;
+            rows.try_mul(mask).map_err(device_error)
+        };
+        let own = part(table, own.collect(), false)?;
+        let others = part(more, others.collect(), true)?;
+        others.try_add(own).map_err(device_error)
+    }
+
     fn indices<S: Shape>(
         &self,
         values: Vec<usize>,
@@ -139,8 +164,13 @@ impl<D: Device<f32>> Engine for Stock<D> {
     fn embed<T: Tape<f32, D>>(
         &self,
         table: &StockWeight<D>,
+        more: Option<&StockWeight<D>>,
         ids: &[u32],
     ) -> Result<Act<D, T>, ModelError> {
+        let n_ids = table.spec.n_rows as u32;
+        if let Some(more) = more.filter(|_| ids.iter().any(|&id| id >= n_ids)) {
+            return self.embed_from_both(table, more, ids);
+        }
         let indices = self.indices(ids.iter().map(|&id| id as usize).collect(), (ids.len(),))?;
         if table.spec.trainable {
             table.taped::<T>().try_gather(indices).map_err(device_error)
@@ -285,12 +315,42 @@ impl<D: Device<f32>> Engine for Stock<D> {
         .map_err(|e: D::Err| device_error(e))
     }
 
+    fn divergence<T: Tape<f32, D>>(
+        &self,
+        x: Act<D, T>,
+        head: &StockWeight<D>,
+        scale: f32,
+        log_probs: &[f32],
+        weight: f32,
+    ) -> Result<Loss<D, T>, ModelError> {
+        let (n_rows, vocab_size) = (x.shape().0, head.spec.n_rows);
+        let logits = product(x.try_mul(scale).map_err(device_error)?, head)?;
+        let log_q = self.tensor(log_probs.to_vec(), n_rows, vocab_size)?;
+        (|| {
+            let q = log_q.clone().try_exp()?;
+            let log_p = logits.try_log_softmax::<Axis<1>>()?;
+            let divergence: Tensor<(usize,), f32, D, T> = log_p
+                .try_sub(log_q)?
+                .try_mul(q)?
+                .try_sum::<(usize,), Axis<1>>()?
+                .try_negate()?;
+            let host = divergence.as_vec();
+            let loss = divergence.try_sum::<Rank0, Axis<0>>()?.try_mul(weight)?;
+            Ok((loss, host))
+        })()
+        .map_err(|e: D::Err| device_error(e))
+    }
+
     fn logits(&self, x: Act<D>, head: &StockWeight<D>, scale: f32) -> Result<Vec<f32>, ModelError> {
         Ok(product(x.try_mul(scale).map_err(device_error)?, head)?.as_vec())
     }
 
     fn to_host(&self, x: &Act<D>) -> Vec<f32> {
         x.as_vec()
+    }
+
+    fn from_host(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<D>, ModelError> {
+        self.tensor(values, shape.0, shape.1)
     }
 }
 

@@ -1,0 +1,123 @@
+//! Soft prompts on disk: `prompts.safetensors` and `prompts.json`.
+//!
+//! No PEFT directory: PEFT's prompt tuning knows one prompt for all texts, but no pool and no several prompts of which the
+//! caller chooses, and must not take the one for the other.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::adapter::check_count;
+use super::atomic::{create_folder, write_atomic};
+use super::json::read_limited;
+use super::save::{Dtype, write_tensors};
+use super::weights::Weights;
+use crate::error::check_finite;
+use crate::{ModelError, ParamLayout, PromptConfig};
+
+/// The file of the settings.
+pub const PROMPTS_CONFIG_FILE: &str = "prompts.json";
+/// The file of the values: `prompts`, `[n_prompts, length, D]`, and `prompt_keys`, `[n_prompts, D]`, of a pool.
+pub const PROMPTS_FILE: &str = "prompts.safetensors";
+
+/// Largest `prompts.json` that is read.
+const MAX_BYTES: u64 = 1 << 20;
+/// The format that is written.
+const FORMAT: u64 = 1;
+
+/// Soft prompts as they are stored.
+#[derive(Clone, Debug)]
+pub struct StoredPrompts {
+    /// Number, length, selection.
+    pub config: PromptConfig,
+    /// The prompts that take part, in order.
+    pub active: Vec<usize>,
+    /// The base that they were trained on, as the file says.
+    pub base_model: Option<String>,
+    weights: Weights,
+}
+
+/// The content of `prompts.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    format: u64,
+    base_model_name_or_path: Option<String>,
+    prompts: PromptConfig,
+    active: Vec<usize>,
+}
+
+impl StoredPrompts {
+    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be finite; whether they are
+    /// those of a model is seen in [`into_params`](Self::into_params).
+    pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        let path: PathBuf = dir.join(PROMPTS_CONFIG_FILE);
+        let malformed = |problem: String| ModelError::malformed(&path, problem);
+        let bytes = read_limited(&path, MAX_BYTES)?;
+        let settings: Settings =
+            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        if settings.format != FORMAT {
+            let format = settings.format;
+            return Err(malformed(format!("format {format}, expected {FORMAT}")));
+        }
+        settings
+            .prompts
+            .validate()
+            .map_err(|error| malformed(error.to_string()))?;
+        Ok(Self {
+            config: settings.prompts,
+            active: settings.active,
+            base_model: settings.base_model_name_or_path,
+            weights: Weights::read_file(&dir.join(PROMPTS_FILE))?,
+        })
+    }
+
+    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every missing or unexpected
+    /// name and every other shape.
+    pub fn into_params(mut self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
+        let specs = layout.specs().iter();
+        let expected: Vec<_> = specs.map(|s| (s.name.clone(), s.shape.clone())).collect();
+        self.weights.expect(&expected, &[])?;
+        let mut params = vec![0.0; layout.n_params()];
+        for spec in layout.specs() {
+            params[spec.range.clone()].copy_from_slice(&self.weights.take(&spec.name)?);
+        }
+        Ok(params)
+    }
+
+    /// Writes `params`, `[P]`, in f32. `base_model_name` may be empty. The settings are written last: a folder that has
+    /// them is complete.
+    pub fn write(
+        dir: &Path,
+        config: &PromptConfig,
+        active: &[usize],
+        layout: &ParamLayout,
+        params: &[f32],
+        base_model_name: &str,
+    ) -> Result<(), ModelError> {
+        config.validate()?;
+        check_count(layout, params)?;
+        let mut specs: Vec<_> = layout.specs().iter().collect();
+        specs.sort_by(|a, b| a.name.cmp(&b.name));
+        for spec in &specs {
+            check_finite(&spec.name, &params[spec.range.clone()])?;
+        }
+        create_folder(dir)?;
+        let tensors: Vec<(&str, &[usize])> =
+            (specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice()))).collect();
+        write_tensors(&dir.join(PROMPTS_FILE), &tensors, Dtype::F32, |name| {
+            let spec = specs.iter().find(|spec| spec.name == name);
+            let spec = spec.expect("a tensor of the layout");
+            Ok(params[spec.range.clone()].to_vec())
+        })?;
+        let settings = Settings {
+            format: FORMAT,
+            base_model_name_or_path: Some(base_model_name.to_owned()).filter(|n| !n.is_empty()),
+            prompts: *config,
+            active: active.to_vec(),
+        };
+        let text = serde_json::to_string_pretty(&settings).expect("numbers and names are JSON");
+        let path = dir.join(PROMPTS_CONFIG_FILE);
+        write_atomic(&path, format!("{text}\n").as_bytes())
+    }
+}

@@ -1,0 +1,110 @@
+//! Soft prompts in front of the encoder's texts: as ids behind the vocabulary, which only the embedding knows apart.
+
+use std::borrow::Cow;
+
+use dfdx::prelude::NoneTape;
+use kif_data::Ragged;
+
+use super::{Param, T5};
+use crate::engine::{Act, Engine};
+use crate::prompts::closest_keys;
+use crate::{ModelError, PromptConfig, PromptSelection};
+
+/// The soft prompts of a model.
+pub(super) struct SoftPrompts<E: Engine> {
+    pub(super) config: PromptConfig,
+    /// All rows of all prompts, `[n_prompts * length, D]`.
+    pub(super) rows: Param<E>,
+    /// Index into the layout's specs of the keys `[n_prompts, D]` of a pool.
+    pub(super) keys: Option<usize>,
+    /// The prompts that take part, in order.
+    pub(super) active: Vec<usize>,
+}
+
+impl<E: Engine> T5<E> {
+    /// What the encoder reads: every text behind its prompts, whose row r is the id `V + r`.
+    pub(super) fn encoder_inputs<'a>(
+        &self,
+        texts: &'a Ragged,
+    ) -> Result<Cow<'a, Ragged>, ModelError> {
+        let Some(prompts) = self.prompts.as_ref().filter(|p| !p.active.is_empty()) else {
+            return Ok(Cow::Borrowed(texts));
+        };
+        let length = prompts.config.length;
+        let ids_of = |prompt: &usize| {
+            let first = self.config.vocab_size + prompt * length;
+            first as u32..(first + length) as u32
+        };
+        let chosen = self.chosen_prompts(prompts, texts)?;
+        let rows = texts.rows().zip(&chosen).map(|(text, chosen)| {
+            let mut row: Vec<u32> = chosen.iter().flat_map(ids_of).collect();
+            row.extend_from_slice(text);
+            row
+        });
+        Ok(Cow::Owned(Ragged::from_rows(rows)))
+    }
+
+    /// The prompts of every text.
+    fn chosen_prompts(
+        &self,
+        prompts: &SoftPrompts<E>,
+        texts: &Ragged,
+    ) -> Result<Vec<Vec<usize>>, ModelError> {
+        let SoftPrompts {
+            config,
+            keys,
+            active,
+            ..
+        } = prompts;
+        match (config.selection, keys) {
+            (PromptSelection::Pool { top_k }, &Some(keys)) => {
+                let keys = &self.params[self.layout.specs()[keys].range.clone()];
+                let queries = self.mean_embeddings(texts)?;
+                let closest = |query| closest_keys(keys, query, active, top_k);
+                Ok(queries
+                    .chunks_exact(self.config.d_model)
+                    .map(closest)
+                    .collect())
+            }
+            _ => Ok(vec![active.clone(); texts.n_rows()]),
+        }
+    }
+
+    /// Mean embedding of every text, `[B, D]`, each summed by itself in order.
+    pub(super) fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        let width = self.config.d_model;
+        let embedded: Act<E::Device> = self.embed::<NoneTape>(&self.encoder, texts)?;
+        let embedded = self.engine.to_host(&embedded);
+        let mut means = vec![0.0; texts.n_rows() * width];
+        for (mean, place) in means
+            .chunks_exact_mut(width)
+            .zip(texts.offsets().windows(2))
+        {
+            for row in embedded[place[0] * width..place[1] * width].chunks_exact(width) {
+                mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
+            }
+            let n_tokens = (place[1] - place[0]) as f32;
+            mean.iter_mut().for_each(|mean| *mean /= n_tokens);
+        }
+        Ok(means)
+    }
+
+    /// See [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts).
+    pub(super) fn activate(&mut self, active: &[usize]) -> Result<(), ModelError> {
+        let Some(prompts) = &mut self.prompts else {
+            return crate::language_model::no_prompts(active);
+        };
+        let n_prompts = prompts.config.n_prompts;
+        for (i, &prompt) in active.iter().enumerate() {
+            if prompt >= n_prompts || active[..i].contains(&prompt) {
+                let problem = format!("{active:?} are not some of {n_prompts} prompts, each once");
+                return Err(ModelError::Prompts {
+                    field: "active",
+                    problem,
+                });
+            }
+        }
+        prompts.active = active.to_vec();
+        Ok(())
+    }
+}
