@@ -573,14 +573,15 @@ proptest! {
 }
 
 proptest! {
-    /// Along a random direction over all parameters. All open experts take part: where another one gets among the
-    /// largest, the loss jumps.
+    /// Along a random direction over all parameters of a smooth model. All open experts take part: where another one
+    /// gets among the largest, the loss jumps.
     #[test]
     fn gradients_of_routed_models_are_those_of_finite_differences(case in routed()) {
         let mut case = case;
         if let Some(Routing { router: Router::Token { top_k }, open_slots, .. }) = &mut case.routing {
             *top_k = *open_slots;
         }
+        case.config.feed_forward = FeedForward::GatedGelu;
         let mut model = adapted(&case, EngineKind::Fused);
         let batch = batch(&case.rows);
         let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch, None);
@@ -592,7 +593,7 @@ proptest! {
             model.set_params(&moved).unwrap();
             model.nll_per_row(&batch).unwrap().iter().sum::<f64>() / batch.targets.n_tokens() as f64
         };
-        // A kink of the relu between the two points spoils one step, not all.
+        // A large step meets curvature, a small one rounding.
         let steps = [2e-2f32, 5e-3, 1e-3];
         let errors = steps.map(|step| {
             let measured = (loss_at(step) - loss_at(-step)) / (2.0 * f64::from(step));
@@ -600,6 +601,39 @@ proptest! {
         });
         let best = errors.iter().copied().fold(f64::MAX, f64::min);
         prop_assert!(best < 2e-3 * slope.abs().max(1.0), "slope {slope}, errors {errors:?}");
+    }
+
+    /// `softmax(K q / sqrt(D))` of `q = gain n(silu(U V e))`, computed here from the parameters and the mean embedding.
+    #[test]
+    fn routing_weights_are_those_of_the_formula(case in routed()) {
+        let Some(routing @ Routing { router: Router::Instance { hidden }, .. }) = case.routing else {
+            return Ok(());
+        };
+        let (model, batch, d) = (adapted(&case, EngineKind::Fused), batch(&case.rows), case.config.d_model);
+        let of = |name: &str| -> Vec<f64> {
+            let spec = model.layout().specs().iter().find(|spec| spec.name == name).unwrap();
+            model.params()[spec.range.clone()].iter().map(|x| f64::from(*x)).collect()
+        };
+        let product = |m: &[f64], x: &[f64]| -> Vec<f64> {
+            m.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+        };
+        let (down, up) = (of("router.query.down.weight"), of("router.query.up.weight"));
+        prop_assert_eq!(down.len(), hidden * d);
+        let weights = model.routing_weights(&batch).unwrap();
+        let means = model.mean_embeddings(&batch.inputs).unwrap();
+        for (found, e) in weights.chunks_exact(routing.n_slots).zip(means.chunks_exact(d)) {
+            let e: Vec<f64> = e.iter().map(|x| f64::from(*x)).collect();
+            let wide = product(&up, &product(&down, &e));
+            let silu: Vec<f64> = wide.iter().map(|x| x / (1.0 + (-x).exp())).collect();
+            let mean_square = silu.iter().map(|x| x * x).sum::<f64>() / d as f64;
+            let rms = (mean_square + f64::from(case.config.layer_norm_epsilon)).sqrt();
+            let query: Vec<f64> = silu.iter().zip(of("router.query.norm.weight")).map(|(x, gain)| gain * x / rms).collect();
+            let scores = product(&of("slot_keys"), &query);
+            let exp: Vec<f64> = scores[..routing.open_slots].iter().map(|s| (s / (d as f64).sqrt()).exp()).collect();
+            for (w, e) in found.iter().zip(&exp) {
+                prop_assert!((f64::from(*w) - e / exp.iter().sum::<f64>()).abs() < 1e-4);
+            }
+        }
     }
 
     #[test]

@@ -254,15 +254,33 @@ mod tests {
     }
 
     #[test]
-    fn closed_entries_have_no_gradient() {
-        let scores: Act<Cpu> = Cpu::default().tensor_from_vec(vec![0.3, -0.4, 0.1, 5.0], (1, 4));
-        let weights = softmax_over_largest(scores.leaky_trace(), 3, 2).unwrap();
-        let (w, gradients) = (weights.as_vec(), weights.square().sum().backward());
-        let g = gradients.get(&scores).as_vec();
-        let mean: f32 = w.iter().map(|w| w * 2.0 * w).sum();
-        for (i, (g, w)) in g.iter().zip(&w).enumerate() {
-            assert!((g - w * (2.0 * w - mean)).abs() < 1e-6, "entry {i}: {g}");
-        }
-        assert_eq!([g[1], g[3]], [0.0, 0.0]);
+    fn weights_and_their_gradient_are_those_of_numpy() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../fixtures/golden/updates.json"
+        );
+        let all: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let case = &all["token_router"];
+        let number = |name: &str| case[name].as_u64().unwrap() as usize;
+        let vector = |name: &str| -> Vec<f32> {
+            let values = case[name].as_array().unwrap().iter();
+            values.map(|x| x.as_f64().unwrap() as f32).collect()
+        };
+        let close = |found: &[f32], expected: &[f32]| {
+            assert_eq!(found.len(), expected.len());
+            let pairs = found.iter().zip(expected);
+            pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} instead of {b}"));
+        };
+        let device = Cpu::default();
+        let tensor = |values: Vec<f32>| -> Act<Cpu> {
+            let shape = (values.len() / number("n_slots"), number("n_slots"));
+            device.tensor_from_vec(values, shape)
+        };
+        let scores = tensor(vector("scores"));
+        let (n_open, top_k) = (number("n_open"), number("top_k"));
+        let weights = softmax_over_largest(scores.leaky_trace(), n_open, top_k).unwrap();
+        close(&weights.as_vec(), &vector("weights"));
+        let gradients = (weights * tensor(vector("by_weights"))).sum().backward();
+        close(&gradients.get(&scores).as_vec(), &vector("gradient"));
     }
 }
