@@ -582,6 +582,7 @@ proptest! {
             *top_k = *open_slots;
         }
         case.config.feed_forward = FeedForward::GatedGelu;
+        case.lora.targets = ["q", "v", "wo"].map(str::to_owned).to_vec();
         let mut model = adapted(&case, EngineKind::Fused);
         let batch = batch(&case.rows);
         let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch, None);
