@@ -107,10 +107,10 @@ fn from_csv(text: &str) -> Result<Vec<Vec<Option<f64>>>, String> {
 /// A matrix of rows with or without row 0.
 fn from_rows(mut rows: Vec<Vec<Option<f64>>>, percent: bool) -> Result<ScoreMatrix, String> {
     let n_tasks = rows.first().map_or(0, Vec::len);
-    if rows.len() == n_tasks {
+    if n_tasks > 0 && rows.len() == n_tasks {
         rows.insert(0, vec![None; n_tasks]);
     }
-    if rows.len() != n_tasks + 1 || n_tasks == 0 {
+    if n_tasks == 0 || rows.len() != n_tasks + 1 {
         return Err(format!(
             "{} rows, the first of {n_tasks} cells; expected a row after every task, and perhaps one before",
             rows.len()

@@ -93,4 +93,38 @@ mod tests {
             );
         }
     }
+
+    /// Whether the middle 95 % of means of values that are drawn again within orders hold 0, the truth.
+    fn percentile_bootstrap_covers(groups: &[Vec<f64>], normals: &mut Normals) -> bool {
+        let n_draws = 399;
+        let mut means: Vec<f64> = (0..n_draws)
+            .map(|_| {
+                let one = |group: &Vec<f64>| {
+                    let draws = (0..group.len()).map(|_| group[normals.below(group.len())]);
+                    draws.sum::<f64>() / group.len() as f64
+                };
+                groups.iter().map(one).sum::<f64>()
+            })
+            .collect();
+        means.sort_unstable_by(f64::total_cmp);
+        let tail = (n_draws + 1) / 40;
+        means[tail - 1] <= 0.0 && 0.0 <= means[n_draws - tail]
+    }
+
+    #[test]
+    fn a_percentile_bootstrap_covers_less_than_it_says() {
+        // Why it is not offered: few values vary less than the truth does.
+        for (n, most) in [(3, 0.87), (5, 0.93)] {
+            let (mut normals, n_studies) = (Normals::new(2), 1000);
+            let covered = (0..n_studies)
+                .filter(|_| {
+                    let group = |normals: &mut Normals| (0..n).map(|_| normals.draw()).collect();
+                    let groups: Vec<Vec<f64>> = (0..n).map(|_| group(&mut normals)).collect();
+                    percentile_bootstrap_covers(&groups, &mut normals)
+                })
+                .count();
+            let share = covered as f64 / f64::from(n_studies);
+            assert!((0.78..most).contains(&share), "{n} x {n}: {share}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod base;
 mod golden;
 mod hostile;
 mod peft;
+mod prompts;
 mod properties;
 
 use std::path::{Path, PathBuf};

@@ -33,7 +33,9 @@ struct Tokens {
     longest: Side,
     cut: Side,
     /// Rows that cannot be encoded.
-    problems: Vec<String>,
+    n_bad: usize,
+    /// Why the first of them cannot.
+    problem: String,
 }
 
 /// A number for prompts and one for targets.
@@ -98,8 +100,10 @@ impl TaskCheck {
                 .path
                 .as_ref()
                 .map_or(NONE.into(), |path| path.display().to_string());
-            (tokens.problems.iter())
-                .for_each(|problem| findings.error(format!("{path}: {problem}")));
+            if tokens.n_bad > 0 {
+                let Tokens { n_bad, problem, .. } = tokens;
+                findings.error(format!("{path}: {n_bad} rows have no token ids: {problem}"));
+            }
             let limits = &protocol.limits;
             for (n, what, limit, longest) in [
                 (
@@ -200,10 +204,12 @@ impl Tokens {
                     tokens.cut.input += usize::from(is_text && input > limits.max_input);
                     tokens.cut.target += usize::from(is_text && target > limits.max_target);
                 }
-                Err(problem) if tokens.problems.len() < kif_data::MAX_PROBLEMS => {
-                    tokens.problems.push(problem);
+                Err(problem) => {
+                    tokens.n_bad += 1;
+                    if tokens.n_bad == 1 {
+                        tokens.problem = problem;
+                    }
                 }
-                Err(_) => {}
             }
         }
         tokens

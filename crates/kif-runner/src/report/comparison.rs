@@ -3,7 +3,7 @@
 use kif_eval::statistics::{detectable_difference, holm, sign_flip_p};
 use kif_eval::{Metric, References};
 
-use super::summary::Spread;
+use super::summary::{MethodSummary, Spread};
 use super::test_rows;
 use crate::record::Record;
 
@@ -21,7 +21,7 @@ comparisons. detectable is the true difference that so many cells with such a sp
 pub struct Comparisons {
     /// The method that the others are compared with.
     pub reference: String,
-    /// The others, in the order of the methods.
+    /// The others, by falling OP.
     pub methods: Vec<Comparison>,
 }
 
@@ -64,6 +64,30 @@ impl Comparisons {
         (!compared.is_empty()).then(|| Self {
             reference: reference.to_owned(),
             methods: compared,
+        })
+    }
+}
+
+/// The method with the highest OP against the next, among those that learn a stream.
+pub struct Lead {
+    /// The best.
+    pub best: String,
+    /// The next.
+    pub next: String,
+    /// The best less the next, over the cells that both have; none where they share none.
+    pub comparison: Option<Comparison>,
+}
+
+impl Lead {
+    /// Of methods by falling OP.
+    pub(super) fn new(methods: &[MethodSummary], records: &[Record]) -> Option<Self> {
+        let mut streams = methods.iter().filter(|method| method.is_stream());
+        let (best, next) = (streams.next()?.name.clone(), streams.next()?.name.clone());
+        let comparison = compare(&best, &next, records);
+        Some(Self {
+            best,
+            next,
+            comparison,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `report.md`: the tables, the formulas, and what the run was made of.
+//! `report.md`: the tables, the formulas, and what the run was made of, for terminals and pull requests.
 
 use std::fmt::Write;
 
@@ -6,39 +6,47 @@ use kif_eval::Metric;
 
 use super::comparison::COMPARING;
 use super::summary::READING;
-use super::table::{self, escape};
+use super::table::{self, COUNTING, escape};
 use super::{MatrixMean, Summary};
-use crate::progress::span;
 
 /// The report as Markdown.
 pub(super) fn render(summary: &Summary) -> String {
     let mut text = format!("# {}\n\n", escape(&summary.name));
-    section(
-        &mut text,
-        "Methods",
-        &format!("{}\n{READING}", table::methods(summary).to_markdown()),
-    );
+    for sentence in super::head::sentences(summary) {
+        let _ = write!(text, "{}\n\n", escape(&sentence));
+    }
+    let ranking = table::methods(summary).to_markdown();
+    section(&mut text, "Ranking", &format!("{ranking}\n{READING}"));
     if let Some(comparisons) = &summary.comparisons {
         let table = table::comparisons(comparisons).to_markdown();
         section(&mut text, "Comparison", &format!("{table}\n{COMPARING}"));
     }
-    section(
-        &mut text,
-        "Tasks",
-        &format!(
-            "{}\nScores after the last task, in percent; `majority` always answers the most frequent \
-        training label, `base` is the model before any task, `cut` counts prompts that lost tokens.\n",
-            table::tasks(summary).to_markdown()
-        ),
-    );
+    section(&mut text, "Tasks", &tasks(summary));
     section(&mut text, "Metrics", &metrics(summary));
     section(&mut text, "Matrices", &matrices(summary));
+    if summary
+        .methods
+        .iter()
+        .any(|method| method.density.is_some())
+    {
+        section(&mut text, "Masks", &masks(summary));
+    }
+    section(&mut text, "Costs", &costs(summary));
     section(&mut text, "Run", &run(summary));
     text
 }
 
 fn section(text: &mut String, title: &str, body: &str) {
     let _ = write!(text, "## {title}\n\n{body}\n");
+}
+
+fn tasks(summary: &Summary) -> String {
+    format!(
+        "{}\n`majority` always answers the most frequent training label, `base` is the model before any task, `cut` counts \
+        prompts that lost tokens. Scores in percent, below after the last task.\n\n{}",
+        table::tasks(summary).to_markdown(),
+        table::last_scores(summary).to_markdown()
+    )
 }
 
 fn metrics(summary: &Summary) -> String {
@@ -89,6 +97,21 @@ fn table_of(matrix: &MatrixMean) -> table::Table {
     table::Table { head, rows }
 }
 
+fn masks(summary: &Summary) -> String {
+    format!(
+        "{}\nShares in percent of all parameters that the importance masks chose, means over the tasks of the first order.\n",
+        table::densities(summary).to_markdown()
+    )
+}
+
+fn costs(summary: &Summary) -> String {
+    format!(
+        "{}\n{COUNTING}\n{}",
+        table::costs(summary).to_markdown(),
+        table::resources(summary).to_markdown()
+    )
+}
+
 fn run(summary: &Summary) -> String {
     let mut text = String::new();
     if let Some(lock) = &summary.lock {
@@ -109,15 +132,6 @@ fn run(summary: &Summary) -> String {
             "- {} data files, {} model files (hashes in `lock.json`)",
             lock.data.len(),
             lock.model.len()
-        );
-    }
-    for method in &summary.methods {
-        let time = span(std::time::Duration::from_secs_f64(method.seconds));
-        let _ = writeln!(
-            text,
-            "- {}: {} cells in {time}",
-            escape(&method.name),
-            method.n_cells
         );
     }
     let _ = write!(text, "\n```ron\n{}```\n", summary.protocol);

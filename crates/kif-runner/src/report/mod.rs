@@ -1,6 +1,10 @@
 //! The report of a run: everything follows from the records in its directory.
 
 mod comparison;
+mod costs;
+mod curves;
+mod density;
+mod head;
 mod html;
 mod markdown;
 mod summary;
@@ -20,8 +24,11 @@ use crate::protocol::Protocol;
 use crate::record::Record;
 
 pub(crate) use comparison::compare;
-pub use comparison::{Comparison, Comparisons};
-pub use summary::{MatrixMean, MethodSummary, Spread, Summary, TaskSummary};
+pub use comparison::{Comparison, Comparisons, Lead};
+pub use costs::Costs;
+pub use curves::Curve;
+pub use density::{Density, Place, Region, TaskDensity};
+pub use summary::{Extent, MatrixMean, MethodSummary, Spread, Summary, TaskSummary};
 
 /// Metrics with a column in the tables, and its title.
 pub const COLUMNS: [(Metric, &str); 4] = [

@@ -1,11 +1,14 @@
 //! What the records of a run say together: means and standard deviations over orders and seeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kif_eval::statistics::{fixed_effects_interval, mean, sample_std, t_interval};
 use kif_eval::{Metric, References};
 
-use super::comparison::Comparisons;
+use super::comparison::{Comparison, Comparisons, Lead};
+use super::costs::Costs;
+use super::curves::{Curve, curves};
+use super::density::Density;
 use super::test_rows;
 use crate::lock::Lock;
 use crate::methods::MethodConfig;
@@ -20,18 +23,50 @@ pub(super) const READING: &str = "mean ± standard deviation over orders and see
 pub struct Summary {
     /// Name of the protocol.
     pub name: String,
+    /// Folder of the base; none for the embedded one.
+    pub base: Option<String>,
     /// The run's configuration as RON.
     pub protocol: String,
     /// What the run was made of, if it says.
     pub lock: Option<Lock>,
-    /// Methods in the protocol's order.
+    /// Methods by falling OP, references behind those that learn a stream.
     pub methods: Vec<MethodSummary>,
     /// OP of always answering each task's most frequent training label.
     pub majority: Option<Spread>,
     /// Every method against one; none where no two methods share a cell.
     pub comparisons: Option<Comparisons>,
+    /// The best method against the next.
+    pub lead: Option<Lead>,
+    /// What was run.
+    pub extent: Extent,
     /// Tasks in the order of the first record.
     pub tasks: Vec<TaskSummary>,
+}
+
+/// How much was run.
+pub struct Extent {
+    /// Finished cells.
+    pub n_cells: usize,
+    /// Orders that they have, ascending.
+    pub orders: Vec<usize>,
+    /// Seeds that they have, ascending.
+    pub seeds: Vec<u64>,
+    /// Trainable parameters, each number once: more for methods with adapters side by side.
+    pub n_params: Vec<usize>,
+}
+
+impl Extent {
+    fn new(records: &[Record]) -> Self {
+        fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
+            values.collect::<BTreeSet<T>>().into_iter().collect()
+        }
+        Self {
+            n_cells: records.len(),
+            orders: distinct(records.iter().map(|record| record.order)),
+            seeds: distinct(records.iter().map(|record| record.seed)),
+            n_params: distinct(records.iter().map(|record| record.n_params)),
+        }
+    }
 }
 
 /// What is known about a method.
@@ -48,8 +83,31 @@ pub struct MethodSummary {
     pub last: BTreeMap<String, Spread>,
     /// Mean matrices, an order each.
     pub matrices: Vec<MatrixMean>,
-    /// Seconds of training and evaluation of all cells together.
-    pub seconds: f64,
+    /// Its settings.
+    pub settings: MethodConfig,
+    /// What a cell of it costs.
+    pub costs: Costs,
+    /// Training losses in its first order.
+    pub curves: Vec<Curve>,
+    /// Where its masks lay in its first order; none of methods without masks.
+    pub density: Option<Density>,
+}
+
+impl MethodSummary {
+    /// Whether it learns a stream; joint training and tasks alone are references.
+    pub fn is_stream(&self) -> bool {
+        !matches!(self.settings, MethodConfig::Joint | MethodConfig::PerTask)
+    }
+
+    /// Whether it is the upper bound.
+    pub fn is_joint(&self) -> bool {
+        self.settings == MethodConfig::Joint
+    }
+
+    /// Mean OP, or the least number where there is none.
+    fn op(&self) -> f64 {
+        self.metrics.get(&Metric::Op).map_or(f64::MIN, |op| op.mean)
+    }
 }
 
 /// The mean over seeds of the score matrices of one order.
@@ -74,6 +132,8 @@ pub struct TaskSummary {
     pub test_rows: usize,
     /// Training and test prompts that lost tokens.
     pub cut: usize,
+    /// Distinct first references of the training rows.
+    pub n_labels: usize,
     /// Score of the majority class.
     pub majority: f64,
     /// Score of the base.
@@ -153,7 +213,7 @@ impl Summary {
                 names.push(record.method.clone());
             }
         }
-        let methods = (names.iter())
+        let mut methods: Vec<MethodSummary> = (names.iter())
             .filter_map(|name| {
                 let own: Vec<&Record> = records
                     .iter()
@@ -162,15 +222,33 @@ impl Summary {
                 (!own.is_empty()).then(|| method(name, &own, &records))
             })
             .collect();
+        // Of equal ones the first of the protocol.
+        methods.sort_by(|a, b| {
+            let by_op = b.op().total_cmp(&a.op());
+            b.is_stream().cmp(&a.is_stream()).then(by_op)
+        });
+        let ranks: Vec<String> = methods.iter().map(|method| method.name.clone()).collect();
+        let mut comparisons = Comparisons::new(&names, &records, reference);
+        if let Some(comparisons) = &mut comparisons {
+            let rank = |one: &Comparison| ranks.iter().position(|name| *name == one.method);
+            comparisons.methods.sort_by_key(rank);
+        }
+        let lead = Lead::new(&methods, &records);
         let majority: Vec<f64> = records.iter().map(majority_op).collect();
         Self {
             name: protocol.name.clone(),
+            base: protocol
+                .model
+                .as_ref()
+                .map(|path| path.display().to_string()),
             protocol: protocol.to_ron(),
             lock,
             methods,
             // Records of one order have the same value: only the distinct orders count.
             majority: Spread::of(&one_per_order(&records, &majority)),
-            comparisons: Comparisons::new(&names, &records, reference),
+            comparisons,
+            lead,
+            extent: Extent::new(&records),
             tasks: tasks(&records),
         }
     }
@@ -208,15 +286,14 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
             }
         }
     }
-    let seconds = own
-        .iter()
-        .flat_map(|r| &r.timing.tasks)
-        .map(|t| t.train_s + t.evaluate_s)
-        .sum();
     let weights = test_rows::mean_weights(own);
     let weighted: Vec<(&Record, f64)> = own.iter().copied().zip(weights).collect();
     let test_rows = (values.keys())
         .filter_map(|&metric| Some((metric, test_rows::half_width(&weighted, metric)?)))
+        .collect();
+    let first = own.iter().map(|record| record.order).min();
+    let of_first: Vec<&Record> = (own.iter().copied())
+        .filter(|record| Some(record.order) == first)
         .collect();
     MethodSummary {
         name: name.to_owned(),
@@ -225,7 +302,10 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
         test_rows,
         last: spreads(last),
         matrices: matrices(own),
-        seconds,
+        settings: own[0].settings.method.clone(),
+        costs: Costs::of(own),
+        curves: curves(&of_first),
+        density: Density::of(&of_first),
     }
 }
 
@@ -299,6 +379,7 @@ fn tasks(records: &[Record]) -> Vec<TaskSummary> {
                 train_rows: note.train_rows,
                 test_rows: note.test_rows,
                 cut: note.train_cut + note.test_cut,
+                n_labels: note.n_labels,
                 majority: note.majority,
                 base: record.scores.get(0, i),
             });

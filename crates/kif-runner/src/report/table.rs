@@ -2,7 +2,9 @@
 
 use kif_eval::Metric;
 
-use super::{COLUMNS, Comparisons, MethodSummary, Spread, Summary};
+use super::{COLUMNS, Comparisons, MethodSummary, Region, Spread, Summary};
+use crate::methods::MethodConfig;
+use crate::protocol::ScoreKind;
 
 /// Rows of cells under a head; all rows have as many cells as the head.
 pub struct Table {
@@ -18,6 +20,18 @@ const TEST_ROWS: &str = "± test rows";
 /// A cell without a value.
 pub(crate) const NONE: &str = "–";
 
+/// What the columns of [`costs`] are.
+pub(super) const COUNTING: &str = "\
+Means over cells. Updates are those of the optimizer, memory steps included. Tokens are inputs and targets of training: \
+forward counts passes without a gradient, too. Replayed are rows of memory steps; rows that are shuffled into the batches of a \
+task are not among them. Kept is what goes from task to task beside the base and one adapter: rows of earlier tasks (4 bytes a \
+token id) and vectors of the method or frozen adapters (4 bytes a number). Joint training keeps all rows, tasks alone an adapter \
+each.\n";
+
+fn none() -> String {
+    NONE.to_owned()
+}
+
 /// Methods by metrics.
 pub(super) fn methods(summary: &Summary) -> Table {
     let columns: Vec<_> = COLUMNS
@@ -25,18 +39,25 @@ pub(super) fn methods(summary: &Summary) -> Table {
         .filter(|(metric, _)| summary.has(*metric))
         .collect();
     let mut head = vec!["method".to_owned()];
-    head.extend(columns.iter().map(|(_, title)| (*title).to_owned()));
-    head.push(format!("OP {TEST_ROWS}"));
+    for (metric, title) in &columns {
+        head.push((*title).to_owned());
+        if *metric == Metric::Op {
+            head.push("95 % interval".to_owned());
+            head.push(TEST_ROWS.to_owned());
+        }
+    }
     head.push("cells".to_owned());
     let mut rows = Vec::new();
     for method in &summary.methods {
         let mut row = vec![method.name.clone()];
-        row.extend(
-            columns
-                .iter()
-                .map(|(metric, _)| percent(method.metrics.get(metric))),
-        );
-        row.push(plus_minus(method.test_rows.get(&Metric::Op)));
+        for (metric, _) in &columns {
+            let spread = method.metrics.get(metric);
+            row.push(percent(spread));
+            if *metric == Metric::Op {
+                row.push(spread.and_then(Spread::interval).unwrap_or_else(none));
+                row.push(plus_minus(method.test_rows.get(metric)));
+            }
+        }
         row.push(method.n_cells.to_string());
         rows.push(row);
     }
@@ -88,71 +109,182 @@ pub(crate) fn comparisons(comparisons: &Comparisons) -> Table {
 
 /// Methods by all metrics that some of them have, with 95 % intervals.
 pub(super) fn intervals(summary: &Summary) -> Table {
-    let metrics: Vec<_> = Metric::ALL
-        .iter()
-        .copied()
+    let metrics: Vec<Metric> = (Metric::ALL.iter().copied())
         .filter(|&metric| summary.has(metric))
         .collect();
-    let mut head = vec!["metric".to_owned()];
-    head.extend(summary.methods.iter().map(|method| method.name.clone()));
-    let line = |name: String, cell: &dyn Fn(&MethodSummary) -> String| {
-        let cells = summary.methods.iter().map(cell);
-        std::iter::once(name).chain(cells).collect()
+    let said = |spread: &Spread| match spread.interval() {
+        Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
+        None => spread.percent(),
     };
-    let mut rows = Vec::new();
-    for metric in metrics {
-        rows.push(line(
-            metric.name().to_owned(),
-            &|method| match method.metrics.get(&metric) {
-                Some(spread) => match spread.interval() {
-                    Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
-                    None => spread.percent(),
-                },
-                None => NONE.to_owned(),
-            },
-        ));
-        if summary
-            .methods
+    let of_rows: Vec<Metric> = (metrics.iter().copied())
+        .filter(|metric| {
+            summary
+                .methods
+                .iter()
+                .any(|m| m.test_rows.contains_key(metric))
+        })
+        .collect();
+    let columns = (metrics.iter().map(|metric| metric.name().to_owned())).chain(
+        of_rows
             .iter()
-            .any(|m| m.test_rows.contains_key(&metric))
-        {
-            rows.push(line(format!("{} {TEST_ROWS}", metric.name()), &|method| {
-                plus_minus(method.test_rows.get(&metric))
-            }));
-        }
-    }
-    Table { head, rows }
+            .map(|metric| format!("{} {TEST_ROWS}", metric.name())),
+    );
+    by_method(summary, columns, |method| {
+        let cells = metrics
+            .iter()
+            .map(|metric| method.metrics.get(metric).map_or_else(none, said));
+        let of_rows = of_rows
+            .iter()
+            .map(|metric| plus_minus(method.test_rows.get(metric)));
+        cells.chain(of_rows).collect()
+    })
 }
 
-/// Tasks, with the score of every method at the end.
+/// Tasks by what is known about them.
 pub(super) fn tasks(summary: &Summary) -> Table {
-    let mut head: Vec<String> = ["task", "train", "test", "cut", "majority", "base"]
-        .map(str::to_owned)
-        .to_vec();
-    head.extend(summary.methods.iter().map(|method| method.name.clone()));
+    let head = [
+        "task", "train", "test", "cut", "labels", "score", "majority", "base",
+    ];
     let rows = (summary.tasks.iter())
         .map(|task| {
-            let base = task
-                .base
-                .map_or(NONE.to_owned(), |score| format!("{:.1}", 100.0 * score));
-            let mut row = vec![
+            vec![
                 task.name.clone(),
                 task.train_rows.to_string(),
                 task.test_rows.to_string(),
                 task.cut.to_string(),
+                task.n_labels.to_string(),
+                score(task.score).to_owned(),
                 format!("{:.1}", 100.0 * task.majority),
-                base,
-            ];
-            row.extend(
-                summary
-                    .methods
-                    .iter()
-                    .map(|method| percent(method.last.get(&task.name))),
-            );
+                (task.base).map_or_else(none, |score| format!("{:.1}", 100.0 * score)),
+            ]
+        })
+        .collect();
+    Table {
+        head: head.map(str::to_owned).to_vec(),
+        rows,
+    }
+}
+
+fn score(kind: ScoreKind) -> &'static str {
+    match kind {
+        ScoreKind::Exact => "exact match",
+        ScoreKind::Labels => "likeliest label",
+        ScoreKind::RougeL => "ROUGE-L",
+    }
+}
+
+/// Methods by their score on each task at the end.
+pub(super) fn last_scores(summary: &Summary) -> Table {
+    let names = summary.tasks.iter().map(|task| task.name.clone());
+    by_method(summary, names, |method| {
+        let tasks = summary.tasks.iter();
+        tasks
+            .map(|task| percent(method.last.get(&task.name)))
+            .collect()
+    })
+}
+
+/// Methods by what a cell of them costs.
+pub(super) fn costs(summary: &Summary) -> Table {
+    let head = [
+        "OP",
+        "updates",
+        "tokens forward",
+        "tokens backward",
+        "rows replayed",
+        "rows kept",
+        "bytes kept",
+        "training s",
+        "peak MiB",
+    ];
+    by_method(summary, head.map(str::to_owned), |method| {
+        let costs = &method.costs;
+        let op = method.metrics.get(&Metric::Op);
+        let known = |value: Option<f64>| value.map_or_else(none, whole);
+        vec![
+            op.map_or_else(none, |op| format!("{:.1}", 100.0 * op.mean)),
+            whole(costs.updates),
+            whole(costs.tokens_forward),
+            whole(costs.tokens_backward),
+            whole(costs.replayed_rows),
+            known(costs.kept_rows),
+            known(costs.kept_bytes),
+            format!("{:.1}", costs.train_s),
+            (costs.peak_mib).map_or_else(none, |mib| mib.to_string()),
+        ]
+    })
+}
+
+/// Methods by time, memory and threads.
+pub(super) fn resources(summary: &Summary) -> Table {
+    let head = [
+        "cells",
+        "training s",
+        "evaluation s",
+        "ms an update",
+        "peak MiB",
+        "threads",
+        "resumed",
+    ];
+    by_method(summary, head.map(str::to_owned), |method| {
+        let costs = &method.costs;
+        let threads: Vec<String> = costs.threads.iter().map(usize::to_string).collect();
+        vec![
+            method.n_cells.to_string(),
+            format!("{:.1}", costs.train_s),
+            format!("{:.1}", costs.evaluate_s),
+            format!("{:.1}", 1e3 * costs.train_s / costs.updates.max(1.0)),
+            (costs.peak_mib).map_or_else(none, |mib| mib.to_string()),
+            threads.join(", "),
+            costs.resumed.to_string(),
+        ]
+    })
+}
+
+/// Methods with masks by the shares of the regions, means over the tasks of their first order.
+pub(super) fn densities(summary: &Summary) -> Table {
+    let mut head = vec!["method".to_owned(), "rounds".to_owned()];
+    head.extend(Region::ALL.map(|region| region.name().to_owned()));
+    let rows = (summary.methods.iter())
+        .filter_map(|method| {
+            let tasks = &method.density.as_ref()?.tasks;
+            let rounds: f64 = tasks.iter().map(|task| task.rounds).sum();
+            let mut row = vec![method.name.clone(), whole(rounds)];
+            row.extend((0..Region::ALL.len()).map(|region| {
+                let sum: f64 = tasks.iter().map(|task| task.overall[region]).sum();
+                format!("{:.1}", 100.0 * sum / tasks.len() as f64)
+            }));
+            Some(row)
+        })
+        .collect();
+    Table { head, rows }
+}
+
+/// A method's own settings as RON.
+pub(super) fn settings(method: &MethodConfig) -> String {
+    ron::to_string(method).unwrap_or_default()
+}
+
+/// A row a method; `columns` are those behind its name.
+fn by_method(
+    summary: &Summary,
+    columns: impl IntoIterator<Item = String>,
+    cells: impl Fn(&MethodSummary) -> Vec<String>,
+) -> Table {
+    let mut head = vec!["method".to_owned()];
+    head.extend(columns);
+    let rows = (summary.methods.iter())
+        .map(|method| {
+            let mut row = vec![method.name.clone()];
+            row.extend(cells(method));
             row
         })
         .collect();
     Table { head, rows }
+}
+
+fn whole(x: f64) -> String {
+    format!("{x:.0}")
 }
 
 fn plus_minus(half_width: Option<&f64>) -> String {

@@ -12,8 +12,8 @@ use crate::record::Record;
 /// Half the width of the 95 % interval of a weighted sum of records' values of `metric`, models held fixed and test rows
 /// drawn again. A comparison has weights of both signs, so what two methods get right together cancels.
 ///
-/// `None` for metrics that are no weighted sum of cells, where a record lacks the rows of a cell (row 0 is not in them), and
-/// where records have different rows of a task.
+/// `None` for metrics that are no weighted sum of cells, where a record lacks the rows of a cell, and where records have
+/// another number of rows of a task.
 pub(super) fn half_width(records: &[(&Record, f64)], metric: Metric) -> Option<f64> {
     let mut tasks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (record, weight) in records {

@@ -114,7 +114,7 @@ fn a_run_leaves_records_adapters_and_a_report_and_is_not_run_twice() {
 
     let html = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(
-        html.starts_with("<!DOCTYPE html>") && !html.contains("http"),
+        html.starts_with("<!DOCTYPE html>") && !html.contains("://"),
         "{}",
         &html[..200]
     );
@@ -476,6 +476,58 @@ fn a_record_from_before_some_fields_is_read() {
     assert_eq!((read.kept, &read.fusion), (None, &None));
     assert_eq!(read.scores, whole.scores);
     succeed(&["report", arg(&out)]);
+}
+
+/// Soft prompts are no PEFT adapter: `score` reads them, with those active that were last, and the others say what they are.
+#[test]
+fn soft_prompts_are_written_read_back_and_no_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
+    let methods = ["l2p", "lfpt5", "prog_prompt"];
+    bench(&protocol, &out, &["--methods", &methods.join(",")]);
+    // Row 0 is that of the base, whoever makes it first.
+    let plain = folder.path().join("plain");
+    bench(&protocol, &plain, &["--epochs", "1"]);
+    let base = |run: &Path| fs::read(run.join("base.json")).unwrap();
+    assert_eq!(base(&out), base(&plain));
+    let model = crate::kit::golden("tiny-t5");
+    let test = folder.path().join("data/b/test.jsonl");
+    for method in methods {
+        let cell = out.join(format!("cells/{method}-o1-s1"));
+        let adapter = cell.join("adapter");
+        let names: Vec<_> = files(&adapter)
+            .iter()
+            .map(|f| f.file_name().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["prompts.json", "prompts.safetensors"]);
+        let answers = folder.path().join("answers.jsonl");
+        let given = ["--model", arg(&model), "--adapter", arg(&adapter)];
+        let more = [
+            "--data",
+            arg(&test),
+            "--out",
+            arg(&answers),
+            "--max-new-tokens",
+            "4",
+        ];
+        succeed(&[&["score"], &given[..], &more].concat());
+        let answers = fs::read_to_string(&answers).unwrap();
+        let answers: Vec<String> = (answers.lines())
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|line| line["prediction"].as_str().unwrap().to_owned())
+            .collect();
+        let record = Record::read(&cell.join("record.json")).unwrap();
+        assert_eq!(answers, record.predictions["b"], "{method}");
+        let merge = [&["merge"], &given[..], &["--out", arg(&merged)]].concat();
+        fail(2, &["soft prompts is not supported"], &merge);
+        let learn = ["--task", arg(&test), "--out", arg(&merged)];
+        fail(
+            2,
+            &["soft prompts"],
+            &[&["learn"], &given[..], &learn].concat(),
+        );
+    }
 }
 
 /// Runs replay under a policy on tasks of 40 rows, 8 of which are kept.

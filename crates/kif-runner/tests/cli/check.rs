@@ -189,6 +189,20 @@ fn limits_that_cut_and_memories_that_keep_nothing_are_warnings_unless_strict() {
 }
 
 #[test]
+fn a_model_without_a_tokenizer_is_said_once_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    good_tasks(folder.path());
+    let own = protocol(folder.path(), "");
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let check = ["check", &own, "--model", arg(&model)];
+    let said = "a/train.jsonl: 100 rows have no token ids: row a10 is text, which needs the file";
+    finds((4, 0), &[said], &check);
+    let said = "there is no such folder";
+    finds((1, 0), &[said], &["check", &own, "--model", "nonesuch"]);
+}
+
+#[test]
 fn all_that_is_wrong_with_a_protocol_is_said_at_once() {
     let folder = tempfile::tempdir().unwrap();
     good_tasks(folder.path());
@@ -241,7 +255,7 @@ fn files_of_a_published_benchmark_are_compared_with_their_checksums() {
     let Ended { code, stdout, .. } = kif(&["check", "standard", "--data", arg(&data)]);
     assert_eq!(code, 2);
     for said in [
-        "agnews train                  –     missing",
+        "agnews train                  –   missing\n",
         "error    no task `agnews`",
         "train/amazon.json: differs from the published file: sha-256 is",
         "expected 9db982c16a0e49ee99c371d1e95f258feba0130fb1463ebb63a779c73cecac92",

@@ -7,4 +7,5 @@ mod golden;
 mod kit;
 mod learn;
 mod metrics;
+mod report;
 mod reproduction;

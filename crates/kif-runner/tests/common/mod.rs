@@ -87,7 +87,7 @@ impl Quadratic {
     /// The parameters that answer a text.
     fn answering(&self, text: &[u32]) -> Vec<Range<usize>> {
         let Some(prompts) = self.parts.prompts else {
-            return vec![0..P * self.parts.n_slots];
+            return std::iter::once(0..P * self.parts.n_slots).collect();
         };
         let chosen = match prompts.selection {
             PromptSelection::Fixed => self.active.clone(),
