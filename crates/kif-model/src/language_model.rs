@@ -398,7 +398,7 @@ mod tests {
         layout.push_to(ParamGroup::SlotKeys, "slot_keys".into(), vec![2, 5]);
         let layout = layout.with_slots(2).unwrap();
         assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
-        assert_eq!(layout.group(ParamGroup::Router), [20..26]);
+        assert_eq!(layout.group(ParamGroup::Router), vec![20..26; 1]);
         assert_eq!(layout.slot_key(1), Some(31..36));
         assert_eq!(layout.group(ParamGroup::Lora).len(), 2);
     }
