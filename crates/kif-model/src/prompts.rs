@@ -7,8 +7,9 @@ use crate::ModelError;
 /// Most rows of all prompts together; more are taken for a broken file.
 pub const MAX_PROMPT_ROWS: usize = 16_384;
 
-/// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts are prepended to the
-/// embeddings of every text. They take part in relative positions as tokens do, and come on top of the text's tokens.
+/// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts are prepended to
+/// the embeddings of every text. They take part in relative positions as tokens do, and come on top of the text's
+/// tokens.
 ///
 /// Which prompts take part is [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts); none do in
 /// a fresh model, which is the base to the bit.

@@ -206,8 +206,8 @@ pub(crate) trait Engine: Clone {
         weight: f32,
     ) -> Result<Loss<Self::Device, T>, ModelError>;
 
-    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in nats.
-    /// `log_probs` is `log q`, `[rows, V]`.
+    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in
+    /// nats. `log_probs` is `log q`, `[rows, V]`.
     fn divergence<T: Tape<f32, Self::Device>>(
         &self,
         x: Act<Self::Device, T>,

@@ -156,8 +156,8 @@ impl<E: Engine> T5<E> {
         Ok(parts)
     }
 
-    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text. Finished
-    /// rows leave the batch at once.
+    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text.
+    /// Finished rows leave the batch at once.
     fn write(
         &self,
         prompts: &Ragged,
@@ -367,8 +367,8 @@ impl<E: Engine> T5<E> {
     }
 }
 
-/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on. Of equals the
-/// earlier one is larger.
+/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on. Of equals
+/// the earlier one is larger.
 fn draw(logits: &[f32], top_k: usize, u: f32) -> usize {
     let by_size = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
     let mut ranked: Vec<usize> = (0..logits.len()).collect();

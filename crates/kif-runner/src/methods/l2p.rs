@@ -1,9 +1,9 @@
-//! L2P: a pool of soft prompts, of which every text gets those with the closest keys (Wang et al., *Learning to Prompt for
-//! Continual Learning*, CVPR 2022, arXiv 2112.08654; for language models as in TRACE, arXiv 2310.06762).
+//! L2P: a pool of soft prompts, of which every text gets those with the closest keys (Wang et al., *Learning to Prompt
+//! for Continual Learning*, CVPR 2022, arXiv 2112.08654; for language models as in TRACE, arXiv 2310.06762).
 //!
-//! The model chooses: the cosine of a prompt's trained key and the mean embedding of the text. Keys learn by a term of the
-//! loss alone, which pulls chosen ones towards the texts: `- pull / B * sum over texts and their prompts of cos(key, query)`.
-//! No rehearsal, and nobody says which task a row is from.
+//! The model chooses: the cosine of a prompt's trained key and the mean embedding of the text. Keys learn by a term of
+//! the loss alone, which pulls chosen ones towards the texts: `- pull / B * sum over texts and their prompts of
+//! cos(key, query)`. No rehearsal, and nobody says which task a row is from.
 
 use std::ops::Range;
 
