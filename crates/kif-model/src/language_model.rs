@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use kif_data::{Batch, Ragged};
 
-use crate::ModelError;
 use crate::files::{LORA_A, LORA_B};
+use crate::{ModelError, Routing};
 
 /// What a trainable parameter is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub enum ParamGroup {
     Prompts,
     /// The keys that a pool of prompts is chosen by, `[n_prompts, D]`.
     PromptKeys,
+    /// What says how much each adapter side by side counts ([`Routing`]), except for keys.
+    Router,
+    /// The keys of adapters side by side, `[n_slots, D]`, of a router that has some.
+    SlotKeys,
 }
 
 /// One trainable matrix or vector in the flat parameter vector.
@@ -65,10 +69,14 @@ impl Default for ParamLayout {
 
 impl ParamLayout {
     /// The same parameters, read as `n_slots` adapters side by side. Fails unless there are only LoRA matrices whose
-    /// rank is a multiple of `n_slots`; 1 fits every layout.
+    /// rank is a multiple of `n_slots`, and what routes between them; 1 fits every layout.
     pub fn with_slots(self, n_slots: usize) -> Result<Self, ModelError> {
         assert!(n_slots > 0, "a layout of no slots was asked for");
-        let fits = |spec: &ParamSpec| spec.rank().is_some_and(|rank| rank.is_multiple_of(n_slots));
+        let fits = |spec: &ParamSpec| match spec.group {
+            ParamGroup::Lora => spec.rank().is_some_and(|rank| rank.is_multiple_of(n_slots)),
+            ParamGroup::Router | ParamGroup::SlotKeys => true,
+            ParamGroup::Base | ParamGroup::Prompts | ParamGroup::PromptKeys => false,
+        };
         match self.specs.iter().find(|spec| n_slots > 1 && !fits(spec)) {
             None => Ok(Self { n_slots, ..self }),
             Some(ParamSpec { name, shape, .. }) => Err(ModelError::Lora {
@@ -83,7 +91,7 @@ impl ParamLayout {
         self.n_slots
     }
 
-    /// Where the parameters of slot `slot` lie in the flat vector, in ascending order.
+    /// Where the matrices of slot `slot` lie in the flat vector, in ascending order; everything if there is one slot.
     pub fn slot(&self, slot: usize) -> Vec<Range<usize>> {
         assert!(
             slot < self.n_slots,
@@ -100,7 +108,20 @@ impl ParamLayout {
                 .map(move |run| start + run * stride + slot * len)
                 .map(move |at| at..at + len)
         };
-        self.specs.iter().flat_map(of_spec).collect()
+        let of_slot = |spec: &&ParamSpec| self.n_slots == 1 || spec.group == ParamGroup::Lora;
+        self.specs
+            .iter()
+            .filter(of_slot)
+            .flat_map(of_spec)
+            .collect()
+    }
+
+    /// Where the key of slot `slot` lies in the flat vector, if slots have keys.
+    pub fn slot_key(&self, slot: usize) -> Option<Range<usize>> {
+        let keys = self.group(ParamGroup::SlotKeys).pop()?;
+        let width = keys.len() / self.n_slots;
+        let start = keys.start + slot * width;
+        Some(start..start + width)
     }
 
     /// Adds a parameter behind the last one and returns its index. Its name says whether it belongs to an adapter or
@@ -224,13 +245,50 @@ pub trait LanguageModel {
     /// Logits at every target position under teacher forcing: per row `[T, V]`, row-major, without dropout.
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError>;
 
-    /// Mean absolute output of every row of every trained LoRA matrix over all tokens of the batch that it reads, without
-    /// dropout: per parameter of the layout `[R]` for A (of `A x`) and `[out]` for B (of `B A x`, unscaled); nothing
-    /// for other parameters. A model that cannot look inside itself refuses.
+    /// Mean absolute output of every row of every trained LoRA matrix over all tokens of the batch that it reads,
+    /// without dropout: per parameter of the layout `[R]` for A (of `A x`) and `[out]` for B (of `B A x`, unscaled);
+    /// nothing for other parameters. A model that cannot look inside itself refuses.
     fn output_magnitudes(&self, _batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         Err(ModelError::Unsupported {
             what: "output magnitudes of this model".to_owned(),
         })
+    }
+
+    /// Up to `at_most` of the vectors that every trained LoRA A reads in a pass over `batch`, spread evenly over all tokens,
+    /// without dropout: per parameter of the layout `[n, in]` for A, nothing for other parameters. A model that cannot
+    /// look inside itself refuses.
+    fn layer_inputs(&self, _batch: &Batch, _at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        Err(ModelError::Unsupported {
+            what: "inputs of the layers of this model".to_owned(),
+        })
+    }
+
+    /// What chooses between its adapters side by side; nothing where they add up.
+    fn routing(&self) -> Option<Routing> {
+        None
+    }
+
+    /// From now on the first `open_slots` adapters share the work, at least one and at most all. A model that does not route
+    /// refuses.
+    fn set_open_slots(&mut self, _open_slots: usize) -> Result<(), ModelError> {
+        Err(not_routed("open slots"))
+    }
+
+    /// How much every adapter counts for every row of the batch, `[B, n_slots]`, as its inputs say; targets are not read.
+    /// A model that does not route whole rows refuses.
+    fn routing_weights(&self, _batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        Err(not_routed("routing weights"))
+    }
+
+    /// Adds to `grad` (`[P]`) the gradient of a function of [`routing_weights`](Self::routing_weights) whose derivatives
+    /// with respect to them are `by_weights`, `[B, n_slots]`.
+    fn add_routing_gradient(
+        &mut self,
+        _batch: &Batch,
+        _by_weights: &[f32],
+        _grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        Err(not_routed("a routing gradient"))
     }
 
     /// Greedy continuations, at most `max_new_tokens` each; the end token is not part of them.
@@ -240,9 +298,9 @@ pub trait LanguageModel {
         max_new_tokens: usize,
     ) -> Result<Vec<Vec<u32>>, ModelError>;
 
-    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone
-    /// ([`kif_data::chance::key`]), whatever texts are beside it. The finished parts of each, end tokens included; fewer
-    /// than asked for where `max_new_tokens` were not enough. A model that cannot draw refuses.
+    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone ([`kif_data::chance::key`]),
+    /// whatever texts are beside it. The finished parts of each, end tokens included; fewer than asked for where
+    /// `max_new_tokens` were not enough. A model that cannot draw refuses.
     fn sample(
         &self,
         _prompts: &[&[u32]],
@@ -254,8 +312,8 @@ pub trait LanguageModel {
         })
     }
 
-    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is what
-    /// the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
+    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is
+    /// what the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
     /// `[T, V]`, as made from [`target_logits`](Self::target_logits). A model that cannot be taught so refuses.
     fn divergence_and_grad(
         &mut self,
@@ -299,6 +357,12 @@ pub trait LanguageModel {
     fn vocab_size(&self) -> usize;
 }
 
+fn not_routed(what: &str) -> ModelError {
+    ModelError::Unsupported {
+        what: format!("{what} of a model that does not route rows between adapters"),
+    }
+}
+
 /// What a model without soft prompts says when some are activated.
 pub(crate) fn no_prompts(prompts: &[usize]) -> Result<(), ModelError> {
     if prompts.is_empty() {
@@ -325,6 +389,18 @@ mod tests {
         let layout = layout([4, 3], [2, 4]).with_slots(2).unwrap();
         assert_eq!(layout.slot(0), [0..6, 12..14, 16..18]);
         assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
+    }
+
+    #[test]
+    fn what_routes_belongs_to_no_slot() {
+        let mut layout = layout([4, 3], [2, 4]);
+        layout.push_to(ParamGroup::Router, "router.q".into(), vec![2, 3]);
+        layout.push_to(ParamGroup::SlotKeys, "slot_keys".into(), vec![2, 5]);
+        let layout = layout.with_slots(2).unwrap();
+        assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
+        assert_eq!(layout.group(ParamGroup::Router), vec![20..26; 1]);
+        assert_eq!(layout.slot_key(1), Some(31..36));
+        assert_eq!(layout.group(ParamGroup::Lora).len(), 2);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod language_model;
 mod load;
 mod lora;
 mod prompts;
+mod routing;
 mod t5;
 
 pub use error::{Mismatch, ModelError};
@@ -21,3 +22,4 @@ pub use language_model::{
 pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
 pub use prompts::{MAX_PROMPT_ROWS, PromptConfig, PromptSelection, closest_keys, cosine};
+pub use routing::{Router, Routing};

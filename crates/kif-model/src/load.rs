@@ -6,7 +6,7 @@ use crate::engine::fused::Fused;
 use crate::engine::stock::Stock;
 use crate::files::{ModelConfig, Weights};
 use crate::t5::T5;
-use crate::{LanguageModel, LoraConfig, ModelError, PromptConfig};
+use crate::{LanguageModel, LoraConfig, ModelError, PromptConfig, Routing};
 
 /// Where the arithmetic happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,10 +45,41 @@ pub enum Precision {
 pub enum Trainable {
     /// A LoRA adapter over the frozen base.
     Adapter(LoraConfig),
+    /// LoRA adapters side by side over the frozen base, which share the work as the router says. The settings are those of
+    /// all together ([`LoraConfig::side_by_side`]).
+    Routed(LoraConfig, Routing),
     /// Soft prompts in front of a frozen base, without an adapter.
     Prompts(PromptConfig),
     /// Every weight of the base: pretraining.
     All,
+}
+
+impl Trainable {
+    /// The adapter, where one is trained.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        match self {
+            Self::Adapter(lora) | Self::Routed(lora, _) => Some(lora),
+            Self::Prompts(_) | Self::All => None,
+        }
+    }
+
+    /// What chooses between adapters, where something does.
+    pub fn routing(&self) -> Option<Routing> {
+        match self {
+            Self::Routed(_, routing) => Some(*routing),
+            Self::Adapter(_) | Self::Prompts(_) | Self::All => None,
+        }
+    }
+
+    /// Checks all bounds; whether the model has the adapter's targets is the model's to say.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        match self {
+            Self::Adapter(lora) => lora.validate(),
+            Self::Routed(lora, routing) => lora.validate().and_then(|()| routing.check(lora)),
+            Self::Prompts(prompts) => prompts.validate(),
+            Self::All => Ok(()),
+        }
+    }
 }
 
 /// How a model is to be run.

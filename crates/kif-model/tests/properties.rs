@@ -6,8 +6,8 @@ use common::{distance, length, mean_loss_and_grad};
 use kif_data::{Batch, Encoded};
 use kif_model::{
     Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions,
-    ParamGroup, PromptConfig, PromptSelection, Sampling, T5Config, Trainable, closest_keys,
-    from_parts, random_weights,
+    ParamGroup, PromptConfig, PromptSelection, Router, Routing, Sampling, T5Config, Trainable,
+    closest_keys, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -16,8 +16,47 @@ use proptest::prelude::*;
 struct Case {
     config: T5Config,
     lora: LoraConfig,
+    routing: Option<Routing>,
     rows: Vec<(Vec<u32>, Vec<u32>)>,
     seed: u64,
+}
+
+impl Case {
+    /// The adapter, or the adapters.
+    fn trainable(&self) -> Trainable {
+        let lora = self.lora.clone();
+        match self.routing {
+            Some(routing) => Trainable::Routed(lora, routing),
+            None => Trainable::Adapter(lora),
+        }
+    }
+}
+
+/// Two to four adapters side by side, routed by row or by token; some may be closed.
+fn routed() -> impl Strategy<Value = Case> {
+    let routing = (2usize..5).prop_flat_map(|n_slots| {
+        (2usize..=n_slots).prop_flat_map(move |open_slots| {
+            let router = prop_oneof![
+                (1usize..6).prop_map(|hidden| Router::Instance { hidden }),
+                (2usize..=open_slots).prop_map(|top_k| Router::Token { top_k }),
+            ];
+            router.prop_map(move |router| Routing {
+                n_slots,
+                open_slots,
+                router,
+            })
+        })
+    });
+    (case(), routing).prop_map(|(case, routing)| Case {
+        lora: case.lora.side_by_side(routing.n_slots),
+        routing: Some(routing),
+        ..case
+    })
+}
+
+/// One adapter, or several that are routed.
+fn any_case() -> impl Strategy<Value = Case> {
+    prop_oneof![case(), routed()]
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -71,6 +110,7 @@ fn case() -> impl Strategy<Value = Case> {
                     dropout: 0.0,
                     targets,
                 },
+                routing: None,
                 rows,
                 seed,
             }
@@ -125,7 +165,7 @@ fn model_with(
 }
 
 fn adapted(case: &Case, engine: EngineKind) -> Box<dyn LanguageModel> {
-    let mut model = model(case, engine, Trainable::Adapter(case.lora.clone()));
+    let mut model = model(case, engine, case.trainable());
     let params = spread(model.layout().n_params(), case.seed);
     model.set_params(&params).unwrap();
     model
@@ -228,7 +268,7 @@ fn engines_agree(
 
 proptest! {
     #[test]
-    fn engines_agree_on_loss_and_adapter_gradients(case in case()) {
+    fn engines_agree_on_loss_and_adapter_gradients(case in any_case()) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
         engines_agree(fused, stock, &batch(&case.rows), None);
     }
@@ -241,7 +281,7 @@ proptest! {
     }
 
     #[test]
-    fn engines_agree_on_dropout_too(case in case(), p in 0.05f32..0.6) {
+    fn engines_agree_on_dropout_too(case in any_case(), p in 0.05f32..0.6) {
         let (fused, stock) = (adapted(&case, EngineKind::Fused), adapted(&case, EngineKind::Stock));
         engines_agree(fused, stock, &batch(&case.rows), Some(Dropout { p, key: [7; 32] }));
     }
@@ -431,7 +471,7 @@ proptest! {
 
     #[test]
     fn recomputation_changes_no_bit(
-        case in case(),
+        case in any_case(),
         stock in any::<bool>(),
         trains_all in any::<bool>(),
         p in prop::option::of(0.05f32..0.6),
@@ -440,7 +480,7 @@ proptest! {
         let trainable = if trains_all {
             Trainable::All
         } else {
-            Trainable::Adapter(case.lora.clone())
+            case.trainable()
         };
         let dropout = p.map(|p| Dropout { p, key: [7; 32] });
         let [kept, recomputed] = [false, true].map(|recompute| {
@@ -456,7 +496,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_scores_the_same_bits_alone_and_in_company(case in case()) {
+    fn a_row_scores_the_same_bits_alone_and_in_company(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);
         let together = model.nll_per_row(&batch(&case.rows)).unwrap();
         for (row, nll) in case.rows.iter().zip(together) {
@@ -466,7 +506,7 @@ proptest! {
     }
 
     #[test]
-    fn changing_a_target_token_leaves_earlier_logits_alone(case in case(), id in 0u32..40) {
+    fn changing_a_target_token_leaves_earlier_logits_alone(case in any_case(), id in 0u32..40) {
         let model = adapted(&case, EngineKind::Fused);
         let mut row = case.rows[0].clone();
         row.1.push(id);
@@ -479,15 +519,15 @@ proptest! {
     }
 
     #[test]
-    fn a_fresh_adapter_is_the_base_model(case in case()) {
+    fn a_fresh_adapter_is_the_base_model(case in any_case()) {
         let batch = batch(&case.rows);
-        let fresh = model(&case, EngineKind::Fused, Trainable::Adapter(case.lora.clone()));
+        let fresh = model(&case, EngineKind::Fused, case.trainable());
         let base = model(&case, EngineKind::Fused, Trainable::All);
         prop_assert_eq!(fresh.target_logits(&batch).unwrap(), base.target_logits(&batch).unwrap());
     }
 
     #[test]
-    fn generation_with_a_cache_equals_recomputation(case in case()) {
+    fn generation_with_a_cache_equals_recomputation(case in any_case()) {
         for engine in [EngineKind::Fused, EngineKind::Stock] {
             let model = adapted(&case, engine);
             let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
@@ -508,7 +548,7 @@ proptest! {
     }
 
     #[test]
-    fn predictions_do_not_depend_on_the_evaluation_batch(case in case()) {
+    fn predictions_do_not_depend_on_the_evaluation_batch(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);
         let prompts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
         let together = model.generate(&prompts, 5).unwrap();
@@ -521,13 +561,189 @@ proptest! {
     }
 
     #[test]
-    fn label_scores_are_the_likelihoods_of_the_labels(case in case()) {
+    fn label_scores_are_the_likelihoods_of_the_labels(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);
         let labels = vec![vec![3, 1], vec![4, 5, 1]];
         let scores = model.label_scores(&[&case.rows[0].0], &labels).unwrap();
         for (label, score) in labels.iter().zip(&scores[0]) {
             let nll = model.nll_per_row(&batch(&[(case.rows[0].0.clone(), label.clone())])).unwrap();
             prop_assert!((nll[0] + score).abs() < 1e-5);
+        }
+    }
+}
+
+proptest! {
+    /// Along a random direction over all parameters of a smooth model. All open experts take part: where another one
+    /// gets among the largest, the loss jumps.
+    #[test]
+    fn gradients_of_routed_models_are_those_of_finite_differences(case in routed()) {
+        let mut case = case;
+        if let Some(Routing { router: Router::Token { top_k }, open_slots, .. }) = &mut case.routing {
+            *top_k = *open_slots;
+        }
+        case.config.feed_forward = FeedForward::GatedGelu;
+        case.lora.targets = ["q", "v", "wo"].map(str::to_owned).to_vec();
+        let mut model = adapted(&case, EngineKind::Fused);
+        let batch = batch(&case.rows);
+        let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch, None);
+        let params = model.params().to_vec();
+        let direction = spread(params.len(), case.seed ^ 0x5eed);
+        let slope: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let mut loss_at = |step: f32| {
+            let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
+            model.set_params(&moved).unwrap();
+            model.nll_per_row(&batch).unwrap().iter().sum::<f64>() / batch.targets.n_tokens() as f64
+        };
+        // A large step meets curvature, a small one rounding.
+        let steps = [2e-2f32, 5e-3, 1e-3];
+        let errors = steps.map(|step| {
+            let measured = (loss_at(step) - loss_at(-step)) / (2.0 * f64::from(step));
+            (measured - slope).abs()
+        });
+        let best = errors.iter().copied().fold(f64::MAX, f64::min);
+        prop_assert!(best < 2e-3 * slope.abs().max(1.0), "slope {slope}, errors {errors:?}");
+    }
+
+    /// `softmax(K q / sqrt(D))` of `q = gain n(silu(U V e))`, computed here from the parameters and the mean embedding.
+    #[test]
+    fn routing_weights_are_those_of_the_formula(case in routed()) {
+        let Some(routing @ Routing { router: Router::Instance { hidden }, .. }) = case.routing else {
+            return Ok(());
+        };
+        let (model, batch, d) = (adapted(&case, EngineKind::Fused), batch(&case.rows), case.config.d_model);
+        let of = |name: &str| -> Vec<f64> {
+            let spec = model.layout().specs().iter().find(|spec| spec.name == name).unwrap();
+            model.params()[spec.range.clone()].iter().map(|x| f64::from(*x)).collect()
+        };
+        let product = |m: &[f64], x: &[f64]| -> Vec<f64> {
+            m.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+        };
+        let (down, up) = (of("router.query.down.weight"), of("router.query.up.weight"));
+        prop_assert_eq!(down.len(), hidden * d);
+        let weights = model.routing_weights(&batch).unwrap();
+        let means = model.mean_embeddings(&batch.inputs).unwrap();
+        for (found, e) in weights.chunks_exact(routing.n_slots).zip(means.chunks_exact(d)) {
+            let e: Vec<f64> = e.iter().map(|x| f64::from(*x)).collect();
+            let wide = product(&up, &product(&down, &e));
+            let silu: Vec<f64> = wide.iter().map(|x| x / (1.0 + (-x).exp())).collect();
+            let mean_square = silu.iter().map(|x| x * x).sum::<f64>() / d as f64;
+            let rms = (mean_square + f64::from(case.config.layer_norm_epsilon)).sqrt();
+            let query: Vec<f64> = silu.iter().zip(of("router.query.norm.weight")).map(|(x, gain)| gain * x / rms).collect();
+            let scores = product(&of("slot_keys"), &query);
+            let exp: Vec<f64> = scores[..routing.open_slots].iter().map(|s| (s / (d as f64).sqrt()).exp()).collect();
+            for (w, e) in found.iter().zip(&exp) {
+                prop_assert!((f64::from(*w) - e / exp.iter().sum::<f64>()).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn routing_weights_are_those_of_open_adapters_and_sum_to_one(case in routed()) {
+        let Some(routing @ Routing { router: Router::Instance { .. }, .. }) = case.routing else {
+            return Ok(());
+        };
+        let batch = batch(&case.rows);
+        let [fused, stock] = [EngineKind::Fused, EngineKind::Stock]
+            .map(|engine| adapted(&case, engine).routing_weights(&batch).unwrap());
+        prop_assert!(distance(&fused, &stock) < 1e-5);
+        for row in fused.chunks_exact(routing.n_slots) {
+            prop_assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            prop_assert!(row[..routing.open_slots].iter().all(|w| *w > 0.0));
+            prop_assert!(row[routing.open_slots..].iter().all(|w| *w == 0.0));
+        }
+    }
+
+    /// The gradient of `sum c w` along a random direction; it lies in the router alone.
+    #[test]
+    fn the_gradient_of_routing_weights_is_that_of_finite_differences(case in routed()) {
+        let Some(Routing { router: Router::Instance { .. }, n_slots, .. }) = case.routing else {
+            return Ok(());
+        };
+        let batch = batch(&case.rows);
+        for engine in [EngineKind::Fused, EngineKind::Stock] {
+            let mut model = adapted(&case, engine);
+            let params = model.params().to_vec();
+            let c = spread(case.rows.len() * n_slots, case.seed ^ 0xc);
+            let mut grad = vec![0.0; params.len()];
+            model.add_routing_gradient(&batch, &c, &mut grad).unwrap();
+            for range in model.layout().group(ParamGroup::Lora) {
+                prop_assert!(grad[range].iter().all(|g| *g == 0.0));
+            }
+            let direction = spread(params.len(), case.seed ^ 0x5eed);
+            let slope: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+            let mut value_at = |step: f32| -> f64 {
+                let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
+                model.set_params(&moved).unwrap();
+                let weights = model.routing_weights(&batch).unwrap();
+                weights.iter().zip(&c).map(|(w, c)| f64::from(*w) * f64::from(*c)).sum()
+            };
+            let measured = (value_at(1e-2) - value_at(-1e-2)) / 2e-2;
+            prop_assert!((measured - slope).abs() < 1e-3, "{} instead of {}", measured, slope);
+        }
+    }
+
+    #[test]
+    fn closed_adapters_and_experts_behind_the_largest_change_nothing(case in routed()) {
+        let routing = case.routing.unwrap();
+        let batch = batch(&case.rows);
+        let mut model = adapted(&case, EngineKind::Fused);
+        let before = model.nll_per_row(&batch).unwrap();
+        let mut params = model.params().to_vec();
+        for slot in routing.open_slots..routing.n_slots {
+            for range in model.layout().slot(slot) {
+                params[range].iter_mut().for_each(|p| *p += 1.0);
+            }
+        }
+        model.set_params(&params).unwrap();
+        prop_assert_eq!(model.nll_per_row(&batch).unwrap(), before);
+        if routing.open_slots < routing.n_slots {
+            model.set_open_slots(routing.n_slots).unwrap();
+            prop_assert!(model.nll_per_row(&batch).unwrap().iter().all(|nll| nll.is_finite()));
+            prop_assert_eq!(model.routing().unwrap().open_slots, routing.n_slots);
+        }
+        prop_assert!(model.set_open_slots(routing.n_slots + 1).is_err());
+    }
+}
+
+/// `layer_inputs` against what `output_magnitudes` computes from the same inputs.
+#[test]
+fn layer_inputs_are_what_a_reads() {
+    let lora = LoraConfig {
+        rank: 2,
+        targets: vec!["q".into(), "wo".into()],
+        ..LoraConfig::default()
+    };
+    let case = Case {
+        config: tiny(),
+        lora,
+        routing: None,
+        rows: vec![(vec![3, 4, 5], vec![7, 1]), (vec![9], vec![2, 1])],
+        seed: 5,
+    };
+    let model = adapted(&case, EngineKind::Fused);
+    let batch = batch(&case.rows);
+    let all = model.layer_inputs(&batch, 1000).unwrap();
+    let magnitudes = model.output_magnitudes(&batch).unwrap();
+    let few = model.layer_inputs(&batch, 2).unwrap();
+    for (i, spec) in model.layout().specs().iter().enumerate() {
+        if !spec.name.contains("lora_A") {
+            assert!(all[i].is_empty() && few[i].is_empty());
+            continue;
+        }
+        let width = spec.shape[1];
+        assert_eq!(
+            (all[i].len(), few[i].len()),
+            (4 * width, 2 * width),
+            "{}",
+            spec.name
+        );
+        assert_eq!(few[i][..width], all[i][..width]);
+        assert_eq!(few[i][width..], all[i][2 * width..3 * width]);
+        let a = &model.params()[spec.range.clone()];
+        for (row, magnitude) in a.chunks_exact(width).zip(&magnitudes[i]) {
+            let output = |x: &[f32]| row.iter().zip(x).map(|(a, x)| a * x).sum::<f32>().abs();
+            let mean = all[i].chunks_exact(width).map(output).sum::<f32>() / 4.0;
+            assert!((mean - magnitude).abs() < 1e-5, "{}", spec.name);
         }
     }
 }
@@ -548,6 +764,7 @@ fn prompts_that_a_model_does_not_have_are_refused() {
     let case = Case {
         config: tiny(),
         lora: LoraConfig::default(),
+        routing: None,
         rows: vec![],
         seed: 1,
     };
@@ -573,6 +790,7 @@ fn fresh_prompts_are_rows_of_the_embedding_and_keys_their_means() {
     let case = Case {
         config: tiny(),
         lora: LoraConfig::default(),
+        routing: None,
         rows: vec![],
         seed: 5,
     };
@@ -602,6 +820,29 @@ fn fresh_prompts_are_rows_of_the_embedding_and_keys_their_means() {
 }
 
 #[test]
+fn routing_that_does_not_fit_is_refused() {
+    let lora = |n| {
+        LoraConfig {
+            rank: 2,
+            ..LoraConfig::default()
+        }
+        .side_by_side(n)
+    };
+    let refused = |routing: Routing, n_slots| {
+        let config = ModelConfig::T5(tiny());
+        let options = ModelOptions::cpu(Trainable::Routed(lora(n_slots), routing));
+        let model = from_parts(&config, random_weights(&config, 1), &options);
+        model.err().expect("refused").to_string()
+    };
+    let token = |n, top_k| Routing::new(n, Router::Token { top_k });
+    assert!(refused(token(3, 2), 2).contains("rank 4 is not 3 adapters"));
+    assert!(refused(token(2, 3), 2).contains("top_k 3 is outside 2..=2"));
+    assert!(refused(token(2, 1), 2).contains("top_k 1 is outside"));
+    let by_row = Routing::new(2, Router::Instance { hidden: 0 });
+    assert!(refused(by_row, 2).contains("hidden 0"));
+}
+
+#[test]
 fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
     let case = Case {
         config: T5Config {
@@ -609,6 +850,7 @@ fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
             ..tiny()
         },
         lora: LoraConfig::default(),
+        routing: None,
         rows: vec![],
         seed: 1,
     };

@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         name: "measured".into(),
         rows: rows.clone(),
         memory: rows.clone(),
+        memory_sizes: vec![rows.len()],
         all_rows: rows,
         batch_size: work.batch_size,
         seed: 1,

@@ -162,7 +162,7 @@ pub fn learn(
     let n_cut = |rows: &[Encoded]| (rows.len(), rows.iter().filter(|row| row.cut).count());
     let joined = inputs.memory.concat();
     let (rows, memory_rows) = (n_cut(&inputs.rows), n_cut(&joined));
-    let view = view(settings, inputs.rows, joined);
+    let view = view(settings, inputs.rows, &inputs.memory);
     let mut learner = Learner::new(model, settings.learner);
     let mut method = settings.method.build(learner.layout());
     let training_rows = method.training_rows(&view);
@@ -370,12 +370,15 @@ fn mean_losses(
 }
 
 /// The task as the method sees it: not the first one if there is a memory.
-fn view(settings: &LearnSettings, rows: Vec<Encoded>, memory: Vec<Encoded>) -> TaskView {
+fn view(settings: &LearnSettings, rows: Vec<Encoded>, memory: &[Vec<Encoded>]) -> TaskView {
+    let memory_sizes = memory.iter().map(Vec::len).collect();
+    let memory = memory.concat();
     TaskView {
         index: usize::from(!memory.is_empty()),
         name: settings.task.clone(),
         rows: Arc::new(rows),
         memory: Arc::new(memory),
+        memory_sizes,
         all_rows: Arc::default(),
         batch_size: settings.batch_size,
         seed: settings.learner.seed,

@@ -196,6 +196,12 @@ impl Learner {
         Ok(self.model.activate_prompts(prompts)?)
     }
 
+    /// From now on the first `open_slots` adapters share the work, as [`LanguageModel::set_open_slots`] says. No part of the
+    /// saved state.
+    pub fn set_open_slots(&mut self, open_slots: usize) -> Result<()> {
+        Ok(self.model.set_open_slots(open_slots)?)
+    }
+
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
     /// token, averaged as configured. A non-finite loss or gradient is [`NonFinite`], before the update.
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
@@ -244,6 +250,25 @@ impl Learner {
         let magnitudes = self.model.output_magnitudes(batch)?;
         self.counters.forward_only_tokens += n_tokens(batch);
         Ok(magnitudes)
+    }
+
+    /// Up to `at_most` vectors that each A reads in a pass over `batch`, as [`LanguageModel::layer_inputs`] has them.
+    pub fn layer_inputs(&mut self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>> {
+        let inputs = self.model.layer_inputs(batch, at_most)?;
+        self.counters.forward_only_tokens += n_tokens(batch);
+        Ok(inputs)
+    }
+
+    /// Adds the gradient of a function of the routing weights of `batch` to `grad`, `[P]`, as
+    /// [`LanguageModel::add_routing_gradient`]: unclipped, and without a trace in [`grad`](Self::grad). Only the router
+    /// reads the rows, so they count as no tokens.
+    pub fn add_routing_gradient(
+        &mut self,
+        batch: &Batch,
+        by_weights: &[f32],
+        grad: &mut [f32],
+    ) -> Result<()> {
+        Ok(self.model.add_routing_gradient(batch, by_weights, grad)?)
     }
 
     /// Adds the gradient of `weight` times the summed divergence of the model's predictions from those of `log_probs` to

@@ -18,6 +18,8 @@ pub struct TaskView {
     pub rows: Arc<Vec<Encoded>>,
     /// Rows kept of all earlier tasks, oldest task first; empty on the first task.
     pub memory: Arc<Vec<Encoded>>,
+    /// How many of these rows are of each earlier task.
+    pub memory_sizes: Vec<usize>,
     /// Training rows of all tasks of the stream, for joint training.
     pub all_rows: Arc<Vec<Encoded>>,
     /// Rows of a batch, from the task as from the memory (published: 8).
@@ -26,6 +28,18 @@ pub struct TaskView {
     pub seed: u64,
     /// How batches are taken from the memory.
     pub memory_order: MemoryOrder,
+}
+
+impl TaskView {
+    /// The rows kept of each earlier task.
+    pub fn memory_by_task(&self) -> impl Iterator<Item = &[Encoded]> {
+        let mut rest = self.memory.as_slice();
+        self.memory_sizes.iter().map(move |&n| {
+            let (rows, behind) = rest.split_at(n);
+            rest = behind;
+            rows
+        })
+    }
 }
 
 /// How batches are taken from the memory.

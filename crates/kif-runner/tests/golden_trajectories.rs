@@ -136,6 +136,7 @@ fn task(trajectory: &Trajectory) -> TaskView {
         name: "trajectory".into(),
         rows: rows("current", N_STEPS),
         memory: rows("memory", N_MEMORY_STEPS),
+        memory_sizes: vec![rows("memory", N_MEMORY_STEPS).len()],
         all_rows: Arc::default(),
         batch_size: 4,
         seed: 0,

@@ -7,6 +7,8 @@
 pub(crate) mod fused;
 pub(crate) mod stock;
 
+use std::sync::Arc;
+
 use dfdx::prelude::*;
 pub(crate) use kif_kernels::Span;
 
@@ -49,13 +51,30 @@ pub(crate) struct WeightSpec {
 }
 
 /// The low-rank part of a linear layer: `scale * dropout(x) A^T B^T`, A `[R, in]`, B `[out, R]`.
-#[derive(Clone, Copy)]
-pub(crate) struct LowRank<'a, W> {
+///
+/// `G` is the type of a gate's weights: activations with the tape of the pass.
+pub(crate) struct LowRank<'a, W, G> {
     pub(crate) a: &'a W,
     pub(crate) b: &'a W,
     pub(crate) scale: f32,
     /// Dropout of this pass, and the number of the layer within it.
     pub(crate) dropout: Option<(Dropout, u64)>,
+    /// Without one, adapters side by side add up.
+    pub(crate) gate: Option<Gate<G>>,
+}
+
+/// The low-rank part of a layer on engine `E`, whose gate has the tape `T`.
+pub(crate) type Routed<'a, E, T> =
+    LowRank<'a, <E as Engine>::Weight, Act<<E as Engine>::Device, T>>;
+
+/// How much each of `n` adapters side by side counts: of `dropout(x) A^T` the columns of adapter i are multiplied by
+/// `weights[row, i]`. The weights may be read by any number of layers.
+#[derive(Clone)]
+pub(crate) struct Gate<G> {
+    /// `[rows, n]`; n divides R.
+    pub(crate) weights: G,
+    /// The row of `weights` that each token reads; token i reads row i without.
+    pub(crate) rows: Option<Arc<[usize]>>,
 }
 
 /// What the backward pass of a linear layer does about its input's gradient.
@@ -139,7 +158,7 @@ pub(crate) trait Engine: Clone {
         &self,
         x: Act<Self::Device, T>,
         weight: &Self::Weight,
-        low_rank: Option<LowRank<'_, Self::Weight>>,
+        low_rank: Option<Routed<'_, Self, T>>,
         residual: Option<Act<Self::Device, T>>,
         input_gradient: InputGradient,
     ) -> Result<Act<Self::Device, T>, ModelError>;
@@ -187,8 +206,8 @@ pub(crate) trait Engine: Clone {
         weight: f32,
     ) -> Result<Loss<Self::Device, T>, ModelError>;
 
-    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in nats.
-    /// `log_probs` is `log q`, `[rows, V]`.
+    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in
+    /// nats. `log_probs` is `log q`, `[rows, V]`.
     fn divergence<T: Tape<f32, Self::Device>>(
         &self,
         x: Act<Self::Device, T>,
@@ -208,6 +227,13 @@ pub(crate) trait Engine: Clone {
 
     /// Copies activations to the host.
     fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;
+
+    /// An activation of these values, `[rows, width]`.
+    fn upload(
+        &self,
+        values: Vec<f32>,
+        shape: (usize, usize),
+    ) -> Result<Act<Self::Device>, ModelError>;
 }
 
 /// Errors of dfdx are allocation failures: their text is all there is to keep.

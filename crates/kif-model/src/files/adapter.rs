@@ -9,6 +9,7 @@ use super::adapter_config::read_config;
 use super::atomic::{create_folder, write_atomic};
 use super::json::shortest;
 use super::prompts::PROMPTS_CONFIG_FILE;
+use super::routed::ROUTING_CONFIG_FILE;
 use super::save::{Dtype, write_tensors};
 use super::weights::{Tensor, Weights};
 use crate::error::check_finite;
@@ -72,12 +73,15 @@ impl Adapter {
     /// Reads a PEFT directory. Options that are set and not implemented are refused by name; values are f32, f16 or
     /// bf16 and must be finite. Whether the tensors are those of a model is seen in [`into_params`](Self::into_params).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
-        if dir.join(PROMPTS_CONFIG_FILE).exists() {
-            let what = format!(
-                "{} in the place of a LoRA adapter: soft prompts",
-                dir.display()
-            );
-            return Err(ModelError::Unsupported { what });
+        for (file, found) in [
+            (PROMPTS_CONFIG_FILE, "soft prompts"),
+            (ROUTING_CONFIG_FILE, "adapters with a router"),
+        ] {
+            if dir.join(file).exists() {
+                let dir = dir.display();
+                let what = format!("{dir} in the place of a LoRA adapter: {found}");
+                return Err(ModelError::Unsupported { what });
+            }
         }
         let (config, base_model) = read_config(&dir.join(ADAPTER_CONFIG_FILE))?;
         let origin = dir.join(ADAPTER_FILE);

@@ -16,6 +16,7 @@ mod adapter;
 mod adapter_config;
 mod merge;
 mod prompts;
+mod routed;
 
 mod export;
 mod init;
@@ -28,6 +29,7 @@ pub use export::write_model;
 pub use init::random_weights;
 pub use merge::merge;
 pub use prompts::{PROMPTS_CONFIG_FILE, PROMPTS_FILE, StoredPrompts};
+pub use routed::{ROUTED_ADAPTERS, ROUTING_CONFIG_FILE, ROUTING_FILE, StoredRouted};
 pub use save::Dtype;
 pub use shards::{INDEX_FILE, model_files};
 pub use t5_names::{t5_optional_tensors, t5_tensors};

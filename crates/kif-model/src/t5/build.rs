@@ -3,6 +3,7 @@
 use kif_data::chance::{Purpose, below, stream, uniform};
 
 use super::prompts::SoftPrompts;
+use super::routing::InstanceRouter;
 use super::{Adapter, AttentionLayer, Block, FeedForward, Linear, Param, Stack, T5};
 use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{
@@ -10,7 +11,7 @@ use crate::files::{
 };
 use crate::{
     LoraConfig, ModelError, ModelOptions, ParamGroup, ParamLayout, PromptConfig, PromptSelection,
-    Trainable,
+    Router, Routing, Trainable,
 };
 
 impl<E: Engine> T5<E> {
@@ -34,9 +35,7 @@ impl<E: Engine> T5<E> {
             params: Vec::new(),
             n_adapters: 0,
         };
-        if let Trainable::Adapter(lora) = trainable {
-            lora.validate()?;
-        }
+        trainable.validate()?;
         let prompts = builder.prompts(config)?;
         let has_own_head = builder.has_own_head(config)?;
         let encoder_embedding = builder.own_embedding(config, "encoder")?;
@@ -59,6 +58,15 @@ impl<E: Engine> T5<E> {
             None
         };
         builder.check_targets(config)?;
+        let routing = trainable.routing();
+        let instance_router = match routing {
+            Some(Routing {
+                n_slots,
+                router: Router::Instance { hidden },
+                ..
+            }) => Some(builder.instance_router(config.d_model, hidden, n_slots)?),
+            _ => None,
+        };
         let Builder {
             engine,
             layout,
@@ -68,15 +76,18 @@ impl<E: Engine> T5<E> {
         Ok(Self {
             engine,
             config: config.clone(),
-            layout,
+            layout: layout.with_slots(routing.map_or(1, |routing| routing.n_slots))?,
             params,
             recompute: options.recompute,
             shared,
             head,
             encoder,
             decoder,
+            routing,
+            lora: trainable.lora().cloned(),
+            instance_router,
+            look: std::cell::RefCell::default(),
             prompts,
-            magnitudes: std::cell::RefCell::default(),
         })
     }
 }
@@ -119,7 +130,7 @@ impl<E: Engine> Builder<'_, E> {
         };
         match self.trainable {
             Trainable::All => self.trained(name, stored_shape, shape, role, values),
-            Trainable::Adapter(_) | Trainable::Prompts(_) => {
+            Trainable::Adapter(_) | Trainable::Routed(..) | Trainable::Prompts(_) => {
                 let spec = WeightSpec {
                     n_rows: shape[0],
                     n_cols: shape[1],
@@ -140,7 +151,6 @@ impl<E: Engine> Builder<'_, E> {
         let &Trainable::Prompts(prompts) = self.trainable else {
             return Ok(None);
         };
-        prompts.validate()?;
         let PromptConfig {
             n_prompts,
             length,
@@ -204,7 +214,9 @@ impl<E: Engine> Builder<'_, E> {
     ) -> Result<Param<E>, ModelError> {
         let group = match self.trainable {
             Trainable::All => ParamGroup::Base,
-            Trainable::Adapter(_) | Trainable::Prompts(_) => ParamGroup::Lora,
+            Trainable::Adapter(_) | Trainable::Routed(..) | Trainable::Prompts(_) => {
+                ParamGroup::Lora
+            }
         };
         self.trained_in(group, name, stored_shape, shape, role, values)
     }
@@ -262,8 +274,8 @@ impl<E: Engine> Builder<'_, E> {
     ) -> Result<Linear<E>, ModelError> {
         let module = format!("{parent}.{target}");
         let weight = self.param(&module, [n_out, n_in], Role::Product)?;
-        let adapter = match self.trainable {
-            Trainable::Adapter(lora) if lora.targets.iter().any(|t| t == target) => {
+        let adapter = match self.trainable.lora() {
+            Some(lora) if lora.targets.iter().any(|t| t == target) => {
                 Some(self.adapter(&module, lora, n_out, n_in)?)
             }
             _ => None,
@@ -280,12 +292,7 @@ impl<E: Engine> Builder<'_, E> {
     ) -> Result<Adapter<E>, ModelError> {
         let number = self.n_adapters;
         self.n_adapters += 1;
-        // Kaiming-uniform with a = sqrt 5 has the bound sqrt(6 / ((1 + 5) * n_in)).
-        let bound = (n_in as f32).sqrt().recip();
-        let mut rng = stream(self.seed, Purpose::Init, number, 0);
-        let a = (0..lora.rank * n_in)
-            .map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound)
-            .collect();
+        let a = self.drawn(lora.rank * n_in, kaiming_bound(n_in), (number, 0));
         let b = vec![0.0; n_out * lora.rank];
         let (a_shape, b_shape) = ([lora.rank, n_in], [n_out, lora.rank]);
         let name = |side| format!("base_model.model.{module}.lora_{side}.weight");
@@ -294,6 +301,18 @@ impl<E: Engine> Builder<'_, E> {
             b: self.trained(name('B'), b_shape.to_vec(), b_shape, Role::Product, b)?,
             scale: lora.scale(),
             stream: number,
+            router: match self.trainable.routing() {
+                Some(Routing {
+                    n_slots,
+                    router: Router::Token { .. },
+                    ..
+                }) => {
+                    let values = self.drawn(n_slots * n_in, kaiming_bound(n_in), (number, 4));
+                    let name = format!("router.{module}.weight");
+                    Some(self.of_router(ParamGroup::Router, &name, [n_slots, n_in], values)?)
+                }
+                _ => None,
+            },
         })
     }
 
@@ -379,9 +398,55 @@ impl<E: Engine> Builder<'_, E> {
         })
     }
 
+    /// A fresh router of rows: the layers of the query as PyTorch draws linear layers, the gain 1, keys uniform in -1..1.
+    fn instance_router(
+        &mut self,
+        width: usize,
+        hidden: usize,
+        n_slots: usize,
+    ) -> Result<InstanceRouter<E>, ModelError> {
+        let down = self.drawn(hidden * width, kaiming_bound(width), (0, 3));
+        let up = self.drawn(width * hidden, kaiming_bound(hidden), (1, 3));
+        let keys = self.drawn(n_slots * width, 1.0, (2, 3));
+        let [query, slot_keys] = [ParamGroup::Router, ParamGroup::SlotKeys];
+        Ok(InstanceRouter {
+            down: self.of_router(query, "router.query.down.weight", [hidden, width], down)?,
+            up: self.of_router(query, "router.query.up.weight", [width, hidden], up)?,
+            gain: self.trained_in(
+                query,
+                "router.query.norm.weight".to_owned(),
+                vec![width],
+                [1, width],
+                Role::Lookup,
+                vec![1.0; width],
+            )?,
+            keys: self.of_router(slot_keys, "slot_keys", [n_slots, width], keys)?,
+        })
+    }
+
+    /// A trained matrix of a router.
+    fn of_router(
+        &mut self,
+        group: ParamGroup,
+        name: &str,
+        shape: [usize; 2],
+        values: Vec<f32>,
+    ) -> Result<Param<E>, ModelError> {
+        let (name, stored_shape) = (name.to_owned(), shape.to_vec());
+        self.trained_in(group, name, stored_shape, shape, Role::Product, values)
+    }
+
+    /// `n` uniform numbers in `-bound..bound` from a stream of their own.
+    fn drawn(&self, n: usize, bound: f32, (number, kind): (u64, u64)) -> Vec<f32> {
+        let mut rng = stream(self.seed, Purpose::Init, number, kind);
+        (0..n)
+            .map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound)
+            .collect()
+    }
+
     /// Refuses targets that this model does not have: they would silently train nothing.
     fn check_targets(&self, config: &T5Config) -> Result<(), ModelError> {
-        let Trainable::Adapter(lora) = self.trainable else {
+        let Some(lora) = self.trainable.lora() else {
             return Ok(());
         };
         let mut known = vec!["q", "k", "v", "o", "wo"];
@@ -401,4 +466,9 @@ impl<E: Engine> Builder<'_, E> {
             }),
         }
     }
+}
+
+/// Kaiming-uniform with a = sqrt 5 has the bound sqrt(6 / ((1 + 5) * n_in)).
+fn kaiming_bound(n_in: usize) -> f32 {
+    (n_in as f32).sqrt().recip()
 }

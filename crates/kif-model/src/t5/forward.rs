@@ -3,6 +3,7 @@
 use dfdx::prelude::{PutTape, SplitTape, Tape, WithEmptyTape};
 use kif_data::{Batch, Ragged};
 
+use super::routing::AdapterPass;
 use super::{AttentionLayer, FeedForward, Linear, Param, Stack, T5, position};
 use crate::engine::{Act, Attention, Engine, InputGradient, Loss, PositionBias, Span};
 use crate::{Dropout, ModelError};
@@ -47,18 +48,20 @@ impl Distances {
 }
 
 /// What all blocks of the encoder share in one pass.
-pub(super) struct EncoderPass {
+pub(super) struct EncoderPass<E: Engine> {
     shape: Attention,
     distances: Distances,
-    dropout: Option<Dropout>,
+    adapters: AdapterPass<E>,
 }
 
 /// What all blocks of the decoder share in one pass.
-pub(super) struct DecoderPass {
+pub(super) struct DecoderPass<E: Engine> {
     shape: Attention,
     cross_shape: Attention,
     distances: Distances,
-    dropout: Option<Dropout>,
+    adapters: AdapterPass<E>,
+    /// For what reads the encoder's tokens.
+    encoded_adapters: AdapterPass<E>,
 }
 
 impl<E: Engine> T5<E> {
@@ -118,17 +121,13 @@ impl<E: Engine> T5<E> {
         &self,
         x: Act<E::Device, T>,
         linear: &Linear<E>,
-        dropout: Option<Dropout>,
+        pass: &AdapterPass<E>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
         self.see(&x, linear)?;
-        self.engine.linear(
-            x,
-            &linear.weight.weight,
-            linear.low_rank(dropout),
-            None,
-            input_gradient,
-        )
+        let low_rank = self.low_rank(&x, linear, pass, input_gradient)?;
+        self.engine
+            .linear(x, &linear.weight.weight, low_rank, None, input_gradient)
     }
 
     /// `residual + x W^T` with the low-rank part; nothing else reads the residual or `x` later.
@@ -137,16 +136,13 @@ impl<E: Engine> T5<E> {
         residual: Act<E::Device, T>,
         x: Act<E::Device, T>,
         linear: &Linear<E>,
-        dropout: Option<Dropout>,
+        pass: &AdapterPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         self.see(&x, linear)?;
-        self.engine.linear(
-            x,
-            &linear.weight.weight,
-            linear.low_rank(dropout),
-            Some(residual),
-            InputGradient::Write,
-        )
+        let write = InputGradient::Write;
+        let low_rank = self.low_rank(&x, linear, pass, write)?;
+        self.engine
+            .linear(x, &linear.weight.weight, low_rank, Some(residual), write)
     }
 
     /// Self-attention with norm and residual. `is_lowest` where nothing trainable lies below.
@@ -156,7 +152,7 @@ impl<E: Engine> T5<E> {
         layer: &AttentionLayer<E>,
         shape: &Attention,
         bias: PositionBias<'_, E::Weight>,
-        dropout: Option<Dropout>,
+        pass: &AdapterPass<E>,
         is_lowest: bool,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
@@ -165,11 +161,11 @@ impl<E: Engine> T5<E> {
         } else {
             (InputGradient::Add, InputGradient::Write)
         };
-        let q = self.project(normed.with_empty_tape(), &layer.q, dropout, add)?;
-        let k = self.project(normed.with_empty_tape(), &layer.k, dropout, add)?;
-        let v = self.project(normed, &layer.v, dropout, write)?;
+        let q = self.project(normed.with_empty_tape(), &layer.q, pass, add)?;
+        let k = self.project(normed.with_empty_tape(), &layer.k, pass, add)?;
+        let v = self.project(normed, &layer.v, pass, write)?;
         let mixed = self.engine.attention(q, k, v, shape, Some(bias))?;
-        self.project_onto(x, mixed, &layer.o, dropout)
+        self.project_onto(x, mixed, &layer.o, pass)
     }
 
     /// Attention to the encoder's output, with norm and residual.
@@ -178,17 +174,16 @@ impl<E: Engine> T5<E> {
         x: Act<E::Device, T>,
         encoded: &Act<E::Device, T>,
         layer: &AttentionLayer<E>,
-        shape: &Attention,
-        dropout: Option<Dropout>,
+        pass: &DecoderPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
-        let q = self.project(normed, &layer.q, dropout, InputGradient::Write)?;
+        let q = self.project(normed, &layer.q, &pass.adapters, InputGradient::Write)?;
         // Every layer of the decoder reads the encoder's output.
-        let add = InputGradient::Add;
-        let k = self.project(encoded.with_empty_tape(), &layer.k, dropout, add)?;
-        let v = self.project(encoded.with_empty_tape(), &layer.v, dropout, add)?;
-        let mixed = self.engine.attention(q, k, v, shape, None)?;
-        self.project_onto(x, mixed, &layer.o, dropout)
+        let (add, of_encoded) = (InputGradient::Add, &pass.encoded_adapters);
+        let k = self.project(encoded.with_empty_tape(), &layer.k, of_encoded, add)?;
+        let v = self.project(encoded.with_empty_tape(), &layer.v, of_encoded, add)?;
+        let mixed = self.engine.attention(q, k, v, &pass.cross_shape, None)?;
+        self.project_onto(x, mixed, &layer.o, &pass.adapters)
     }
 
     /// The feed-forward block with norm and residual.
@@ -196,30 +191,35 @@ impl<E: Engine> T5<E> {
         &self,
         x: Act<E::Device, T>,
         layer: &FeedForward<E>,
-        dropout: Option<Dropout>,
+        pass: &AdapterPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let normed = self.norm(x.with_empty_tape(), &layer.norm)?;
         let (add, write) = (InputGradient::Add, InputGradient::Write);
         let hidden = match &layer.up {
             None => {
-                let wide = self.project(normed, &layer.wi, dropout, write)?;
+                let wide = self.project(normed, &layer.wi, pass, write)?;
                 self.engine.relu(wide)?
             }
             Some(up) => {
-                let gate = self.project(normed.with_empty_tape(), &layer.wi, dropout, add)?;
-                let up = self.project(normed, up, dropout, write)?;
+                let gate = self.project(normed.with_empty_tape(), &layer.wi, pass, add)?;
+                let up = self.project(normed, up, pass, write)?;
                 self.engine.gated_gelu(gate, up)?
             }
         };
-        self.project_onto(x, hidden, &layer.wo, dropout)
+        self.project_onto(x, hidden, &layer.wo, pass)
     }
 
-    /// What the encoder's blocks share in a pass over `inputs`.
-    pub(super) fn encoder_pass(&self, inputs: &Ragged, dropout: Option<Dropout>) -> EncoderPass {
+    /// What the encoder's blocks share in a pass over `inputs`, whose rows have `weights` where rows are routed.
+    pub(super) fn encoder_pass(
+        &self,
+        inputs: &Ragged,
+        weights: Option<&Act<E::Device>>,
+        dropout: Option<Dropout>,
+    ) -> EncoderPass<E> {
         EncoderPass {
             shape: self.attention_shape(spans(inputs), spans(inputs), false),
             distances: self.distances(longest(inputs), true),
-            dropout,
+            adapters: AdapterPass::new(weights, inputs, dropout),
         }
     }
 
@@ -228,14 +228,14 @@ impl<E: Engine> T5<E> {
         &self,
         i: usize,
         x: Act<E::Device, T>,
-        pass: &EncoderPass,
+        pass: &EncoderPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let block = &self.encoder.blocks[i];
         let bias = pass.distances.bias(&self.encoder);
         let is_lowest = i == 0 && !self.trains_encoder_inputs();
-        let (shape, dropout) = (&pass.shape, pass.dropout);
-        let x = self.self_attention(x, &block.attention, shape, bias, dropout, is_lowest)?;
-        self.feed_forward(x, &block.feed_forward, dropout)
+        let (shape, adapters) = (&pass.shape, &pass.adapters);
+        let x = self.self_attention(x, &block.attention, shape, bias, adapters, is_lowest)?;
+        self.feed_forward(x, &block.feed_forward, adapters)
     }
 
     /// Whether something below the encoder's lowest block is trained.
@@ -247,9 +247,10 @@ impl<E: Engine> T5<E> {
     pub(super) fn encode<T: Tape<f32, E::Device>>(
         &self,
         inputs: &Ragged,
+        weights: Option<&Act<E::Device>>,
         dropout: Option<Dropout>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        let pass = self.encoder_pass(inputs, dropout);
+        let pass = self.encoder_pass(inputs, weights, dropout);
         let mut x = self.embed::<T>(&self.encoder, inputs)?;
         for i in 0..self.encoder.blocks.len() {
             x = self.encoder_block(i, x, &pass)?;
@@ -257,18 +258,21 @@ impl<E: Engine> T5<E> {
         self.norm(x, &self.encoder.final_norm)
     }
 
-    /// What the decoder's blocks share in a pass over `inputs`; row i attends to `encoded_spans[i]`.
+    /// What the decoder's blocks share in a pass over `inputs`; row i attends to row i of `encoded` and has its weights
+    /// where rows are routed.
     pub(super) fn decoder_pass(
         &self,
-        encoded_spans: Vec<Span>,
+        encoded: &Ragged,
         inputs: &Ragged,
+        weights: Option<&Act<E::Device>>,
         dropout: Option<Dropout>,
-    ) -> DecoderPass {
+    ) -> DecoderPass<E> {
         DecoderPass {
             shape: self.attention_shape(spans(inputs), spans(inputs), true),
-            cross_shape: self.attention_shape(spans(inputs), encoded_spans, false),
+            cross_shape: self.attention_shape(spans(inputs), spans(encoded), false),
             distances: self.distances(longest(inputs), false),
-            dropout,
+            adapters: AdapterPass::new(weights, inputs, dropout),
+            encoded_adapters: AdapterPass::new(weights, encoded, dropout),
         }
     }
 
@@ -278,31 +282,29 @@ impl<E: Engine> T5<E> {
         i: usize,
         y: Act<E::Device, T>,
         encoded: &Act<E::Device, T>,
-        pass: &DecoderPass,
+        pass: &DecoderPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         let block = &self.decoder.blocks[i];
         let bias = pass.distances.bias(&self.decoder);
         let is_lowest = i == 0 && self.embedding(&self.decoder).slot.is_none();
-        let (shape, dropout) = (&pass.shape, pass.dropout);
-        let mut y = self.self_attention(y, &block.attention, shape, bias, dropout, is_lowest)?;
+        let (shape, adapters) = (&pass.shape, &pass.adapters);
+        let mut y = self.self_attention(y, &block.attention, shape, bias, adapters, is_lowest)?;
         if let Some(cross) = &block.cross {
-            y = self.cross_attention(y, encoded, cross, &pass.cross_shape, dropout)?;
+            y = self.cross_attention(y, encoded, cross, pass)?;
         }
-        self.feed_forward(y, &block.feed_forward, dropout)
+        self.feed_forward(y, &block.feed_forward, adapters)
     }
 
-    /// The decoder's output for given decoder inputs, `[tokens, D]`; row i attends to `encoded_spans[i]`.
+    /// The decoder's output for given decoder inputs, `[tokens, D]`, in a pass over these.
     pub(super) fn decode<T: Tape<f32, E::Device>>(
         &self,
         encoded: &Act<E::Device, T>,
-        encoded_spans: Vec<Span>,
         inputs: &Ragged,
-        dropout: Option<Dropout>,
+        pass: &DecoderPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        let pass = self.decoder_pass(encoded_spans, inputs, dropout);
         let mut y = self.embed::<T>(&self.decoder, inputs)?;
         for i in 0..self.decoder.blocks.len() {
-            y = self.decoder_block(i, y, encoded, &pass)?;
+            y = self.decoder_block(i, y, encoded, pass)?;
         }
         self.norm(y, &self.decoder.final_norm)
     }
@@ -320,18 +322,28 @@ impl<E: Engine> T5<E> {
         }))
     }
 
-    /// The decoder's output at every target position, and the encoder's tape, which has to be merged into the loss.
+    /// The decoder's output at every target position, and the tape of encoder and routing, which has to be merged into
+    /// the loss.
     pub(super) fn hidden<T: Tape<f32, E::Device>>(
         &self,
         batch: &Batch,
         dropout: Option<Dropout>,
     ) -> Result<(Act<E::Device, T>, T), ModelError> {
-        let inputs = self.encoder_inputs(&batch.inputs)?;
-        let encoded = self.encode::<T>(&inputs, dropout)?;
+        let (weights, tape) = match self.row_weights::<T>(&batch.inputs)? {
+            None => (None, T::default()),
+            Some(weights) => {
+                let (weights, tape) = weights.split_tape();
+                (Some(weights), tape)
+            }
+        };
+        let weights = weights.as_ref();
+        let inputs = &*self.encoder_inputs(&batch.inputs)?;
+        let encoded = self.encode::<T>(inputs, weights, dropout)?;
         let decoder_inputs = self.decoder_inputs(batch.targets.rows());
-        let hidden = self.decode(&encoded, spans(&inputs), &decoder_inputs, dropout)?;
+        let pass = self.decoder_pass(inputs, &decoder_inputs, weights, dropout);
+        let hidden = self.decode(&encoded, &decoder_inputs, &pass)?;
         let (_, encoder_tape) = encoded.split_tape();
-        Ok((hidden, encoder_tape))
+        Ok((hidden, encoder_tape.merge(tape)))
     }
 
     /// `weight * sum(loss)` of the decoder's output, and the loss of every target token.
@@ -356,10 +368,10 @@ impl<E: Engine> T5<E> {
         weight: f32,
         dropout: Option<Dropout>,
     ) -> Result<Loss<E::Device, T>, ModelError> {
-        let (hidden, encoder_tape) = self.hidden::<T>(batch, dropout)?;
+        let (hidden, lower_tape) = self.hidden::<T>(batch, dropout)?;
         let (loss, losses) = self.compare(hidden, goal, weight)?;
         let (loss, tape) = loss.split_tape();
-        Ok((loss.put_tape(tape.merge(encoder_tape)), losses))
+        Ok((loss.put_tape(tape.merge(lower_tape)), losses))
     }
 }
 

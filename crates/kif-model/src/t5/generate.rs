@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::forward::spans;
+use super::routing::AdapterPass;
 use super::{Linear, T5};
 use crate::engine::{Act, Attention, Engine, InputGradient, Span};
 use crate::{ModelError, Sampling};
@@ -89,6 +90,14 @@ impl Cache {
 /// Cross-attention keys and values of one decoder layer, `[encoder tokens, H * head_dim]`.
 type KeysAndValues<E> = (Act<<E as Engine>::Device>, Act<<E as Engine>::Device>);
 
+/// What the decoder needs of all prompts: computed once.
+struct Prompts<E: Engine> {
+    /// By decoder layer.
+    cross: Vec<KeysAndValues<E>>,
+    /// Weights of the adapters, `[prompts, n_slots]`, where rows are routed.
+    weights: Option<Act<E::Device>>,
+}
+
 /// A row that is being written.
 struct Active {
     /// The prompt that it answers.
@@ -147,8 +156,8 @@ impl<E: Engine> T5<E> {
         Ok(parts)
     }
 
-    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text. Finished
-    /// rows leave the batch at once.
+    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text.
+    /// Finished rows leave the batch at once.
     fn write(
         &self,
         prompts: &Ragged,
@@ -158,9 +167,9 @@ impl<E: Engine> T5<E> {
         if prompts.n_rows() == 0 || max_new_tokens == 0 {
             return Ok(());
         }
+        let weights = self.row_weights(prompts)?;
         let prompts = &*self.encoder_inputs(prompts)?;
-        let encoded: Act<E::Device> = self.encode(prompts, None)?;
-        let cross = self.cross_keys_and_values(&encoded)?;
+        let encoded = self.encode_prompts(prompts, weights)?;
         let mut caches = self.caches(prompts.n_rows());
         let mut active: Vec<Active> = spans(prompts)
             .into_iter()
@@ -172,7 +181,7 @@ impl<E: Engine> T5<E> {
             })
             .collect();
         for position in 0..max_new_tokens {
-            let logits = self.decode_step(&active, position, &mut caches, &cross)?;
+            let logits = self.decode_step(&active, position, &mut caches, &encoded)?;
             let mut kept = Vec::with_capacity(active.len());
             for (i, row_logits) in logits.chunks_exact(self.config.vocab_size).enumerate() {
                 if let Some(id) = next(active[i].prompt, row_logits) {
@@ -202,33 +211,37 @@ impl<E: Engine> T5<E> {
         layers.map(|_| Cache::new(n_rows, width)).collect()
     }
 
-    /// Cross-attention keys and values of all decoder layers: computed once per prompt.
-    fn cross_keys_and_values(
+    /// Encodes all prompts.
+    fn encode_prompts(
         &self,
-        encoded: &Act<E::Device>,
-    ) -> Result<Vec<KeysAndValues<E>>, ModelError> {
-        let cross_layers = self
-            .decoder
-            .blocks
-            .iter()
-            .filter_map(|block| block.cross.as_ref());
-        cross_layers
+        prompts: &Ragged,
+        weights: Option<Act<E::Device>>,
+    ) -> Result<Prompts<E>, ModelError> {
+        let encoded: Act<E::Device> = self.encode(prompts, weights.as_ref(), None)?;
+        let pass = AdapterPass::new(weights.as_ref(), prompts, None);
+        let layers = self.decoder.blocks.iter();
+        let cross = layers
+            .filter_map(|block| block.cross.as_ref())
             .map(|layer| {
                 Ok((
-                    self.project_plain(encoded.clone(), &layer.k)?,
-                    self.project_plain(encoded.clone(), &layer.v)?,
+                    self.project_plain(encoded.clone(), &layer.k, &pass)?,
+                    self.project_plain(encoded.clone(), &layer.v, &pass)?,
                 ))
-            })
-            .collect()
+            });
+        Ok(Prompts {
+            cross: cross.collect::<Result<_, ModelError>>()?,
+            weights,
+        })
     }
 
-    /// A linear layer without tape and dropout.
+    /// A linear layer without tape.
     fn project_plain(
         &self,
         x: Act<E::Device>,
         linear: &Linear<E>,
+        pass: &AdapterPass<E>,
     ) -> Result<Act<E::Device>, ModelError> {
-        self.project(x, linear, None, InputGradient::Skip)
+        self.project(x, linear, pass, InputGradient::Skip)
     }
 
     /// Neighbours that answer the same prompt attend to it together: its keys are prepared once.
@@ -250,9 +263,11 @@ impl<E: Engine> T5<E> {
         active: &[Active],
         position: usize,
         caches: &mut [Cache],
-        cross: &[KeysAndValues<E>],
+        prompts: &Prompts<E>,
     ) -> Result<Vec<f32>, ModelError> {
         let n_rows = active.len();
+        let rows = active.iter().map(|row| row.prompt).collect();
+        let pass = AdapterPass::of_rows(prompts.weights.as_ref(), rows, None);
         let ids: Vec<u32> = active.iter().map(|row| row.last_id).collect();
         let queries: Vec<Span> = (0..n_rows).map(|row| Span { start: row, len: 1 }).collect();
         let cross_shape = self.cross_shape(active);
@@ -261,15 +276,17 @@ impl<E: Engine> T5<E> {
             self.engine
                 .embed(&self.embedding(&self.decoder).weight, None, &ids)?;
         for ((block, cache), (cross_k, cross_v)) in
-            self.decoder.blocks.iter().zip(caches).zip(cross)
+            self.decoder.blocks.iter().zip(caches).zip(&prompts.cross)
         {
             let layer = &block.attention;
             let normed = self.norm(y.clone(), &layer.norm)?;
-            let q = self.project_plain(normed.clone(), &layer.q)?;
+            let q = self.project_plain(normed.clone(), &layer.q, &pass)?;
             let k = self
                 .engine
-                .to_host(&self.project_plain(normed.clone(), &layer.k)?);
-            let v = self.engine.to_host(&self.project_plain(normed, &layer.v)?);
+                .to_host(&self.project_plain(normed.clone(), &layer.k, &pass)?);
+            let v = self
+                .engine
+                .to_host(&self.project_plain(normed, &layer.v, &pass)?);
             cache.append(position, &k, &v);
             let shape =
                 self.attention_shape(queries.clone(), cache.spans(n_rows, position + 1), true);
@@ -277,9 +294,9 @@ impl<E: Engine> T5<E> {
             let mixed =
                 self.engine
                     .attention_cached(q, &cache.keys, &cache.values, &shape, Some(bias))?;
-            y = self.project_onto(y, mixed, &layer.o, None)?;
+            y = self.project_onto(y, mixed, &layer.o, &pass)?;
             if let Some(layer) = &block.cross {
-                let q = self.project_plain(self.norm(y.clone(), &layer.norm)?, &layer.q)?;
+                let q = self.project_plain(self.norm(y.clone(), &layer.norm)?, &layer.q, &pass)?;
                 let mixed = self.engine.attention(
                     q,
                     cross_k.clone(),
@@ -287,9 +304,9 @@ impl<E: Engine> T5<E> {
                     &cross_shape,
                     None,
                 )?;
-                y = self.project_onto(y, mixed, &layer.o, None)?;
+                y = self.project_onto(y, mixed, &layer.o, &pass)?;
             }
-            y = self.feed_forward(y, &block.feed_forward, None)?;
+            y = self.feed_forward(y, &block.feed_forward, &pass)?;
         }
         let hidden = self.norm(y, &self.decoder.final_norm)?;
         self.engine.logits(hidden, self.head(), self.logit_scale())
@@ -307,9 +324,9 @@ impl<E: Engine> T5<E> {
         if n_prompts == 0 || labels.is_empty() {
             return Ok(scores);
         }
+        let weights = self.row_weights(prompts)?;
         let prompts = &*self.encoder_inputs(prompts)?;
-        let encoded: Act<E::Device> = self.encode(prompts, None)?;
-        let cross = self.cross_keys_and_values(&encoded)?;
+        let encoded = self.encode_prompts(prompts, weights)?;
         let mut caches = self.caches(n_prompts);
         let mut earlier = Vec::new();
         for position in 0.. {
@@ -333,7 +350,7 @@ impl<E: Engine> T5<E> {
                     })
                 })
                 .collect();
-            let logits = self.decode_step(&active, position, &mut caches, &cross)?;
+            let logits = self.decode_step(&active, position, &mut caches, &encoded)?;
             let logits = logits.chunks_exact(self.config.vocab_size);
             for ((i, row), logits) in active.iter().enumerate().zip(logits) {
                 let beginning = beginnings[i % beginnings.len()];
@@ -350,12 +367,15 @@ impl<E: Engine> T5<E> {
     }
 }
 
-/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on.
+/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on. Of equals
+/// the earlier one is larger.
 fn draw(logits: &[f32], top_k: usize, u: f32) -> usize {
+    let by_size = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
     let mut ranked: Vec<usize> = (0..logits.len()).collect();
-    // A stable sort: equals keep their order.
-    ranked.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    ranked.truncate(top_k.max(1));
+    let top_k = top_k.clamp(1, logits.len());
+    ranked.select_nth_unstable_by(top_k - 1, by_size);
+    ranked.truncate(top_k);
+    ranked.sort_unstable_by(by_size);
     let weight = |&i: &usize| f64::from(logits[i] - logits[ranked[0]]).exp();
     let mut left = f64::from(u) * ranked.iter().map(weight).sum::<f64>();
     for i in &ranked {

@@ -3,20 +3,23 @@
 mod build;
 mod forward;
 mod generate;
-mod magnitudes;
+mod look;
 mod position;
 mod prompts;
 mod recompute;
+mod routing;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use dfdx::prelude::{Backward, NoneTape, OwnedTape};
+use dfdx::prelude::{Backward, Gradients, NoneTape, OwnedTape};
 use kif_data::{Batch, Ragged};
 
-use crate::engine::{Engine, LowRank, device_error};
+use crate::engine::{Engine, device_error};
 use crate::files::T5Config;
-use crate::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout, Sampling};
+use crate::{
+    BatchLoss, Dropout, LanguageModel, LoraConfig, ModelError, ParamLayout, Routing, Sampling,
+};
 use forward::Goal;
 
 /// A weight, and where it lies in the flat parameter vector if it is trained.
@@ -34,6 +37,8 @@ struct Adapter<E: Engine> {
     scale: f32,
     /// Number of this layer among those with an adapter: names its dropout stream.
     stream: u64,
+    /// G `[n_slots, in]`, where tokens are routed.
+    router: Option<Param<E>>,
 }
 
 /// A linear layer without bias.
@@ -43,20 +48,12 @@ struct Linear<E: Engine> {
 }
 
 impl<E: Engine> Linear<E> {
-    fn low_rank(&self, dropout: Option<Dropout>) -> Option<LowRank<'_, E::Weight>> {
-        self.adapter.as_ref().map(|adapter| LowRank {
-            a: &adapter.a.weight,
-            b: &adapter.b.weight,
-            scale: adapter.scale,
-            dropout: dropout.map(|dropout| (dropout, adapter.stream)),
-        })
-    }
-
     fn params_mut<'a>(&'a mut self, into: &mut Vec<&'a mut Param<E>>) {
         into.push(&mut self.weight);
         if let Some(adapter) = &mut self.adapter {
             into.push(&mut adapter.a);
             into.push(&mut adapter.b);
+            into.extend(&mut adapter.router);
         }
     }
 }
@@ -110,9 +107,13 @@ pub(crate) struct T5<E: Engine> {
     head: Option<Param<E>>,
     encoder: Stack<E>,
     decoder: Stack<E>,
+    /// What chooses between adapters side by side, and the settings of the adapter that they make.
+    routing: Option<Routing>,
+    lora: Option<LoraConfig>,
+    instance_router: Option<routing::InstanceRouter<E>>,
+    /// What a pass gathers for those who look inside.
+    look: RefCell<Option<look::Look>>,
     prompts: Option<prompts::SoftPrompts<E>>,
-    /// What a pass gathers for `output_magnitudes`.
-    magnitudes: RefCell<Option<magnitudes::Magnitudes>>,
 }
 
 impl<E: Engine> T5<E> {
@@ -143,6 +144,11 @@ impl<E: Engine> T5<E> {
             all.push(&mut stack.final_norm);
         }
         all.extend(&mut self.head);
+        all.extend(
+            self.instance_router
+                .iter_mut()
+                .flat_map(|router| router.params_mut()),
+        );
         all.extend(self.prompts.as_mut().map(|prompts| &mut prompts.rows));
         all
     }
@@ -151,6 +157,24 @@ impl<E: Engine> T5<E> {
     fn ranges(&self) -> Vec<Range<usize>> {
         let specs = self.layout.specs().iter();
         specs.map(|spec| spec.range.clone()).collect()
+    }
+
+    /// Adds the gradients of what is trained to `grad`, `[P]`.
+    fn add_gradients(
+        &mut self,
+        gradients: &mut Gradients<f32, E::Device>,
+        grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
+        let ranges = self.ranges();
+        let engine = self.engine.clone();
+        for param in self.params_mut() {
+            if let Some(slot) = param.slot {
+                let into = &mut grad[ranges[slot].clone()];
+                engine.add_gradient(&param.weight, gradients, into)?;
+            }
+        }
+        Ok(())
     }
 
     fn embedding<'a>(&'a self, stack: &'a Stack<E>) -> &'a Param<E> {
@@ -199,7 +223,6 @@ impl<E: Engine> T5<E> {
         grad: &mut [f32],
     ) -> Result<Vec<f32>, ModelError> {
         self.check_batch(batch)?;
-        assert_eq!(grad.len(), self.layout.n_params(), "length of the gradient");
         let (losses, mut gradients) = if self.recompute {
             self.recomputed_loss(batch, goal, weight, dropout)?
         } else {
@@ -207,14 +230,7 @@ impl<E: Engine> T5<E> {
             let (loss, losses) = self.loss::<Tape<E>>(batch, goal, weight, dropout)?;
             (losses, loss.try_backward().map_err(device_error)?)
         };
-        let ranges = self.ranges();
-        let engine = self.engine.clone();
-        for param in self.params_mut() {
-            if let Some(slot) = param.slot {
-                let into = &mut grad[ranges[slot].clone()];
-                engine.add_gradient(&param.weight, &mut gradients, into)?;
-            }
-        }
+        self.add_gradients(&mut gradients, grad)?;
         Ok(losses)
     }
 
@@ -304,6 +320,46 @@ impl<E: Engine> LanguageModel for T5<E> {
     fn output_magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         self.check_batch(batch)?;
         self.magnitudes(batch)
+    }
+
+    fn layer_inputs(&self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.check_batch(batch)?;
+        self.inputs(batch, at_most)
+    }
+
+    fn routing(&self) -> Option<Routing> {
+        self.routing
+    }
+
+    fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
+        let (Some(routing), Some(lora)) = (self.routing, &self.lora) else {
+            return Err(ModelError::Unsupported {
+                what: "open slots of a model that does not route".to_owned(),
+            });
+        };
+        let routing = Routing {
+            open_slots,
+            ..routing
+        };
+        routing.check(lora)?;
+        self.routing = Some(routing);
+        Ok(())
+    }
+
+    fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        self.check_rows(&batch.inputs)?;
+        self.weights_on_host(batch)
+    }
+
+    fn add_routing_gradient(
+        &mut self,
+        batch: &Batch,
+        by_weights: &[f32],
+        grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        self.check_rows(&batch.inputs)?;
+        let mut gradients = self.routing_gradients(batch, by_weights)?;
+        self.add_gradients(&mut gradients, grad)
     }
 
     fn generate(

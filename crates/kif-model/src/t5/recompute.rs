@@ -11,7 +11,7 @@ use dfdx::prelude::{
 use kif_data::Batch;
 
 use super::T5;
-use super::forward::{Goal, spans};
+use super::forward::Goal;
 use crate::engine::{Act, Engine, device_error};
 use crate::{Dropout, ModelError};
 
@@ -29,8 +29,9 @@ impl<E: Engine> T5<E> {
         weight: f32,
         dropout: Option<Dropout>,
     ) -> Result<LossAndGradients<E::Device>, ModelError> {
+        let weights = self.row_weights::<NoneTape>(&batch.inputs)?;
         let inputs = &*self.encoder_inputs(&batch.inputs)?;
-        let pass = self.encoder_pass(inputs, dropout);
+        let pass = self.encoder_pass(inputs, weights.as_ref(), dropout);
         let mut xs = vec![self.embed::<NoneTape>(&self.encoder, inputs)?];
         for i in 0..self.encoder.blocks.len() {
             xs.push(self.encoder_block(i, xs[i].clone(), &pass)?);
@@ -39,7 +40,7 @@ impl<E: Engine> T5<E> {
         let encoded = self.norm(top, &self.encoder.final_norm)?;
 
         let decoder_inputs = self.decoder_inputs(batch.targets.rows());
-        let decoder_pass = self.decoder_pass(spans(inputs), &decoder_inputs, dropout);
+        let decoder_pass = self.decoder_pass(inputs, &decoder_inputs, weights.as_ref(), dropout);
         let mut ys = vec![self.embed::<NoneTape>(&self.decoder, &decoder_inputs)?];
         for i in 0..self.decoder.blocks.len() {
             ys.push(self.decoder_block(i, ys[i].clone(), &encoded, &decoder_pass)?);
@@ -79,6 +80,9 @@ impl<E: Engine> T5<E> {
         }
         if self.trains_encoder_inputs() {
             segments = segments.backward(self.embed(&self.encoder, inputs)?, &x)?;
+        }
+        if let (Some(first), Some(again)) = (&weights, self.row_weights(&batch.inputs)?) {
+            segments = segments.backward(again, first)?;
         }
         Ok((nll, segments.gradients))
     }

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 use kif_model::{
-    Adapter, LanguageModel, LoraConfig, PROMPTS_CONFIG_FILE, StoredPrompts, Trainable,
+    Adapter, LanguageModel, LoraConfig, PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE, StoredPrompts,
+    StoredRouted, Trainable,
 };
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::process;
@@ -63,15 +64,15 @@ impl From<Answer> for ScoreKind {
     }
 }
 
-/// A base with an adapter on it, or behind soft prompts.
+/// A base with an adapter on it, with several and a router, or behind soft prompts.
 pub(crate) struct Loaded {
-    /// The model; its trainable parameters are the adapter, or the prompts.
+    /// The model; its trainable parameters are the adapter, adapters and router, or the prompts.
     pub(crate) model: Box<dyn LanguageModel>,
-    /// The adapter's settings; none with prompts.
+    /// The settings of a single adapter; none with a router or prompts.
     pub(crate) lora: Option<LoraConfig>,
 }
 
-/// Loads a base with the adapter or the prompts of a directory, or with a fresh one of `fresh`, drawn from `seed`.
+/// Loads a base with what a directory holds, or with a fresh one of `fresh`, drawn from `seed`.
 pub(crate) fn load(
     base: &Path,
     adapter: Option<&Path>,
@@ -81,6 +82,10 @@ pub(crate) fn load(
 ) -> Result<Loaded> {
     if let Some(dir) = adapter.filter(|dir| dir.join(PROMPTS_CONFIG_FILE).exists()) {
         let model = load_prompts(base, dir, compute)?;
+        return Ok(Loaded { model, lora: None });
+    }
+    if let Some(dir) = adapter.filter(|dir| dir.join(ROUTING_CONFIG_FILE).exists()) {
+        let model = load_routed(base, dir, compute)?;
         return Ok(Loaded { model, lora: None });
     }
     let stored = adapter
@@ -109,6 +114,22 @@ pub(crate) fn load(
         model,
         lora: Some(lora),
     })
+}
+
+/// Loads a base with the adapters and the router of a directory.
+fn load_routed(base: &Path, dir: &Path, compute: &Compute) -> Result<Box<dyn LanguageModel>> {
+    let stored = StoredRouted::read(dir)
+        .or_bad_input(|| format!("reading adapters with a router {}", dir.display()))?;
+    let trainable = Trainable::Routed(stored.lora.clone(), stored.routing);
+    let mut model = kif_model::load(base, &model_options(compute, trainable, 1))
+        .or_bad_input(|| format!("loading model {}", base.display()))?;
+    let fitting = || {
+        let (dir, base) = (dir.display(), base.display());
+        format!("fitting adapters with a router {dir} to model {base}")
+    };
+    let params = stored.into_params(model.layout()).or_bad_input(fitting)?;
+    model.set_params(&params).or_bad_input(fitting)?;
+    Ok(model)
 }
 
 /// Loads a base behind the soft prompts of a directory, those active that it says.

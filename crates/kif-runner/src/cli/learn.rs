@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let Loaded { model, lora } = load(&arguments.model, adapter, fresh, &compute, arguments.seed)?;
     let Some(lora) = lora else {
         return bad(
-            "--adapter holds soft prompts, and kif learn goes on from a LoRA adapter".into(),
+            "--adapter holds soft prompts or adapters with a router, and kif learn goes on from one LoRA adapter".into(),
         );
     };
     check_vocabulary(&task_rows, &rows, model.vocab_size())?;

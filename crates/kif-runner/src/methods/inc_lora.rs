@@ -4,6 +4,8 @@
 //! adapters lie side by side in one: task t trains slot t, see [`ParamLayout::slot`](kif_model::ParamLayout::slot).
 //! Slots of later tasks have B = 0 and add nothing.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use super::Method;
@@ -26,6 +28,12 @@ impl Method for IncLora {
 
 /// Freezes everything but the slot of `task`; an error if the adapter has none for it.
 pub(super) fn train_own_slot(learner: &mut Learner, task: &TaskView) -> Result<()> {
+    learner.train_only(own_slot(learner, task)?);
+    Ok(())
+}
+
+/// Where the slot of `task` lies; an error if the adapter has none for it.
+pub(super) fn own_slot(learner: &Learner, task: &TaskView) -> Result<Vec<Range<usize>>> {
     let n_slots = learner.layout().n_slots();
     if task.index >= n_slots {
         let (name, number) = (&task.name, task.index + 1);
@@ -34,6 +42,5 @@ pub(super) fn train_own_slot(learner: &mut Learner, task: &TaskView) -> Result<(
         ))
         .into());
     }
-    learner.train_only(learner.layout().slot(task.index));
-    Ok(())
+    Ok(learner.layout().slot(task.index))
 }

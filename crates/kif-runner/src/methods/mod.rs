@@ -12,12 +12,14 @@ mod kif;
 mod l2p;
 mod lfpt5;
 mod migu;
+mod moe_lora;
 mod o_lora;
 mod parts;
 mod per_task;
 mod prog_prompt;
 mod replay;
 mod replay_matched;
+mod sapt_lora;
 mod seq_lora;
 mod seq_lora_matched;
 mod skills;
@@ -49,9 +51,11 @@ pub use kif::{Cleared, Estimated, ImportanceWeights, KifConfig, KifScope};
 pub use l2p::L2pConfig;
 pub use lfpt5::Lfpt5Config;
 pub use migu::MiguConfig;
+pub use moe_lora::MoeLoraConfig;
 pub use o_lora::OLoraConfig;
 pub use parts::Parts;
 pub use prog_prompt::ProgPromptConfig;
+pub use sapt_lora::SaptLoraConfig;
 pub use seq_lora_matched::SeqLoraMatchedConfig;
 pub use tas_lora::TasLoraConfig;
 pub use tasl::TaslConfig;
@@ -80,9 +84,9 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// Called before the model is examined on task `task_idx` of the stream, which may be one that it has not learned yet;
-    /// not before the base is. A method that acts on it is told the task of a test row: its scores do not compare with those
-    /// of methods that are not.
+    /// Called before the model is examined on task `task_idx` of the stream, which may be one that it has not learned
+    /// yet; not before the base is. A method that acts on it is told the task of a test row: its scores do not compare
+    /// with those of methods that are not.
     fn before_examining(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
         Ok(())
     }
@@ -197,10 +201,14 @@ pub enum MethodConfig {
     Lfpt5(Lfpt5Config),
     /// Steps that move the rows with the largest outputs.
     Migu(MiguConfig),
+    /// LoRA experts that a router chooses between for every token.
+    MoeLora(MoeLoraConfig),
     /// A new LoRA for every task, orthogonal to the frozen ones.
     OLora(OLoraConfig),
     /// A new soft prompt for every task in front of the frozen ones; told the task at test time.
     ProgPrompt(ProgPromptConfig),
+    /// A new LoRA for every task, and a router that mixes all of them for every row.
+    SaptLora(SaptLoraConfig),
     /// Every task from an orthogonal start, and one running average of B.
     Slao,
     /// Every rank averaged between before and after a task, by its importance to either.
@@ -236,8 +244,10 @@ impl MethodConfig {
             Self::L2p(L2pConfig::default()),
             Self::Lfpt5(Lfpt5Config::default()),
             Self::Migu(MiguConfig::default()),
+            Self::MoeLora(MoeLoraConfig::default()),
             Self::OLora(OLoraConfig::default()),
             Self::ProgPrompt(ProgPromptConfig::default()),
+            Self::SaptLora(SaptLoraConfig::default()),
             Self::Slao,
             Self::TasLora(TasLoraConfig::default()),
             Self::Tasl(TaslConfig::default()),
@@ -272,8 +282,10 @@ impl MethodConfig {
             Self::L2p(_) => "l2p",
             Self::Lfpt5(_) => "lfpt5",
             Self::Migu(_) => "migu",
+            Self::MoeLora(_) => "moe_lora",
             Self::OLora(_) => "o_lora",
             Self::ProgPrompt(_) => "prog_prompt",
+            Self::SaptLora(_) => "sapt_lora",
             Self::Slao => "slao",
             Self::TasLora(_) => "tas_lora",
             Self::Tasl(_) => "tasl",
@@ -301,8 +313,10 @@ impl MethodConfig {
             Self::L2p(_) => "a pool of soft prompts, chosen by the text",
             Self::Lfpt5(_) => "a soft prompt that writes rows of earlier tasks to learn from",
             Self::Migu(_) => "only the rows with the largest outputs move",
+            Self::MoeLora(_) => "LoRA experts that a router chooses between for every token",
             Self::OLora(_) => "a new LoRA for every task, orthogonal to the frozen ones",
             Self::ProgPrompt(_) => "a new soft prompt for every task; told the task at test time",
+            Self::SaptLora(_) => "a new LoRA for every task; a router mixes them by the row",
             Self::Slao => "every task from an orthogonal start, and one running average of B",
             Self::TasLora(_) => "ranks averaged between before and after a task, by importance",
             Self::Tasl(_) => "matrices from before or after a task, by importance",
@@ -325,8 +339,10 @@ impl MethodConfig {
             Self::L2p(config) => config.check(),
             Self::Lfpt5(config) => config.check(),
             Self::Migu(config) => config.check(),
+            Self::MoeLora(config) => config.check(),
             Self::OLora(config) => config.check(),
             Self::ProgPrompt(config) => config.check(),
+            Self::SaptLora(config) => config.check(),
             Self::TasLora(config) => config.check(),
             Self::Tasl(config) => config.check(),
             Self::VrMcl(config) => config.check(),
@@ -350,7 +366,9 @@ impl MethodConfig {
             },
             Self::L2p(config) => config.parts(),
             Self::Lfpt5(config) => config.parts(),
+            Self::MoeLora(config) => config.parts(),
             Self::ProgPrompt(config) => config.parts(n_tasks),
+            Self::SaptLora(config) => config.parts(n_tasks),
             _ => Parts::default(),
         }
     }
@@ -391,8 +409,10 @@ impl MethodConfig {
             Self::L2p(config) => Box::new(l2p::L2p::new(*config, layout)),
             Self::Lfpt5(config) => Box::new(lfpt5::Lfpt5::new(*config)),
             Self::Migu(config) => Box::new(migu::Migu::new(*config)),
+            Self::MoeLora(config) => Box::new(moe_lora::MoeLora::new(*config, layout)),
             Self::OLora(config) => Box::new(o_lora::OLora::new(*config, layout)),
             Self::ProgPrompt(config) => Box::new(prog_prompt::ProgPrompt::new(*config)),
+            Self::SaptLora(config) => Box::new(sapt_lora::SaptLora::new(*config)),
             Self::TasLora(config) => Box::new(tas_lora::TasLora::new(*config, layout)),
             Self::Tasl(config) => Box::new(tasl::Tasl::new(*config, layout)),
             Self::VrMcl(config) => Box::new(vr_mcl::VrMcl::new(*config)),

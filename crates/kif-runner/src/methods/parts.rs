@@ -1,12 +1,14 @@
 //! What a method trains beside or in the place of one LoRA.
 
-use kif_model::{LoraConfig, ModelError, PromptConfig, Trainable};
+use kif_model::{LoraConfig, ModelError, PromptConfig, Router, Routing, Trainable};
 
 /// What a method trains, for a stream of a known length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// Adapters side by side ([`ParamLayout::with_slots`](kif_model::ParamLayout::with_slots)).
     pub n_slots: usize,
+    /// What says how much each of them counts; without, they add up.
+    pub router: Option<Router>,
     /// Soft prompts, in the place of any adapter.
     pub prompts: Option<PromptConfig>,
 }
@@ -15,6 +17,7 @@ impl Default for Parts {
     fn default() -> Self {
         Self {
             n_slots: 1,
+            router: None,
             prompts: None,
         }
     }
@@ -23,18 +26,18 @@ impl Default for Parts {
 impl Parts {
     /// What the model is to train, where one adapter would be `lora`.
     pub fn trainable(&self, lora: LoraConfig) -> Trainable {
-        match self.prompts {
-            Some(prompts) => Trainable::Prompts(prompts),
-            None => Trainable::Adapter(lora.side_by_side(self.n_slots)),
+        let adapters = || lora.side_by_side(self.n_slots);
+        match (self.prompts, self.router) {
+            (Some(prompts), _) => Trainable::Prompts(prompts),
+            (None, None) => Trainable::Adapter(adapters()),
+            (None, Some(router)) => {
+                Trainable::Routed(adapters(), Routing::new(self.n_slots, router))
+            }
         }
     }
 
     /// Whether the model can have that.
     pub fn check(&self, lora: LoraConfig) -> Result<(), ModelError> {
-        match self.trainable(lora) {
-            Trainable::Prompts(prompts) => prompts.validate(),
-            Trainable::Adapter(lora) => lora.validate(),
-            Trainable::All => Ok(()),
-        }
+        self.trainable(lora).validate()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
-use kif_model::{Adapter, ParamLayout, StoredPrompts, Trainable};
+use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable};
 
 use super::base_scores::BaseScores;
 use super::partial::Partial;
@@ -340,6 +340,10 @@ impl Session<'_> {
                 Trainable::Adapter(config) => {
                     Adapter::write(at, &config, layout, params, &base_name)
                 }
+                Trainable::Routed(config, routing) => {
+                    let routing = self.learner.model().routing().unwrap_or(routing);
+                    StoredRouted::write(at, &config, &routing, layout, params, &base_name)
+                }
                 Trainable::All => unreachable!("the base is frozen"),
             }
             .with_context(|| format!("writing adapter {}", adapter.display()))
@@ -466,10 +470,10 @@ impl Shares {
     }
 }
 
-/// Bytes of all slots but the last.
+/// Bytes of all parameters but those of one slot.
 fn frozen_slot_bytes(layout: &ParamLayout) -> u64 {
-    let n_slots = layout.n_slots();
-    (layout.n_params() / n_slots * (n_slots - 1) * size_of::<f32>()) as u64
+    let of_one: usize = layout.slot(0).iter().map(ExactSizeIterator::len).sum();
+    ((layout.n_params() - of_one) * size_of::<f32>()) as u64
 }
 
 /// Bytes of a row's ids.

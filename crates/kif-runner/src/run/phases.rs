@@ -48,12 +48,13 @@ pub(super) fn view(
 ) -> TaskView {
     let order = inputs.order(cell.order);
     let task = |i: usize| inputs.task(&order[i]);
-    let (mut memory, mut all_rows) = (Vec::new(), Vec::new());
+    let (mut memory, mut memory_sizes, mut all_rows) = (Vec::new(), Vec::new(), Vec::new());
     match regime {
         Regime::Stream => {
             let kept = inputs.kept(protocol, (cell.order, cell.seed), phase.task_idx, highest);
             for (earlier, rows) in kept.into_iter().enumerate() {
                 let train = &task(earlier).train;
+                memory_sizes.push(rows.len());
                 memory.extend(rows.into_iter().map(|row| train[row].clone()));
             }
         }
@@ -71,6 +72,7 @@ pub(super) fn view(
         },
         rows: Arc::clone(&task(phase.task_idx).train),
         memory: Arc::new(memory),
+        memory_sizes,
         all_rows: Arc::new(all_rows),
         batch_size: protocol.training.batch_size,
         seed: cell.seed,
@@ -124,8 +126,8 @@ fn added_share(config: &MethodConfig) -> f64 {
         // Writing the batch, a batch of drawn rows answered and written, and its predictions before and now.
         MethodConfig::Lfpt5(_) => 4.0 + 1.0 / 3.0,
         // A pass forward.
-        MethodConfig::Migu(_) => 1.0 / 3.0,
-        // Forever: six passes over the memory in a whole task.
+        MethodConfig::Migu(_) | MethodConfig::MoeLora(_) => 1.0 / 3.0,
+        // Forever: six passes over the memory in a whole task. SAPT: of the memory only what its router reads.
         MethodConfig::SeqLora
         | MethodConfig::Ella(_)
         | MethodConfig::Forever(_)
@@ -136,6 +138,7 @@ fn added_share(config: &MethodConfig) -> f64 {
         | MethodConfig::OLora(_)
         | MethodConfig::ProgPrompt(_)
         | MethodConfig::Replay
+        | MethodConfig::SaptLora(_)
         | MethodConfig::TasLora(_)
         | MethodConfig::Tasl(_)
         | MethodConfig::Joint

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kif_model::Weights;
 use kif_runner::MethodConfig;
 use kif_runner::record::Record;
 use serde_json::Value;
 
-use crate::kit::{arg, fail, files, kif, kif_with, small_benchmark, succeed};
+use crate::kit::{arg, fail, files, golden, kif, kif_with, small_benchmark, succeed};
 
 const METHODS: &str = "\"seq_lora\", \"replay\", \"kif-released\", \"joint\", \"per_task\"";
 
@@ -310,6 +311,88 @@ const N_TENSORS: usize = 2 * 2 * (2 + 3 + 3);
 
 /// Every method, from its settings to its record: nothing gets lost when a record is read, and the memory keeps to its
 /// share.
+/// The values of the first of several adapters of the cell with this record.
+fn one_adapter(record: &Path) -> PathBuf {
+    record.with_file_name("adapter/adapters/0/adapter_model.safetensors")
+}
+
+/// Numbers in a file of tensors.
+fn n_values(path: &Path) -> usize {
+    let weights = Weights::read_file(path).unwrap();
+    let size = |name: &str| weights.shape(name).unwrap().iter().product::<usize>();
+    weights.names().map(size).sum()
+}
+
+/// `kif score` writes with them what the run wrote, and they are refused where they would be taken for one adapter.
+#[test]
+fn adapters_with_a_router_answer_as_in_their_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"sapt_lora\", \"moe_lora\"");
+    let out = folder.path().join("run");
+    bench(&protocol, &out, &[]);
+    let model = golden("tiny-t5");
+    for method in ["sapt_lora", "moe_lora"] {
+        let cell = out.join(format!("cells/{method}-o1-s1"));
+        let record = Record::read(&cell.join("record.json")).unwrap();
+        let adapter = cell.join("adapter");
+        for (task, expected) in &record.predictions {
+            let data = folder.path().join(format!("data/{task}/test.jsonl"));
+            let answers = folder.path().join("answers.jsonl");
+            let with = [
+                "--model",
+                arg(&model),
+                "--adapter",
+                arg(&adapter),
+                "--data",
+                arg(&data),
+            ];
+            let how = [
+                "--out",
+                arg(&answers),
+                "--max-new-tokens",
+                "4",
+                "--batch-size",
+                "5",
+            ];
+            succeed(&[&["score"], &with[..], &how[..]].concat());
+            let text = fs::read_to_string(&answers).unwrap();
+            let prediction = |line: &str| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["prediction"].as_str().unwrap().to_owned()
+            };
+            let found: Vec<String> = text.lines().map(prediction).collect();
+            assert_eq!(&found, expected, "{method} on {task}");
+        }
+        let merged = folder.path().join("merged");
+        let named = "adapters with a router";
+        let merge = [
+            "merge",
+            "--model",
+            arg(&model),
+            "--adapter",
+            arg(&adapter),
+            "--out",
+            arg(&merged),
+        ];
+        fail(2, &[named], &merge);
+        let data = folder.path().join("data/a/train.jsonl");
+        let learn = [
+            "learn",
+            "--model",
+            arg(&model),
+            "--adapter",
+            arg(&adapter),
+            "--task",
+            arg(&data),
+        ];
+        fail(
+            2,
+            &[named],
+            &[&learn[..], &["--out", arg(&merged)]].concat(),
+        );
+    }
+}
+
 #[test]
 fn records_of_all_methods_survive_reading_and_writing() {
     let folder = tempfile::tempdir().unwrap();
@@ -341,11 +424,14 @@ fn records_of_all_methods_survive_reading_and_writing() {
             "inc_lora" | "o_lora" | "ella" | "prog_prompt" => n_bytes(p / 2),
             // Rows that it drew, as many as made sense.
             "lfpt5" => kept.state_bytes,
+            // All parameters but those of one adapter; SAPT has the weights of two tasks between two adapters, too.
+            "moe_lora" => n_bytes(p - n_values(&one_adapter(&path))),
+            "sapt_lora" => n_bytes(p - n_values(&one_adapter(&path)) + 4),
             _ => 0,
         };
         assert_eq!(kept.state_bytes, state, "{name}");
         let rehearses = ["replay", "replay_matched", "halve", "a_gem"].contains(&name)
-            || ["aim_merging", "forever", "vr_mcl"].contains(&name)
+            || ["aim_merging", "forever", "sapt_lora", "vr_mcl"].contains(&name)
             || name.starts_with("kif-");
         let rows = match name {
             "joint" => 80,

@@ -12,7 +12,7 @@ use anyhow::Result;
 use kif_data::{Batch, Encoded, Ragged, epoch_order};
 use kif_model::{
     BatchLoss, Dropout, LORA_A, LORA_B, LanguageModel, ModelError, ParamGroup, ParamLayout,
-    ParamSpec, PromptSelection, Sampling, closest_keys,
+    ParamSpec, PromptSelection, Router, Routing, Sampling, closest_keys,
 };
 use kif_runner::methods::Parts;
 use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Schedule, TaskView};
@@ -22,7 +22,8 @@ pub const P: usize = 8;
 
 /// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1, the others to 0.
 /// With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P` and so on. With soft prompts, every row of
-/// these has P parameters, and those of the active ones count that a pool chooses.
+/// these has P parameters, and those of the active ones count that a pool chooses. A router says how much each slot counts,
+/// and the loss does not depend on it.
 ///
 /// It notes the input tokens of all rows that it is shown and has not written. Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
 /// [`EXPLODE`] one gradient infinite.
@@ -31,6 +32,7 @@ pub struct Quadratic {
     layout: ParamLayout,
     parts: Parts,
     active: Vec<usize>,
+    open_slots: usize,
     seen: Seen,
 }
 
@@ -49,6 +51,16 @@ impl Quadratic {
             None => {
                 layout.push(format!("toy{LORA_A}"), vec![2 * parts.n_slots, 2]);
                 layout.push(format!("toy{LORA_B}"), vec![2, 2 * parts.n_slots]);
+                let rows = |width| vec![parts.n_slots, width];
+                match parts.router {
+                    Some(Router::Instance { .. }) => {
+                        layout.push_to(ParamGroup::SlotKeys, "slot_keys".into(), rows(P));
+                    }
+                    Some(Router::Token { .. }) => {
+                        layout.push_to(ParamGroup::Router, "router.toy.weight".into(), rows(2));
+                    }
+                    None => {}
+                }
             }
             Some(prompts) => {
                 let shape = vec![prompts.n_prompts, prompts.length, P];
@@ -67,6 +79,7 @@ impl Quadratic {
             layout,
             parts,
             active: Vec::new(),
+            open_slots: parts.n_slots,
             seen: Seen::default(),
         }
     }
@@ -74,7 +87,7 @@ impl Quadratic {
     /// The parameters that answer a text.
     fn answering(&self, text: &[u32]) -> Vec<Range<usize>> {
         let Some(prompts) = self.parts.prompts else {
-            return std::iter::once(0..self.theta.len()).collect();
+            return std::iter::once(0..P * self.parts.n_slots).collect();
         };
         let chosen = match prompts.selection {
             PromptSelection::Fixed => self.active.clone(),
@@ -90,6 +103,11 @@ impl Quadratic {
     fn nll(&self, answering: &[Range<usize>], token: u32) -> f64 {
         let square = |i: usize| (f64::from(self.theta[i]) - target(i, token)).powi(2);
         answering.iter().cloned().flatten().map(square).sum::<f64>() / 2.0
+    }
+
+    fn key(&self, slot: usize) -> Range<usize> {
+        let keys = self.layout.group(ParamGroup::SlotKeys).remove(0);
+        keys.start + slot * P..keys.start + (slot + 1) * P
     }
 
     fn note(&self, batch: &Batch) {
@@ -203,6 +221,71 @@ impl LanguageModel for Quadratic {
         &self.active
     }
 
+    fn routing(&self) -> Option<Routing> {
+        let router = self.parts.router?;
+        let (n_slots, open_slots) = (self.parts.n_slots, self.open_slots);
+        Some(Routing {
+            n_slots,
+            open_slots,
+            router,
+        })
+    }
+
+    fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
+        self.open_slots = open_slots;
+        Ok(())
+    }
+
+    /// A softmax of the products of the text's direction and the keys.
+    fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        self.note(batch);
+        let of_text = |text: &[u32]| {
+            let score = |slot: usize| -> f32 {
+                let key = &self.theta[self.key(slot)];
+                key.iter().zip(embedding(text)).map(|(k, e)| k * e).sum()
+            };
+            let mut weights = vec![0.0; self.parts.n_slots];
+            for (slot, w) in weights[..self.open_slots].iter_mut().enumerate() {
+                *w = score(slot).exp();
+            }
+            let sum: f32 = weights.iter().sum();
+            weights.iter_mut().for_each(|w| *w /= sum);
+            weights
+        };
+        Ok(batch.inputs.rows().flat_map(of_text).collect())
+    }
+
+    fn add_routing_gradient(
+        &mut self,
+        batch: &Batch,
+        by_weights: &[f32],
+        grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let n_slots = self.parts.n_slots;
+        let weights = self.routing_weights(batch)?;
+        let rows = batch.inputs.rows().zip(weights.chunks_exact(n_slots));
+        for ((text, w), by) in rows.zip(by_weights.chunks_exact(n_slots)) {
+            let mean: f32 = w.iter().zip(by).map(|(w, by)| w * by).sum();
+            for slot in 0..n_slots {
+                let by_score = w[slot] * (by[slot] - mean);
+                let into = grad[self.key(slot)].iter_mut().zip(embedding(text));
+                into.for_each(|(g, e)| *g += by_score * e);
+            }
+        }
+        Ok(())
+    }
+
+    fn layer_inputs(&self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.note(batch);
+        let firsts = batch.inputs.rows().take(at_most);
+        let x: Vec<f32> = firsts.flat_map(|row| [1.0, row[0] as f32 / 20.0]).collect();
+        let of_spec = |spec: &ParamSpec| match spec.name.ends_with(LORA_A) {
+            true => x.clone(),
+            false => Vec::new(),
+        };
+        Ok(self.layout.specs().iter().map(of_spec).collect())
+    }
+
     fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
         Ok(texts.rows().flat_map(embedding).collect())
     }
@@ -307,6 +390,7 @@ pub fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
             name: format!("task {k}"),
             rows: Arc::new(rows(k)),
             memory: Arc::new((0..k).flat_map(|k| rows(k).into_iter().take(4)).collect()),
+            memory_sizes: vec![4; k as usize],
             all_rows: all.clone(),
             batch_size: 3,
             seed: 7,

@@ -51,6 +51,7 @@ impl Quick {
                     .flat_map(|rows| rows[..8].to_vec())
                     .collect(),
             ),
+            memory_sizes: vec![8; k],
             all_rows: all_rows.clone(),
             batch_size: 8,
             seed: 3,
@@ -64,21 +65,21 @@ impl Quick {
         }
     }
 
-    pub fn lora(config: &MethodConfig) -> LoraConfig {
-        let lora = LoraConfig {
+    fn one_lora() -> LoraConfig {
+        LoraConfig {
             rank: RANK,
             alpha: 16.0,
             ..LoraConfig::default()
-        };
-        lora.side_by_side(config.parts(N_TASKS).n_slots)
+        }
+    }
+
+    pub fn lora(config: &MethodConfig) -> LoraConfig {
+        Self::one_lora().side_by_side(config.parts(N_TASKS).n_slots)
     }
 
     /// What the model trains for `config`.
     pub fn trainable(config: &MethodConfig) -> Trainable {
-        match config.parts(N_TASKS).prompts {
-            Some(prompts) => Trainable::Prompts(prompts),
-            None => Trainable::Adapter(Self::lora(config)),
-        }
+        config.parts(N_TASKS).trainable(Self::one_lora())
     }
 
     /// A fresh learner for `config` and the method itself.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use kif_kernels::{MatMut, MatRef, PackedWeight};
 
-use super::{Fused, FusedWeight, buffers, take_gradient, view};
-use crate::engine::{Act, InputGradient, LowRank};
+use super::{Fused, FusedWeight, buffers, gate, take_gradient, view};
+use crate::engine::{Act, Gate, InputGradient, LowRank};
 use crate::{Dropout, ModelError};
 
 /// What the backward pass of the low-rank part needs.
@@ -17,12 +17,13 @@ struct SavedLowRank {
     b_leaf: Act<Cpu>,
     scale: f32,
     dropout: Option<(Dropout, u64)>,
-    /// `scale * dropout(x) A^T`, `[tokens, R]`.
+    /// `scale * dropout(x) A^T`, `[tokens, R]`, before the gate.
     hidden: Vec<f32>,
+    gate: Option<Gate<Act<Cpu>>>,
 }
 
 impl SavedLowRank {
-    /// Adds the gradients of A and B, and of `x` if it has one, for the gradient `gy[tokens, n_out]` of the layer's output.
+    /// Adds the gradients of A, B and gate, and of `x` if it has one, for the gradient `gy[tokens, n_out]` of the layer's output.
     fn backward(
         self,
         x: &Act<Cpu>,
@@ -32,10 +33,20 @@ impl SavedLowRank {
     ) -> Result<(), CpuError> {
         let (n_rows, n_in) = *x.shape();
         let (rank, n_out) = (self.a.n_out(), self.b.n_out());
+        let gated = self
+            .gate
+            .as_ref()
+            .map(|g| gate::gated(g, &self.hidden, rank));
         let b_gradient = gradients.get_or_alloc_mut(&self.b_leaf)?;
-        add_weight_gradient(b_gradient, gy, &self.hidden, n_out, rank);
+        let b_input = gated.as_deref().unwrap_or(&self.hidden);
+        add_weight_gradient(b_gradient, gy, b_input, n_out, rank);
         let mut g_hidden = buffers::take(n_rows * rank);
         self.b.backward(n_rows, gy, &mut g_hidden, false);
+        if let Some(gate) = &self.gate {
+            let into = gradients.get_or_alloc_mut(&gate.weights)?;
+            gate::add_gradient(gate, &self.hidden, &g_hidden, rank, into);
+            gate::apply(gate, &mut g_hidden, rank);
+        }
         g_hidden.iter_mut().for_each(|g| *g *= self.scale);
         let dropped = dropped(view(x), n_in, self.dropout);
         let input = dropped.as_deref().unwrap_or(view(x));
@@ -56,9 +67,10 @@ impl SavedLowRank {
         }
         buffers::give(g_hidden);
         buffers::give(self.hidden);
-        if let Some(dropped) = dropped {
-            buffers::give(dropped);
-        }
+        [dropped, gated]
+            .into_iter()
+            .flatten()
+            .for_each(buffers::give);
         Ok(())
     }
 }
@@ -67,7 +79,7 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
     engine: &Fused,
     x: Act<Cpu, T>,
     weight: &FusedWeight,
-    low_rank: Option<LowRank<'_, FusedWeight>>,
+    low_rank: Option<LowRank<'_, FusedWeight, Act<Cpu, T>>>,
     residual: Option<Act<Cpu, T>>,
     input_gradient: InputGradient,
 ) -> Result<Act<Cpu, T>, ModelError> {
@@ -93,8 +105,17 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
         .packed()
         .forward(n_rows, view(&x), &mut y, residual_ghost.is_some());
     let low_rank = low_rank.map(|low_rank| {
+        let (low_rank, gate_tape) = split_gate(low_rank);
+        tape = std::mem::take(&mut tape).merge(gate_tape);
         let hidden = hidden_states(&low_rank, n_rows, view(&x));
-        low_rank.b.packed().forward(n_rows, &hidden, &mut y, true);
+        let rank = low_rank.a.packed().n_out();
+        let gated = low_rank
+            .gate
+            .as_ref()
+            .map(|g| gate::gated(g, &hidden, rank));
+        let b_input = gated.as_deref().unwrap_or(&hidden);
+        low_rank.b.packed().forward(n_rows, b_input, &mut y, true);
+        gated.into_iter().for_each(buffers::give);
         (low_rank, hidden)
     });
     let out = engine.tensor(y, n_rows, n_out)?;
@@ -135,8 +156,42 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
     Ok(out.put_tape(tape))
 }
 
+/// The low-rank part without tape, and the tape of its gate.
+fn split_gate<T: Tape<f32, Cpu>>(
+    low_rank: LowRank<'_, FusedWeight, Act<Cpu, T>>,
+) -> (LowRank<'_, FusedWeight, Act<Cpu>>, T) {
+    let LowRank {
+        a,
+        b,
+        scale,
+        dropout,
+        gate,
+    } = low_rank;
+    let (gate, tape) = match gate {
+        None => (None, T::default()),
+        Some(Gate { weights, rows }) => {
+            let (weights, tape) = weights.split_tape();
+            (Some(Gate { weights, rows }), tape)
+        }
+    };
+    (
+        LowRank {
+            a,
+            b,
+            scale,
+            dropout,
+            gate,
+        },
+        tape,
+    )
+}
+
 /// `scale * dropout(x) A^T`, `[tokens, R]`.
-fn hidden_states(low_rank: &LowRank<'_, FusedWeight>, n_rows: usize, x: &[f32]) -> Vec<f32> {
+fn hidden_states(
+    low_rank: &LowRank<'_, FusedWeight, Act<Cpu>>,
+    n_rows: usize,
+    x: &[f32],
+) -> Vec<f32> {
     let a = low_rank.a.packed();
     let dropped = dropped(x, a.n_in(), low_rank.dropout);
     let mut hidden = buffers::take(n_rows * a.n_out());
@@ -149,7 +204,7 @@ fn hidden_states(low_rank: &LowRank<'_, FusedWeight>, n_rows: usize, x: &[f32]) 
 }
 
 /// Keeps the low-rank part for the backward pass, if it is trained.
-fn save(low_rank: LowRank<'_, FusedWeight>, hidden: Vec<f32>) -> Option<SavedLowRank> {
+fn save(low_rank: LowRank<'_, FusedWeight, Act<Cpu>>, hidden: Vec<f32>) -> Option<SavedLowRank> {
     Some(SavedLowRank {
         a: Arc::clone(low_rank.a.packed()),
         b: Arc::clone(low_rank.b.packed()),
@@ -158,6 +213,7 @@ fn save(low_rank: LowRank<'_, FusedWeight>, hidden: Vec<f32>) -> Option<SavedLow
         scale: low_rank.scale,
         dropout: low_rank.dropout,
         hidden,
+        gate: low_rank.gate,
     })
 }
 

@@ -7,6 +7,7 @@ mod activation;
 mod attention;
 mod buffers;
 mod embedding;
+mod gate;
 mod linear;
 mod loss;
 mod norm;
@@ -185,7 +186,7 @@ impl Engine for Fused {
         &self,
         x: Act<Cpu, T>,
         weight: &FusedWeight,
-        low_rank: Option<LowRank<'_, FusedWeight>>,
+        low_rank: Option<LowRank<'_, FusedWeight, Act<Cpu, T>>>,
         residual: Option<Act<Cpu, T>>,
         input_gradient: InputGradient,
     ) -> Result<Act<Cpu, T>, ModelError> {
@@ -258,5 +259,9 @@ impl Engine for Fused {
 
     fn to_host(&self, x: &Act<Cpu>) -> Vec<f32> {
         view(x).to_vec()
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cpu>, ModelError> {
+        self.tensor(values, shape.0, shape.1)
     }
 }

@@ -11,7 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{
-    Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec, device_error,
+    Act, Attention, Engine, Gate, InputGradient, Loss, LowRank, PositionBias, WeightSpec,
+    device_error,
 };
 use crate::{Dropout, ModelError};
 
@@ -29,6 +30,26 @@ impl<D: Device<f32>> Stock<D> {
     fn tensor(&self, values: Vec<f32>, n_rows: usize, n_cols: usize) -> Result<Act<D>, ModelError> {
         self.device
             .try_tensor_from_vec(values, (n_rows, n_cols))
+            .map_err(device_error)
+    }
+
+    /// The weights of a gate for every column of `[tokens, R]`.
+    fn columns<T: Tape<f32, D>>(
+        &self,
+        gate: Gate<Act<D, T>>,
+        (n_tokens, rank): (usize, usize),
+    ) -> Result<Act<D, T>, ModelError> {
+        let weights = match gate.rows {
+            None => gate.weights,
+            Some(rows) => {
+                let rows = self.indices(rows.to_vec(), (n_tokens,))?;
+                gate.weights.try_gather(rows).map_err(device_error)?
+            }
+        };
+        let n_slots = weights.shape().1;
+        weights
+            .try_broadcast_like::<_, Axis<2>>(&(n_tokens, n_slots, rank / n_slots))
+            .and_then(|slots| slots.try_reshape_like(&(n_tokens, rank)))
             .map_err(device_error)
     }
 
@@ -194,7 +215,7 @@ impl<D: Device<f32>> Engine for Stock<D> {
         &self,
         x: Act<D, T>,
         weight: &StockWeight<D>,
-        low_rank: Option<LowRank<'_, StockWeight<D>>>,
+        low_rank: Option<LowRank<'_, StockWeight<D>, Act<D, T>>>,
         residual: Option<Act<D, T>>,
         _input_gradient: InputGradient,
     ) -> Result<Act<D, T>, ModelError> {
@@ -208,7 +229,11 @@ impl<D: Device<f32>> Engine for Stock<D> {
                         self.tensor(dropout_mask(dropout, stream, shape), shape.0, shape.1)?;
                     input = input.try_mul(mask).map_err(device_error)?;
                 }
-                let hidden = product(input, low_rank.a)?;
+                let mut hidden = product(input, low_rank.a)?;
+                if let Some(gate) = low_rank.gate {
+                    let gate = self.columns(gate, *hidden.shape())?;
+                    hidden = hidden.try_mul(gate).map_err(device_error)?;
+                }
                 Some(
                     product(hidden, low_rank.b)?
                         .try_mul(low_rank.scale)
@@ -322,6 +347,10 @@ impl<D: Device<f32>> Engine for Stock<D> {
 
     fn to_host(&self, x: &Act<D>) -> Vec<f32> {
         x.as_vec()
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<D>, ModelError> {
+        self.tensor(values, shape.0, shape.1)
     }
 }
 
