@@ -245,9 +245,9 @@ pub trait LanguageModel {
     /// Logits at every target position under teacher forcing: per row `[T, V]`, row-major, without dropout.
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError>;
 
-    /// Mean absolute output of every row of every trained LoRA matrix over all tokens of the batch that it reads, without
-    /// dropout: per parameter of the layout `[R]` for A (of `A x`) and `[out]` for B (of `B A x`, unscaled); nothing
-    /// for other parameters. A model that cannot look inside itself refuses.
+    /// Mean absolute output of every row of every trained LoRA matrix over all tokens of the batch that it reads,
+    /// without dropout: per parameter of the layout `[R]` for A (of `A x`) and `[out]` for B (of `B A x`, unscaled);
+    /// nothing for other parameters. A model that cannot look inside itself refuses.
     fn output_magnitudes(&self, _batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         Err(ModelError::Unsupported {
             what: "output magnitudes of this model".to_owned(),
@@ -298,9 +298,9 @@ pub trait LanguageModel {
         max_new_tokens: usize,
     ) -> Result<Vec<Vec<u32>>, ModelError>;
 
-    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone
-    /// ([`kif_data::chance::key`]), whatever texts are beside it. The finished parts of each, end tokens included; fewer
-    /// than asked for where `max_new_tokens` were not enough. A model that cannot draw refuses.
+    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone ([`kif_data::chance::key`]),
+    /// whatever texts are beside it. The finished parts of each, end tokens included; fewer than asked for where
+    /// `max_new_tokens` were not enough. A model that cannot draw refuses.
     fn sample(
         &self,
         _prompts: &[&[u32]],
@@ -312,8 +312,8 @@ pub trait LanguageModel {
         })
     }
 
-    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is what
-    /// the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
+    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is
+    /// what the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
     /// `[T, V]`, as made from [`target_logits`](Self::target_logits). A model that cannot be taught so refuses.
     fn divergence_and_grad(
         &mut self,
@@ -398,7 +398,7 @@ mod tests {
         layout.push_to(ParamGroup::SlotKeys, "slot_keys".into(), vec![2, 5]);
         let layout = layout.with_slots(2).unwrap();
         assert_eq!(layout.slot(1), [6..12, 14..16, 18..20]);
-        assert_eq!(layout.group(ParamGroup::Router), [20..26]);
+        assert_eq!(layout.group(ParamGroup::Router), vec![20..26; 1]);
         assert_eq!(layout.slot_key(1), Some(31..36));
         assert_eq!(layout.group(ParamGroup::Lora).len(), 2);
     }

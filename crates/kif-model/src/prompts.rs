@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
 
-/// Most rows in front of a text; more are taken for a broken file.
-pub const MAX_PROMPT_ROWS: usize = 4096;
+/// Most rows of all prompts together; more are taken for a broken file.
+pub const MAX_PROMPT_ROWS: usize = 16_384;
 
-/// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts are prepended to the
-/// embeddings of every text. They take part in relative positions as tokens do, and come on top of the text's tokens.
+/// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts are prepended to
+/// the embeddings of every text. They take part in relative positions as tokens do, and come on top of the text's
+/// tokens.
 ///
 /// Which prompts take part is [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts); none do in
 /// a fresh model, which is the base to the bit.
@@ -46,25 +47,20 @@ impl PromptConfig {
         if self.length == 0 {
             return bad("length", "0 is not at least 1".to_owned());
         }
-        let most = match self.selection {
-            PromptSelection::Fixed => self.n_prompts,
-            PromptSelection::Pool { top_k } if (1..=self.n_prompts).contains(&top_k) => top_k,
-            PromptSelection::Pool { top_k } => {
-                return bad(
-                    "top_k",
-                    format!("{top_k} is outside 1..={}", self.n_prompts),
-                );
-            }
-        };
-        match most.checked_mul(self.length) {
+        if let PromptSelection::Pool { top_k } = self.selection
+            && !(1..=self.n_prompts).contains(&top_k)
+        {
+            let problem = format!("{top_k} is outside 1..={}", self.n_prompts);
+            return bad("top_k", problem);
+        }
+        match self.n_prompts.checked_mul(self.length) {
             Some(n_rows) if n_rows <= MAX_PROMPT_ROWS => Ok(()),
-            _ => bad(
-                "length",
-                format!(
-                    "{most} prompts of {} rows are more than {MAX_PROMPT_ROWS}",
-                    self.length
-                ),
-            ),
+            _ => {
+                let (n_prompts, length) = (self.n_prompts, self.length);
+                let problem =
+                    format!("{n_prompts} prompts of {length} rows are more than {MAX_PROMPT_ROWS}");
+                bad("length", problem)
+            }
         }
     }
 }

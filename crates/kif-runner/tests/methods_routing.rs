@@ -175,7 +175,7 @@ fn exactly_top_k_experts_answer_for_every_token() {
     let n_in = a.shape[1];
     let rank = a.shape[0] / 4;
     let mut counts = [0usize; 4];
-    let mut used = vec![false; 4];
+    let mut used = [false; 4];
     for x in inputs[place].chunks_exact(n_in) {
         let score = |row: &[f32]| row.iter().zip(x).map(|(g, x)| g * x).sum::<f32>();
         let scores: Vec<f32> = params[router.range.clone()]

@@ -64,6 +64,8 @@ pub struct Peer {
     pub name: &'static str,
     /// Average, BWT, FWT, forgetting.
     conventions: [Convention; 4],
+    /// Decimals to which it rounds every score in 0..=1 before any mean is taken; none where it does not, as far as we know.
+    pub decimals: Option<i32>,
     /// What a formula does not say.
     pub note: &'static str,
 }
@@ -97,6 +99,7 @@ pub const PEERS: &[Peer] = &[
             NotPrinted,
             NotPrinted,
         ],
+        decimals: Some(4),
         note: "exact match in lower case; every score is rounded to 4 decimals before the mean is taken",
     },
     Peer {
@@ -107,6 +110,7 @@ pub const PEERS: &[Peer] = &[
             NotKnown,
             NotPrinted,
         ],
+        decimals: None,
         note: "exact match in lower case; FWT comes from a script of its own, whose formula is not known to us",
     },
     Peer {
@@ -117,11 +121,13 @@ pub const PEERS: &[Peer] = &[
             prints(Metric::FwtAim),
             NotPrinted,
         ],
+        decimals: None,
         note: "exact match in lower case; FWT is stated in a comment of the code",
     },
     Peer {
         name: "O-LoRA",
         conventions: [prints(Metric::Op), NotKnown, NotKnown, NotKnown],
+        decimals: None,
         note: "the average is the mean exact match; whether tasks or rows weigh the same is not known to us, tasks are taken",
     },
     Peer {
@@ -132,12 +138,14 @@ pub const PEERS: &[Peer] = &[
             SAPT_SINGLE_TASK,
             prints(Metric::ForgettingChaudhry),
         ],
+        decimals: None,
         note: "the constant of FWT is right for SuperNI on its T5 alone; rows before a task is learned count as 0 in its forgetting, \
                which changes nothing",
     },
     Peer {
         name: "TRACE",
         conventions: [NotKnown; 4],
+        decimals: None,
         note: "no formula is known to us",
     },
     Peer {
@@ -148,6 +156,7 @@ pub const PEERS: &[Peer] = &[
             prints(Metric::FwtGem),
             prints(Metric::ForgettingMammoth),
         ],
+        decimals: None,
         note: "FWT compares with an untrained model, in whose place row 0 stands here; its divisor is taken from GEM",
     },
     Peer {
@@ -158,6 +167,7 @@ pub const PEERS: &[Peer] = &[
             NotKnown,
             prints(Metric::ForgettingFirstLast),
         ],
+        decimals: None,
         note: "every number also for each experience; whether tasks or rows weigh the same in the average of a stream is not known \
                to us, tasks are taken; FWT needs an evaluation before training, and its formula is not known to us",
     },
@@ -169,6 +179,7 @@ pub const PEERS: &[Peer] = &[
             Convention::Prints(Formula::BeforeLearning),
             prints(Metric::ForgettingChaudhry),
         ],
+        decimals: None,
         note: "FWT leaves the untrained model's score out, as a comment in its code says; its divisor is taken from GEM",
     },
 ];

@@ -36,12 +36,27 @@ impl Peer {
         if formula.metric() == Some(Metric::FwtAim) && references.per_task.is_none() {
             return Printed::NeedsSingleTask;
         }
-        match formula.compute(matrix, references) {
+        let rounded = self.decimals.map(|decimals| rounded(matrix, decimals));
+        match formula.compute(rounded.as_ref().unwrap_or(matrix), references) {
             Some(value) => Printed::Value(value),
             None if matrix.n_tasks() == 1 => Printed::OneTask,
             None => Printed::NotExamined,
         }
     }
+}
+
+/// The matrix with every score rounded to so many decimals.
+fn rounded(matrix: &ScoreMatrix, decimals: i32) -> ScoreMatrix {
+    let unit = 10f64.powi(decimals);
+    let mut rounded = ScoreMatrix::new(matrix.n_tasks());
+    for after in 0..=matrix.n_tasks() {
+        for (task, score) in matrix.row(after).iter().enumerate() {
+            if let Some(score) = score {
+                rounded.set(after, task, (score * unit).round() / unit);
+            }
+        }
+    }
+    rounded
 }
 
 impl Formula {
@@ -112,6 +127,21 @@ mod tests {
         assert_near(value("Mammoth", Quantity::Fwt), 0.2);
         assert_near(value("Avalanche", Quantity::Forgetting), 0.3);
         assert_near(value("Mammoth", Quantity::Forgetting), 0.325);
+    }
+
+    #[test]
+    fn recurrent_kif_takes_the_mean_of_rounded_scores() {
+        let thirds: ScoreMatrix = serde_json::from_str(
+            "[[null,null],[0.6666666666666666,null],[0.3333333333333333,0.3333333333333333]]",
+        )
+        .unwrap();
+        let printed = |peer, quantity| match print(peer, quantity, &thirds) {
+            Printed::Value(value) => Some(value),
+            other => panic!("{other:?}"),
+        };
+        assert_near(printed("Recurrent-KIF", Quantity::Average), 0.3333);
+        assert_near(printed("Recurrent-KIF", Quantity::Bwt), 0.3333 - 0.6667);
+        assert_near(printed("Mammoth", Quantity::Average), 1.0 / 3.0);
     }
 
     #[test]

@@ -82,7 +82,7 @@ mod tests {
                 .map(|w| Some(w.weight * matrix().get(w.after, w.task)?))
                 .sum();
             let expected = metric.compute(&matrix(), &References::default());
-            assert_near(sum, expected.expect(metric.name()));
+            assert_near(sum, expected.expect("every cell is known"));
         }
         assert_eq!(n_linear, 8);
     }

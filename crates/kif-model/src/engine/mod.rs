@@ -63,6 +63,10 @@ pub(crate) struct LowRank<'a, W, G> {
     pub(crate) gate: Option<Gate<G>>,
 }
 
+/// The low-rank part of a layer on engine `E`, whose gate has the tape `T`.
+pub(crate) type Routed<'a, E, T> =
+    LowRank<'a, <E as Engine>::Weight, Act<<E as Engine>::Device, T>>;
+
 /// How much each of `n` adapters side by side counts: of `dropout(x) A^T` the columns of adapter i are multiplied by
 /// `weights[row, i]`. The weights may be read by any number of layers.
 #[derive(Clone)]
@@ -154,7 +158,7 @@ pub(crate) trait Engine: Clone {
         &self,
         x: Act<Self::Device, T>,
         weight: &Self::Weight,
-        low_rank: Option<LowRank<'_, Self::Weight, Act<Self::Device, T>>>,
+        low_rank: Option<Routed<'_, Self, T>>,
         residual: Option<Act<Self::Device, T>>,
         input_gradient: InputGradient,
     ) -> Result<Act<Self::Device, T>, ModelError>;
@@ -202,8 +206,8 @@ pub(crate) trait Engine: Clone {
         weight: f32,
     ) -> Result<Loss<Self::Device, T>, ModelError>;
 
-    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in nats.
-    /// `log_probs` is `log q`, `[rows, V]`.
+    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in
+    /// nats. `log_probs` is `log q`, `[rows, V]`.
     fn divergence<T: Tape<f32, Self::Device>>(
         &self,
         x: Act<Self::Device, T>,
@@ -225,7 +229,7 @@ pub(crate) trait Engine: Clone {
     fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;
 
     /// An activation of these values, `[rows, width]`.
-    fn from_host(
+    fn upload(
         &self,
         values: Vec<f32>,
         shape: (usize, usize),

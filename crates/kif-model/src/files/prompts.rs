@@ -1,7 +1,7 @@
 //! Soft prompts on disk: `prompts.safetensors` and `prompts.json`.
 //!
-//! No PEFT directory: PEFT's prompt tuning knows one prompt for all texts, but no pool and no several prompts of which the
-//! caller chooses, and must not take the one for the other.
+//! No PEFT directory: PEFT's prompt tuning knows one prompt for all texts, but no pool and no several prompts of which
+//! the caller chooses, and must not take the one for the other.
 
 use std::path::{Path, PathBuf};
 
@@ -48,8 +48,8 @@ struct Settings {
 }
 
 impl StoredPrompts {
-    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be finite; whether they are
-    /// those of a model is seen in [`into_params`](Self::into_params).
+    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be finite; whether they
+    /// are those of a model is seen in [`into_params`](Self::into_params).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path: PathBuf = dir.join(PROMPTS_CONFIG_FILE);
         let malformed = |problem: String| ModelError::malformed(&path, problem);

@@ -156,8 +156,8 @@ impl<E: Engine> T5<E> {
         Ok(parts)
     }
 
-    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text. Finished
-    /// rows leave the batch at once.
+    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text.
+    /// Finished rows leave the batch at once.
     fn write(
         &self,
         prompts: &Ragged,
@@ -367,12 +367,15 @@ impl<E: Engine> T5<E> {
     }
 }
 
-/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on.
+/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on. Of equals
+/// the earlier one is larger.
 fn draw(logits: &[f32], top_k: usize, u: f32) -> usize {
+    let by_size = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
     let mut ranked: Vec<usize> = (0..logits.len()).collect();
-    // A stable sort: equals keep their order.
-    ranked.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    ranked.truncate(top_k.max(1));
+    let top_k = top_k.clamp(1, logits.len());
+    ranked.select_nth_unstable_by(top_k - 1, by_size);
+    ranked.truncate(top_k);
+    ranked.sort_unstable_by(by_size);
     let weight = |&i: &usize| f64::from(logits[i] - logits[ranked[0]]).exp();
     let mut left = f64::from(u) * ranked.iter().map(weight).sum::<f64>();
     for i in &ranked {

@@ -12,7 +12,7 @@ use kif_data::{Batch, Ragged};
 
 use super::forward::spans;
 use super::{Linear, Param, T5};
-use crate::engine::{Act, Engine, Gate, InputGradient, LowRank, Scalar, device_error};
+use crate::engine::{Act, Engine, Gate, InputGradient, LowRank, Routed, Scalar, device_error};
 use crate::{Dropout, ModelError, Router};
 
 /// What a score is lowered by to get the weight 0 exactly.
@@ -84,7 +84,7 @@ impl<E: Engine> T5<E> {
         let shape = (inputs.n_rows(), self.config.d_model);
         let embedding = self
             .engine
-            .from_host(self.mean_embeddings(inputs)?, shape)?
+            .upload(self.mean_embeddings(inputs)?, shape)?
             .retaped::<T>();
         let narrow = self
             .engine
@@ -115,7 +115,7 @@ impl<E: Engine> T5<E> {
         linear: &'a Linear<E>,
         pass: &AdapterPass<E>,
         input_gradient: InputGradient,
-    ) -> Result<Option<LowRank<'a, E::Weight, Act<E::Device, T>>>, ModelError> {
+    ) -> Result<Option<Routed<'a, E, T>>, ModelError> {
         let Some(adapter) = &linear.adapter else {
             return Ok(None);
         };
@@ -184,7 +184,7 @@ impl<E: Engine> T5<E> {
             shape.0 * shape.1,
             "a gradient of weights {shape:?}"
         );
-        let by_weights = self.engine.from_host(by_weights.to_vec(), shape)?;
+        let by_weights = self.engine.upload(by_weights.to_vec(), shape)?;
         weights
             .try_mul(by_weights)
             .and_then(|products| products.try_sum())

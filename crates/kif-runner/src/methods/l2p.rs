@@ -1,17 +1,15 @@
-//! L2P: a pool of soft prompts, of which every text gets those with the closest keys (Wang et al., *Learning to Prompt for
-//! Continual Learning*, CVPR 2022, arXiv 2112.08654; for language models as in TRACE, arXiv 2310.06762).
+//! L2P: a pool of soft prompts, of which every text gets those with the closest keys (Wang et al., *Learning to Prompt
+//! for Continual Learning*, CVPR 2022, arXiv 2112.08654; for language models as in TRACE, arXiv 2310.06762).
 //!
-//! The model chooses: the cosine of a prompt's trained key and the mean embedding of the text. Keys learn by a term of the
-//! loss alone, which pulls chosen ones towards the texts: `- pull / B * sum over texts and their prompts of cos(key, query)`.
-//! No rehearsal, and nobody says which task a row is from.
+//! The model chooses: the cosine of a prompt's trained key and the mean embedding of the text. Keys learn by a term of
+//! the loss alone, which pulls chosen ones towards the texts: `- pull / B * sum over texts and their prompts of
+//! cos(key, query)`. No rehearsal, and nobody says which task a row is from.
 
 use std::ops::Range;
 
 use anyhow::Result;
 use kif_data::Batch;
-use kif_model::{
-    MAX_PROMPT_ROWS, ParamGroup, ParamLayout, PromptConfig, PromptSelection, closest_keys, cosine,
-};
+use kif_model::{ParamGroup, ParamLayout, PromptConfig, PromptSelection, closest_keys, cosine};
 use serde::{Deserialize, Serialize};
 
 use super::prog_prompt::check_rate;
@@ -51,7 +49,7 @@ impl Default for L2pConfig {
 impl L2pConfig {
     /// Whether every value is in its range.
     pub fn check(&self) -> Result<(), SettingError> {
-        let (length, pull) = (self.length, self.pull);
+        let pull = self.pull;
         check_setting(
             self.pool_size > 0,
             "pool_size",
@@ -65,13 +63,7 @@ impl L2pConfig {
             self.top_k,
             "at least 1 and at most pool_size",
         )?;
-        let fits = (1..=MAX_PROMPT_ROWS / self.top_k).contains(&length);
-        check_setting(
-            fits,
-            "length",
-            length,
-            "at least 1, and 4096 rows in top_k prompts",
-        )?;
+        check_setting(self.length > 0, "length", self.length, "at least 1")?;
         let fine = pull.is_finite() && pull >= 0.0;
         check_setting(fine, "pull", pull, "a finite number, at least 0")?;
         check_rate(self.lr)

@@ -1,11 +1,11 @@
-//! LFPT5: one soft prompt that learns to answer and to write rows of its tasks, which then stand for the rows of earlier
-//! ones (Qin and Joty, *LFPT5: A Unified Framework for Lifelong Few-shot Language Learning Based on Prompt Tuning of T5*,
-//! ICLR 2022, arXiv 2110.07298).
+//! LFPT5: one soft prompt that learns to answer and to write rows of its tasks, which then stand for the rows of
+//! earlier ones (Qin and Joty, *LFPT5: A Unified Framework for Lifelong Few-shot Language Learning Based on Prompt
+//! Tuning of T5*, ICLR 2022, arXiv 2110.07298).
 //!
-//! Every row is learned twice: as text and answer, and as something to write, where the input is the end token alone and
-//! the target text and answer one after the other. When a task has been learned, rows of all tasks so far are drawn from the
-//! model. While the next one is learned, a batch of them goes with every batch of the task, and their predictions are
-//! held near those of the last prompt:
+//! Every row is learned twice: as text and answer, and as something to write, where the input is the end token alone
+//! and the target text and answer one after the other. When a task has been learned, rows of all tasks so far are drawn
+//! from the model. While the next one is learned, a batch of them goes with every batch of the task, and their
+//! predictions are held near those of the last prompt:
 //!
 //! `(1 - kl_weight) (L_answer + lm_weight L_write) + kl_weight KL(last prompt || prompt)`, the last term on drawn rows.
 //!
@@ -49,7 +49,8 @@ pub struct Lfpt5Config {
     pub share: f64,
     /// Every token is drawn among so many of the likeliest ones (published: 64). At least 1.
     pub top_k: usize,
-    /// Longest row that is written, text and answer together, in tokens (published: 128); longer texts are cut. At least 4.
+    /// Longest row that is written, text and answer together, in tokens (published: 128); longer texts are cut. At
+    /// least 4.
     pub longest: usize,
 }
 
@@ -166,8 +167,8 @@ impl Lfpt5 {
         }
     }
 
-    /// Adds the gradient of the terms that are no answers of this step to `grad`: of writing, of the distance to the last
-    /// prompt.
+    /// Puts the weighted gradient of all terms but the answers' into `grad`, which is 0: of writing, and of the
+    /// distance to the last prompt.
     fn add_other_gradients(
         &self,
         learner: &mut Learner,
@@ -179,10 +180,10 @@ impl Lfpt5 {
             lm_weight, longest, ..
         } = self.config;
         let kl_weight = self.kl_weight();
-        let rows = all.inputs.rows().zip(all.targets.rows());
-        let rows: Vec<Encoded> = rows.map(|(x, y)| to_write(x, y, longest)).collect();
-        let to_write = Batch::from_rows(&rows);
         if lm_weight > 0.0 {
+            let rows = all.inputs.rows().zip(all.targets.rows());
+            let rows: Vec<Encoded> = rows.map(|(x, y)| to_write(x, y, longest)).collect();
+            let to_write = Batch::from_rows(&rows);
             learner.add_nll_gradient(&to_write, grad)?;
             let mean = 1.0 / to_write.targets.n_tokens() as f64;
             let factor = ((1.0 - kl_weight) * lm_weight * mean) as f32;

@@ -84,9 +84,9 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// Called before the model is examined on task `task_idx` of the stream, which may be one that it has not learned yet;
-    /// not before the base is. A method that acts on it is told the task of a test row: its scores do not compare with those
-    /// of methods that are not.
+    /// Called before the model is examined on task `task_idx` of the stream, which may be one that it has not learned
+    /// yet; not before the base is. A method that acts on it is told the task of a test row: its scores do not compare
+    /// with those of methods that are not.
     fn before_examining(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
         Ok(())
     }

@@ -69,14 +69,16 @@ fn how_sure(lead: &Lead) -> String {
     let cells = count(n, "cell", "cells");
     let Some(half) = comparison.difference.half_width else {
         return format!(
-            "The next is {next}, {points:.1} points lower in the one cell that both have: one cell cannot tell them \
-             apart. Run more seeds."
+            "The next is {next}: the difference is {points:+.1} points in the one cell that both have, and one cell \
+             cannot tell them apart. Run more seeds."
         );
     };
     let verdict = if half < mean {
-        "the interval of the difference is above 0; as the best was chosen by this very number, it still flatters"
+        "the interval is above 0; as the best was chosen by this very number, it still flatters"
+    } else if half < -mean {
+        "in these cells the next is the better one; the means are over different cells"
     } else {
-        "the interval of the difference has 0 in it, so their order is open"
+        "the interval has 0 in it, so their order is open"
     };
     let (low, high) = (100.0 * (mean - half), 100.0 * (mean + half));
     let detectable = comparison.detectable.map_or(String::new(), |d| {
@@ -84,8 +86,8 @@ fn how_sure(lead: &Lead) -> String {
         format!(" With a spread like theirs, a difference of {d:.1} points would show in 80 % of such runs.")
     });
     format!(
-        "The next is {next}, {points:.1} points lower over {cells} that both have (95 % interval of the difference \
-         [{low:.1}, {high:.1}]): {verdict}.{detectable}"
+        "The next is {next}: the difference is {points:+.1} points over {cells} that both have (95 % interval \
+         [{low:.1}, {high:.1}]); {verdict}.{detectable}"
     )
 }
 
@@ -97,4 +99,40 @@ fn percent(score: f64) -> String {
 /// `3 seeds`, `1 seed`.
 fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Comparison;
+
+    fn said(differences: &[(usize, f64)]) -> String {
+        how_sure(&Lead {
+            best: "a".to_owned(),
+            next: "b".to_owned(),
+            comparison: Spread::over_orders(differences).map(|difference| Comparison {
+                method: "a".to_owned(),
+                difference,
+                p: None,
+                p_holm: None,
+                detectable: None,
+            }),
+        })
+    }
+
+    #[test]
+    fn a_lead_is_as_sure_as_its_interval() {
+        let sure = said(&[(1, 0.10), (1, 0.11), (1, 0.12)]);
+        assert!(sure.contains("+11.0 points over 3 cells"), "{sure}");
+        assert!(
+            sure.contains("[8.5, 13.5]); the interval is above 0"),
+            "{sure}"
+        );
+        let open = said(&[(1, 0.10), (1, -0.09), (1, 0.02)]);
+        assert!(open.contains("their order is open"), "{open}");
+        let turned = said(&[(1, -0.10), (1, -0.11)]);
+        assert!(turned.contains("the next is the better one"), "{turned}");
+        assert!(said(&[(1, 0.3)]).contains("one cell cannot"));
+        assert!(said(&[]).contains("shares no cell"));
+    }
 }

@@ -194,7 +194,7 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     let table = |out: &Path| {
         fs::read_to_string(out.join("report.md"))
             .unwrap()
-            .split("## Run")
+            .split("## Costs")
             .next()
             .unwrap()
             .to_owned()

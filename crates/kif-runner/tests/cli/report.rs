@@ -120,6 +120,8 @@ fn percent(score: f64) -> String {
 fn the_page_is_valid_html_in_which_every_section_has_content() {
     let html = Html::parse_document(&page());
     assert!(html.errors.is_empty(), "{:?}", html.errors);
+    let broken = Html::parse_document("<!DOCTYPE html><title>t</title><p><b></p>");
+    assert!(!broken.errors.is_empty(), "the reader is strict");
     let root = html.root_element();
     let ids: Vec<&str> = (select(root, "[id]").iter().map(|e| e.attr("id").unwrap())).collect();
     assert_eq!(ids, SECTIONS);

@@ -261,7 +261,7 @@ impl Engine for Fused {
         view(x).to_vec()
     }
 
-    fn from_host(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cpu>, ModelError> {
+    fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cpu>, ModelError> {
         self.tensor(values, shape.0, shape.1)
     }
 }

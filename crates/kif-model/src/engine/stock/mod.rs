@@ -349,7 +349,7 @@ impl<D: Device<f32>> Engine for Stock<D> {
         x.as_vec()
     }
 
-    fn from_host(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<D>, ModelError> {
+    fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<D>, ModelError> {
         self.tensor(values, shape.0, shape.1)
     }
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::chart::{cut, heat, heat_key, heat_step, px, svg, text};
-use super::{folded, percent, table};
+use super::{folded, percent, table, tooltip};
 use crate::report::table;
 use crate::report::{Density, Region, Summary, TaskDensity};
 
@@ -62,7 +62,7 @@ fn by_kind(density: &Density, region: Region) -> Markup {
                 thead {
                     tr {
                         th scope="col" { "parameters" }
-                        @for task in &density.tasks { th scope="col" { (task.task) } }
+                        @for task in &density.tasks { th scope="col" title=[tooltip(&task.task)] { (task.task) } }
                     }
                 }
                 tbody {

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::chart::{heat, heat_key};
-use super::{folded, percent};
+use super::{folded, percent, tooltip};
 use crate::report::{MatrixMean, Summary};
 
 /// Methods whose matrices are open from the start.
@@ -51,11 +51,6 @@ fn heat_map(matrix: &MatrixMean) -> Markup {
             }
         }
     }
-}
-
-/// The whole of a name that the page may cut.
-fn tooltip(name: &str) -> Option<&str> {
-    (name.chars().count() > 14).then_some(name)
 }
 
 fn cell(score: Option<f64>, own: bool) -> Markup {

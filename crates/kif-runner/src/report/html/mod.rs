@@ -130,3 +130,8 @@ fn folded(open: bool, title: &str, note: &str, body: Markup) -> Markup {
 fn percent(score: f64) -> String {
     format!("{:.1}", 100.0 * score)
 }
+
+/// The whole of a name that the page may cut.
+fn tooltip(name: &str) -> Option<&str> {
+    (name.chars().count() > 8).then_some(name)
+}

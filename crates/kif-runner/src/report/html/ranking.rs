@@ -3,7 +3,7 @@
 use kif_eval::Metric;
 use maud::{Markup, html};
 
-use super::chart::{Frame, Scale, dot_with_interval, line, percent_tick, svg, text};
+use super::chart::{Frame, Scale, cut, dot_with_interval, line, percent_tick, svg, text};
 use super::{percent, table};
 use crate::report::comparison::COMPARING;
 use crate::report::summary::READING;
@@ -74,18 +74,11 @@ fn chart(summary: &Summary) -> Markup {
         }
         @for (i, (method, op)) in rows.iter().enumerate() {
             @let y = frame.top + ROW * (i as f64 + 0.5);
-            (text("end", (frame.left - 10.0, y + 4.0), &method.name))
+            (text("end", (frame.left - 10.0, y + 4.0), &cut(&method.name, frame.left)))
             g.reference-dot[!method.is_stream()] { (dot_with_interval(&scale, y, op.mean, ends(op))) }
-            (text("", (frame.right + 14.0, y + 4.0), &said(op)))
+            (text("", (frame.right + 14.0, y + 4.0), &percent(op.mean)))
         }
     };
     let label = "Overall performance of every method with 95 % intervals";
-    svg((520.0, frame.bottom + 42.0), label, body)
-}
-
-fn said(op: &Spread) -> String {
-    match op.half_width {
-        Some(half) => format!("{} ± {}", percent(op.mean), percent(half)),
-        None => percent(op.mean),
-    }
+    svg((470.0, frame.bottom + 42.0), label, body)
 }
