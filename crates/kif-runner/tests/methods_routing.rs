@@ -3,11 +3,11 @@
 mod common;
 
 use common::quick::{N_TASKS, Quick};
-use common::{batches, begin, learn};
+use common::{begin, learn};
 use kif_data::Batch;
 use kif_model::{LORA_A, LORA_B, ParamGroup};
 use kif_runner::methods::{MoeLoraConfig, SaptLoraConfig, resume, save};
-use kif_runner::{Learner, Method, MethodConfig, TaskView};
+use kif_runner::{Learner, MethodConfig, TaskView};
 
 fn sapt(config: SaptLoraConfig) -> MethodConfig {
     MethodConfig::SaptLora(config)
@@ -35,59 +35,38 @@ fn divergence(learner: &Learner, task: &TaskView, stored: &[f32]) -> f64 {
     weights.chunks_exact(N_TASKS).map(of_row).sum::<f64>() / batch.n_rows() as f64
 }
 
-/// A rate at which a router learns in a few epochs what it has thousands of steps for otherwise.
-fn fast(mut learner: Learner, method: &mut dyn Method, task: &TaskView, n_epochs: u64) -> Learner {
-    let batches = batches(method, task, n_epochs);
-    begin(&mut learner, method, task, batches.len());
-    learner.set_peak_rate(2e-2);
-    for batch in &batches {
-        method.observe(&mut learner, batch).unwrap();
+/// SAPT after all tasks, and the weights that each task ended with: enough steps for a router to tell tasks apart that
+/// share all words but one.
+fn sapt_after_all(quick: &Quick, reflection: f64) -> (Learner, Vec<Vec<f32>>) {
+    let config = SaptLoraConfig {
+        reflection,
+        ..SaptLoraConfig::default()
+    };
+    let (mut learner, mut method) = quick.start(&sapt(config), 0.0);
+    let mut stored = Vec::new();
+    for task in &quick.tasks {
+        learn(&mut learner, method.as_mut(), task, 20);
+        stored.push(mean_weights(&learner, task));
     }
-    method.end_task(&mut learner, task).unwrap();
-    learner
+    (learner, stored)
 }
 
 #[test]
-fn sapt_finds_the_adapter_of_a_rows_own_task() {
+fn sapt_finds_a_rows_own_adapter_as_long_as_it_reflects() {
     let quick = Quick::new(64);
-    let (mut learner, mut method) = quick.start(&sapt(SaptLoraConfig::default()), 0.0);
-    for task in &quick.tasks {
-        learner = fast(learner, method.as_mut(), task, 6);
-    }
+    let (learner, stored) = sapt_after_all(&quick, SaptLoraConfig::default().reflection);
     for task in &quick.tasks {
         let weights = mean_weights(&learner, task);
         println!("{}: {weights:?}", task.name);
-        let own = weights[task.index];
-        assert!(
-            weights.iter().all(|w| *w <= own),
-            "{}: {weights:?}",
-            task.name
-        );
+        assert!(weights[task.index] > 0.7, "{}: {weights:?}", task.name);
     }
-}
-
-#[test]
-fn reflection_keeps_the_router_where_earlier_tasks_left_it() {
-    let quick = Quick::new(64);
-    let moved = |reflection: f64| {
-        let config = SaptLoraConfig {
-            reflection,
-            ..SaptLoraConfig::default()
-        };
-        let (mut learner, mut method) = quick.start(&sapt(config), 0.0);
-        let mut stored = Vec::new();
-        for task in &quick.tasks {
-            learner = fast(learner, method.as_mut(), task, 6);
-            stored.push(mean_weights(&learner, task));
-        }
-        let earlier = quick.tasks[..2].iter().zip(&stored);
-        earlier
-            .map(|(task, stored)| divergence(&learner, task, stored))
-            .sum::<f64>()
-    };
-    let (free, held) = (moved(0.0), moved(1.0));
-    println!("{free} -> {held}");
-    assert!(held < 0.5 * free, "{held} of {free}");
+    let (forgetful, free) = sapt_after_all(&quick, 0.0);
+    for (index, task) in quick.tasks[..2].iter().enumerate() {
+        let held = divergence(&learner, task, &stored[index]);
+        let gone = divergence(&forgetful, task, &free[index]);
+        println!("{}: {held} with reflection, {gone} without", task.name);
+        assert!(held < 0.2 * gone, "{}: {held} of {gone}", task.name);
+    }
 }
 
 #[test]
@@ -276,9 +255,9 @@ fn the_contrastive_loss_makes_experts_less_alike() {
         let mut learner = quick.learned(&MethodConfig::MoeLora(config), 2, 4);
         likeness(&mut learner, &batch, config.n_experts)
     };
-    let (without, with) = (likeness_with(0.0), likeness_with(0.1));
+    let (without, with) = (likeness_with(0.0), likeness_with(1.0));
     println!("{without} -> {with}");
-    assert!(with < without - 0.1, "{with} after {without}");
+    assert!(with < 0.5 * without, "{with} after {without}");
 }
 
 #[test]
