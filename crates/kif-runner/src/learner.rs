@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::Result;
 use kif_data::Batch;
 use kif_data::chance::{self, Purpose};
-use kif_model::{Dropout, LanguageModel, ParamLayout};
+use kif_model::{Dropout, LanguageModel, ParamLayout, Sampling};
 use serde::{Deserialize, Serialize};
 
 use self::clip::{clip, norm};
@@ -94,7 +94,8 @@ pub struct Counters {
     pub updates: u64,
     /// Input and target tokens that went forward and backward.
     pub tokens: u64,
-    /// Input and target tokens that went forward only: magnitudes of outputs, losses that a method looks at. 0 in records
+    /// Input and target tokens that went forward only: magnitudes of outputs, losses and predictions
+    /// that a method looks at, texts that it draws. 0 in records
     /// from before they were counted. Evaluation, and the losses that choose the memory's rows, are not training.
     #[serde(default)]
     pub forward_only_tokens: u64,
@@ -286,6 +287,27 @@ impl Learner {
         self.counters.tokens += n_tokens(batch);
         self.finite_norm(sum, grad)?;
         Ok(sum)
+    }
+
+    /// Logits at every target position, as [`LanguageModel::target_logits`] has them.
+    pub fn target_logits(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let logits = self.model.target_logits(batch)?;
+        self.counters.forward_only_tokens += n_tokens(batch);
+        Ok(logits)
+    }
+
+    /// Texts that the model draws, as [`LanguageModel::sample`] has them.
+    pub fn sample(
+        &mut self,
+        prompts: &[&[u32]],
+        keys: &[[u8; 32]],
+        sampling: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>> {
+        let texts = self.model.sample(prompts, keys, sampling)?;
+        let asked: usize = prompts.iter().map(|prompt| prompt.len()).sum();
+        let drawn: usize = texts.iter().flatten().map(Vec::len).sum();
+        self.counters.forward_only_tokens += (asked + drawn) as u64;
+        Ok(texts)
     }
 
     /// Puts `grad`, `[P]`, in the place of the gradient, checked and clipped as one.

@@ -688,6 +688,15 @@ impl Protocol {
 
     fn check_tasks(&self, stream: &Stream, found: &mut Vec<ProtocolError>) {
         let n_orders = stream.orders.len();
+        if n_orders == 0 {
+            return self.expect(
+                found,
+                false,
+                "stream.orders",
+                &"empty",
+                "at least one order",
+            );
+        }
         let expected = format!("1 to {n_orders}, every order once");
         for order in repeated(&self.orders) {
             self.expect(found, false, "orders", order, &expected);

@@ -191,7 +191,7 @@ pub struct Kept {
     pub rows: u64,
     /// Their token ids, inputs and targets, at 4 bytes each.
     pub row_bytes: u64,
-    /// Vectors of the method and frozen adapters: f32s at 4 bytes each.
+    /// Vectors of the method, further adapters and prompts, a router, rows that the method drew: 4 bytes a number or id.
     pub state_bytes: u64,
 }
 

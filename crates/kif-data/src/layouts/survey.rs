@@ -34,7 +34,7 @@ pub fn survey(layout: Layout, root: &Path, name: &str, split: Split) -> Survey {
         Ok(_) => read(layout, root, name, split, &mut sink).err(),
         Err(_) => None,
     };
-    let complete = path.is_ok() && end.is_none();
+    let complete = path.is_ok() && matches!(end, None | Some(DataError::Empty { .. }));
     let (rows, lines, mut problems) = sink.into_parts();
     problems.extend(end);
     let path = path.map_err(|error| problems.push(error)).ok();

@@ -194,7 +194,7 @@ impl Lfpt5 {
         };
         learner.activate_prompts(&[LAST])?;
         let vocab_size = learner.model().vocab_size();
-        let logits = learner.model().target_logits(drawn)?;
+        let logits = learner.target_logits(drawn)?;
         learner.activate_prompts(&[PRESENT])?;
         let of_row = |logits: &Vec<f32>| log_softmax(logits, vocab_size);
         let log_probs: Vec<Vec<f32>> = logits.iter().map(of_row).collect();
@@ -213,7 +213,13 @@ impl Lfpt5 {
     }
 
     /// Draws `n` texts and keeps those that are rows.
-    fn draw(&self, learner: &Learner, task: &TaskView, end: u32, n: u64) -> Result<Vec<Encoded>> {
+    fn draw(
+        &self,
+        learner: &mut Learner,
+        task: &TaskView,
+        end: u32,
+        n: u64,
+    ) -> Result<Vec<Encoded>> {
         let sampling = Sampling {
             top_k: self.config.top_k,
             n_parts: 2,
@@ -225,7 +231,7 @@ impl Lfpt5 {
         let (mut rows, asked) = (Vec::new(), [end]);
         for keys in keys.chunks(DRAWN_AT_ONCE) {
             let prompts = vec![asked.as_slice(); keys.len()];
-            let texts = learner.model().sample(&prompts, keys, sampling)?;
+            let texts = learner.sample(&prompts, keys, sampling)?;
             rows.extend(texts.into_iter().filter_map(to_row));
         }
         Ok(rows)
@@ -277,6 +283,13 @@ impl Method for Lfpt5 {
 
     fn needs_stream(&self) -> bool {
         true
+    }
+
+    /// The ids of the drawn rows.
+    fn kept_bytes(&self) -> u64 {
+        let ids = |row: &Encoded| row.input_ids.len() + row.target_ids.len();
+        let n_ids: usize = self.drawn.iter().map(ids).sum();
+        (n_ids * size_of::<u32>()) as u64
     }
 
     fn save_state(&self, state: &mut State) {
@@ -363,6 +376,14 @@ mod tests {
             to_write(&[5, 6, 7, 1], &[9, 8, 7, 1], 4).target_ids,
             [1, 9, 8, 7, 1]
         );
+    }
+
+    #[test]
+    fn what_is_kept_are_the_ids_of_drawn_rows() {
+        let mut method = Lfpt5::new(Lfpt5Config::default());
+        assert_eq!(method.kept_bytes(), 0);
+        method.drawn = Arc::new(vec![to_row(vec![vec![5, 6, 1], vec![9, 1]]).unwrap()]);
+        assert_eq!(method.kept_bytes(), 5 * 4);
     }
 
     #[test]

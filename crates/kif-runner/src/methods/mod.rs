@@ -113,8 +113,8 @@ pub trait Method: Send {
         false
     }
 
-    /// Bytes that it carries from one task to the next beside one adapter and the memory: f32s of vectors like a Fisher
-    /// information. Slots are counted by the run. Asked behind [`end_task`](Self::end_task).
+    /// Bytes that it carries from one task to the next beside one adapter (or prompt) and the memory: vectors like a Fisher
+    /// information, frozen prompts, rows that it drew. Slots are counted by the run. Asked behind [`end_task`](Self::end_task).
     fn kept_bytes(&self) -> u64 {
         0
     }

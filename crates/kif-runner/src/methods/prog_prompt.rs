@@ -70,11 +70,17 @@ pub(super) struct ProgPrompt {
     config: ProgPromptConfig,
     /// Tasks that were begun.
     n_begun: usize,
+    /// Bytes of the prompts of earlier tasks.
+    kept_bytes: u64,
 }
 
 impl ProgPrompt {
     pub(super) fn new(config: ProgPromptConfig) -> Self {
-        Self { config, n_begun: 0 }
+        Self {
+            config,
+            n_begun: 0,
+            kept_bytes: 0,
+        }
     }
 }
 
@@ -91,6 +97,7 @@ impl Method for ProgPrompt {
         learner.train_only(vec![own.clone()]);
         learner.set_peak_rate(self.config.lr);
         self.n_begun = task.index + 1;
+        self.kept_bytes = (task.index * own.len() * size_of::<f32>()) as u64;
         learner.activate_prompts(&prompts_of(task.index, self.n_begun))
     }
 
@@ -100,6 +107,10 @@ impl Method for ProgPrompt {
 
     fn needs_stream(&self) -> bool {
         true
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
     }
 }
 

@@ -113,6 +113,7 @@ mod tests {
             comparison: Spread::over_orders(differences).map(|difference| Comparison {
                 method: "a".to_owned(),
                 difference,
+                test_rows: None,
                 p: None,
                 p_holm: None,
                 detectable: None,

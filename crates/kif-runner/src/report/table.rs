@@ -25,8 +25,8 @@ pub(super) const COUNTING: &str = "\
 Means over cells. Updates are those of the optimizer, memory steps included. Tokens are inputs and targets of training: \
 forward counts passes without a gradient, too. Replayed are rows of memory steps; rows that are shuffled into the batches of a \
 task are not among them. Kept is what goes from task to task beside the base and one adapter: rows of earlier tasks (4 bytes a \
-token id) and vectors of the method or frozen adapters (4 bytes a number). Joint training keeps all rows, tasks alone an adapter \
-each.\n";
+token id) and vectors of the method, frozen adapters or prompts, rows that it drew (4 bytes a number). Joint training keeps all \
+rows, tasks alone an adapter each.\n";
 
 fn none() -> String {
     NONE.to_owned()

@@ -133,6 +133,16 @@ fn every_bad_row_is_named() {
 }
 
 #[test]
+fn a_file_without_rows_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    good_tasks(folder.path());
+    write(folder.path(), "a/train.jsonl", "");
+    let own = protocol(folder.path(), "");
+    let said = "a/train.jsonl: the file has no rows, expected at least one\n1 errors";
+    finds((1, 0), &[said], &["check", &own]);
+}
+
+#[test]
 fn rows_in_two_places_and_labels_that_are_never_learned_are_named() {
     let folder = tempfile::tempdir().unwrap();
     good_tasks(folder.path());
@@ -215,6 +225,19 @@ fn all_that_is_wrong_with_a_protocol_is_said_at_once() {
         "memory.fraction is 2, expected a number from 0 to 1",
     ];
     finds((4, 0), &said, &["check", &own]);
+    let other = |orders: &str| {
+        let text = fs::read_to_string(&own).unwrap();
+        let other = folder.path().join("other.ron");
+        let (before, _) = text.split_once("[[\"a\"").unwrap();
+        let data = folder.path().join("data");
+        let text = format!("{before}{orders}), data: {data:?}, methods: [\"kif\"], seeds: [1])");
+        fs::write(&other, text).unwrap();
+        arg(&other).to_owned()
+    };
+    let said = "stream.orders is empty, expected at least one order\n1 errors";
+    finds((1, 0), &[said], &["check", &other("[]")]);
+    let said = "no task `../a` in";
+    finds((1, 0), &[said], &["check", &other("[[\"../a\"]]")]);
     fs::write(&own, "(name: \"own\", strem: embedded)").unwrap();
     fail(2, &["own.ron, line 1", "strem"], &["check", &own]);
     fail(

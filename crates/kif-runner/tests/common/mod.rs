@@ -194,6 +194,7 @@ impl LanguageModel for Quadratic {
     ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
         let text = |key: &[u8; 32]| {
             let (task, number) = (u32::from(key[16]), u32::from(key[24]));
+            // An end token that no row of the stream begins with.
             vec![vec![WRITTEN + number, WRITTEN], vec![task, 0]]
         };
         Ok(keys.iter().map(text).collect())
