@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// Base model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Adapter in PEFT layout, or soft prompts; with one, gradients are written too
+    /// Adapter in PEFT layout, adapters with a router, or soft prompts; with one, gradients are written too
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Rows: JSON Lines or a JSON array; nothing is cut
