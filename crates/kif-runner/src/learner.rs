@@ -184,12 +184,6 @@ impl Learner {
         self.trained = Some(ranges);
     }
 
-    /// Until the task ends, the schedule rises to `rate` and not to the run's peak: for methods that train something that
-    /// wants another rate than LoRA.
-    pub fn set_peak_rate(&mut self, rate: f64) {
-        self.schedule = self.schedule.with_peak(rate);
-    }
-
     /// The soft prompts that take part from now on, as [`LanguageModel::activate_prompts`] says. They are no part of the
     /// saved state.
     pub fn activate_prompts(&mut self, prompts: &[usize]) -> Result<()> {

@@ -42,7 +42,8 @@ pub struct Protocol {
     /// Settings of methods by the names used in `methods`; they go before built-in ones.
     #[serde(default)]
     pub own_methods: BTreeMap<String, MethodConfig>,
-    /// Peak learning rates of single methods by the names used in `methods`, in the place of `training.lr`.
+    /// Peak learning rates of single methods by the names used in `methods`, in the place of `training.lr` and of a rate
+    /// among the method's settings.
     #[serde(default)]
     pub lr_of: BTreeMap<String, f64>,
     /// Orders of the stream, counted from 1.
@@ -473,11 +474,12 @@ impl Protocol {
             .unwrap_or(self.evaluation.score)
     }
 
-    /// How a method learns a task.
+    /// How a method learns a task: with the rate that `lr_of` has for it, else the one among its settings, else the run's.
     pub fn training_of(&self, method: &str) -> Training {
-        let lr = self.lr_of.get(method).copied();
+        let given = self.lr_of.get(method).copied();
+        let own = || self.method(method)?.peak_rate();
         Training {
-            lr: lr.unwrap_or(self.training.lr),
+            lr: given.or_else(own).unwrap_or(self.training.lr),
             ..self.training.clone()
         }
     }
@@ -771,6 +773,7 @@ fn ten_minutes() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::methods::L2pConfig;
 
     #[test]
     fn built_in_protocols_are_valid_and_survive_being_written() {
@@ -853,5 +856,25 @@ mod tests {
         assert_eq!(others, protocol.training.lr);
         let (paper, training) = (protocol.training_of("kif-paper"), &protocol.training);
         assert_eq!(paper.epochs, training.epochs);
+    }
+
+    #[test]
+    fn a_rate_among_a_methods_settings_goes_before_the_runs_and_behind_one_for_it_alone() {
+        let mut protocol = Protocol::load("quick").unwrap();
+        protocol.training.lr = 1e-3;
+        let config = L2pConfig {
+            lr: 0.7,
+            ..L2pConfig::default()
+        };
+        let own = BTreeMap::from([("l2p-fast".to_owned(), MethodConfig::L2p(config))]);
+        protocol.own_methods = own;
+        let rate = |protocol: &Protocol, name| protocol.learner_config(name, 1).optimizer.lr;
+        assert_eq!(rate(&protocol, "prog_prompt"), 0.3);
+        assert_eq!(rate(&protocol, "l2p-fast"), 0.7);
+        assert_eq!(rate(&protocol, "seq_lora"), 1e-3);
+        protocol.lr_of = BTreeMap::from([("l2p-fast".to_owned(), 0.1)]);
+        assert_eq!(rate(&protocol, "l2p-fast"), 0.1);
+        assert_eq!(protocol.training_of("l2p-fast").lr, 0.1);
+        assert_eq!(rate(&protocol, "l2p"), L2pConfig::default().lr);
     }
 }

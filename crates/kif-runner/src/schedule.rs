@@ -24,22 +24,6 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The same shape with another peak.
-    pub fn with_peak(self, rate: f64) -> Self {
-        match self {
-            Self::Constant { .. } => Self::Constant { rate },
-            Self::Linear {
-                warmup_steps,
-                total_steps,
-                ..
-            } => Self::Linear {
-                peak: rate,
-                warmup_steps,
-                total_steps,
-            },
-        }
-    }
-
     /// The rate of step `k`: `peak * k / warmup` before the end of the warm-up, then
     /// `peak * (total - k) / (total - warmup)`, never below 0.
     pub fn rate(&self, k: u64) -> f64 {

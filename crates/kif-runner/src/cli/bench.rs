@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     /// Passes over a task's rows
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
-    /// Peak learning rate of all methods
+    /// Peak learning rate of all methods but those that have one among their settings
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
     /// Training rows of a task: a fixed, class-balanced choice

@@ -114,7 +114,6 @@ impl L2p {
 
 impl Method for L2p {
     fn begin_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
-        learner.set_peak_rate(self.config.lr);
         let all: Vec<usize> = (0..self.config.pool_size).collect();
         learner.activate_prompts(&all)
     }

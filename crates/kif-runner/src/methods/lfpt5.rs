@@ -246,7 +246,6 @@ impl Method for Lfpt5 {
         params.copy_within(present.clone(), last.start);
         learner.set_params(&params)?;
         learner.train_only(vec![present]);
-        learner.set_peak_rate(self.config.lr);
         self.batches = Some(Sampler::of_rows(task, &self.drawn));
         learner.activate_prompts(&[PRESENT])
     }

@@ -373,6 +373,18 @@ impl MethodConfig {
         }
     }
 
+    /// The peak learning rate among its settings, for methods that train what wants another rate than LoRA. It goes
+    /// before the run's and behind one that the run has for this method alone
+    /// ([`Protocol::training_of`](crate::protocol::Protocol::training_of)).
+    pub fn peak_rate(&self) -> Option<f64> {
+        match self {
+            Self::L2p(config) => Some(config.lr),
+            Self::Lfpt5(config) => Some(config.lr),
+            Self::ProgPrompt(config) => Some(config.lr),
+            _ => None,
+        }
+    }
+
     /// The same method where nothing is accumulated: the memory loss is not divided by a number of micro-batches.
     pub fn without_accumulation(self) -> Self {
         let whole = |config: TwoLoopConfig| TwoLoopConfig {
@@ -411,7 +423,7 @@ impl MethodConfig {
             Self::Migu(config) => Box::new(migu::Migu::new(*config)),
             Self::MoeLora(config) => Box::new(moe_lora::MoeLora::new(*config, layout)),
             Self::OLora(config) => Box::new(o_lora::OLora::new(*config, layout)),
-            Self::ProgPrompt(config) => Box::new(prog_prompt::ProgPrompt::new(*config)),
+            Self::ProgPrompt(_) => Box::new(prog_prompt::ProgPrompt::default()),
             Self::SaptLora(config) => Box::new(sapt_lora::SaptLora::new(*config)),
             Self::TasLora(config) => Box::new(tas_lora::TasLora::new(*config, layout)),
             Self::Tasl(config) => Box::new(tasl::Tasl::new(*config, layout)),

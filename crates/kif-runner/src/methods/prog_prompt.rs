@@ -66,22 +66,12 @@ fn prompts_of(task_idx: usize, n_begun: usize) -> Vec<usize> {
 }
 
 /// Plain steps on the task's own prompt.
+#[derive(Default)]
 pub(super) struct ProgPrompt {
-    config: ProgPromptConfig,
     /// Tasks that were begun.
     n_begun: usize,
     /// Bytes of the prompts of earlier tasks.
     kept_bytes: u64,
-}
-
-impl ProgPrompt {
-    pub(super) fn new(config: ProgPromptConfig) -> Self {
-        Self {
-            config,
-            n_begun: 0,
-            kept_bytes: 0,
-        }
-    }
 }
 
 impl Method for ProgPrompt {
@@ -95,7 +85,6 @@ impl Method for ProgPrompt {
             return Err(BadInput(problem).into());
         };
         learner.train_only(vec![own.clone()]);
-        learner.set_peak_rate(self.config.lr);
         self.n_begun = task.index + 1;
         self.kept_bytes = (task.index * own.len() * size_of::<f32>()) as u64;
         learner.activate_prompts(&prompts_of(task.index, self.n_begun))

@@ -90,7 +90,7 @@ impl Quick {
             dropout,
             ..LearnerConfig::default()
         };
-        settings.optimizer.lr = 3e-3;
+        settings.optimizer.lr = config.peak_rate().unwrap_or(3e-3);
         settings.optimizer.warmup_steps = 2;
         let learner = Learner::new(model, settings);
         let learner = learner.with_slots(config.parts(N_TASKS).n_slots).unwrap();
