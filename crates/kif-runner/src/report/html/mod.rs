@@ -131,7 +131,7 @@ fn percent(score: f64) -> String {
     format!("{:.1}", 100.0 * score)
 }
 
-/// The whole of a name that the page may cut.
+/// The whole of a name that the page may break into lines.
 fn tooltip(name: &str) -> Option<&str> {
     (name.chars().count() > 8).then_some(name)
 }
