@@ -8,11 +8,10 @@ use serde_json::json;
 use super::adapter_config::read_config;
 use super::atomic::{create_folder, write_atomic};
 use super::json::shortest;
+use super::params::{by_name, check_count, check_values, read_params, write_params};
 use super::prompts::PROMPTS_CONFIG_FILE;
 use super::routed::ROUTING_CONFIG_FILE;
-use super::save::{Dtype, write_tensors};
 use super::weights::{Tensor, Weights};
-use crate::error::check_finite;
 use crate::{LoraConfig, ModelError, ParamLayout};
 
 /// The file of an adapter's settings.
@@ -112,17 +111,9 @@ impl Adapter {
     /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every missing or unexpected
     /// name and every other shape.
     pub fn into_params(self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
-        let mut weights = Weights::from_tensors(&self.origin, self.tensors);
-        let expected: Vec<_> = layout
-            .specs()
-            .iter()
-            .map(|s| (s.name.clone(), s.shape.clone()))
-            .collect();
-        weights.expect(&expected, &[])?;
+        let weights = Weights::from_tensors(&self.origin, self.tensors);
         let mut params = vec![0.0; layout.n_params()];
-        for spec in layout.specs() {
-            params[spec.range.clone()].copy_from_slice(&weights.take(&spec.name)?);
-        }
+        read_params(weights, &by_name(layout, |_| true), &mut params)?;
         Ok(params)
     }
 
@@ -139,36 +130,13 @@ impl Adapter {
     ) -> Result<(), ModelError> {
         config.validate()?;
         check_count(layout, params)?;
-        let mut specs: Vec<_> = layout.specs().iter().collect();
-        specs.sort_by(|a, b| a.name.cmp(&b.name));
-        for spec in &specs {
-            check_finite(&spec.name, &params[spec.range.clone()])?;
-        }
+        let specs = by_name(layout, |_| true);
+        check_values(&specs, params)?;
         create_folder(dir)?;
-        let places: BTreeMap<&str, _> = specs
-            .iter()
-            .map(|s| (s.name.as_str(), s.range.clone()))
-            .collect();
-        let tensors: Vec<(&str, &[usize])> = specs
-            .iter()
-            .map(|s| (s.name.as_str(), s.shape.as_slice()))
-            .collect();
-        write_tensors(&dir.join(ADAPTER_FILE), &tensors, Dtype::F32, |name| {
-            Ok(params[places[name].clone()].to_vec())
-        })?;
+        write_params(&dir.join(ADAPTER_FILE), &specs, params)?;
         let text = config_text(config, base_model_name, task_type(layout));
         write_atomic(&dir.join(ADAPTER_CONFIG_FILE), text.as_bytes())
     }
-}
-
-pub(super) fn check_count(layout: &ParamLayout, params: &[f32]) -> Result<(), ModelError> {
-    if params.len() == layout.n_params() {
-        return Ok(());
-    }
-    Err(ModelError::ParamCount {
-        got: params.len(),
-        expected: layout.n_params(),
-    })
 }
 
 /// What PEFT needs to know to wrap the base for generation: encoder-decoders name their two stacks.

@@ -15,6 +15,7 @@ mod t5_names;
 mod adapter;
 mod adapter_config;
 mod merge;
+mod params;
 mod prompts;
 mod routed;
 

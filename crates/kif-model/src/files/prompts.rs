@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::adapter::check_count;
 use super::atomic::{create_folder, write_atomic};
 use super::json::read_limited;
-use super::save::{Dtype, write_tensors};
+use super::params::{by_name, check_count, check_values, read_params, write_params};
 use super::weights::Weights;
-use crate::error::check_finite;
 use crate::{ModelError, ParamLayout, PromptConfig};
 
 /// The file of the settings.
@@ -74,14 +72,9 @@ impl StoredPrompts {
 
     /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every missing or unexpected
     /// name and every other shape.
-    pub fn into_params(mut self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
-        let specs = layout.specs().iter();
-        let expected: Vec<_> = specs.map(|s| (s.name.clone(), s.shape.clone())).collect();
-        self.weights.expect(&expected, &[])?;
+    pub fn into_params(self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
         let mut params = vec![0.0; layout.n_params()];
-        for spec in layout.specs() {
-            params[spec.range.clone()].copy_from_slice(&self.weights.take(&spec.name)?);
-        }
+        read_params(self.weights, &by_name(layout, |_| true), &mut params)?;
         Ok(params)
     }
 
@@ -97,19 +90,10 @@ impl StoredPrompts {
     ) -> Result<(), ModelError> {
         config.validate()?;
         check_count(layout, params)?;
-        let mut specs: Vec<_> = layout.specs().iter().collect();
-        specs.sort_by(|a, b| a.name.cmp(&b.name));
-        for spec in &specs {
-            check_finite(&spec.name, &params[spec.range.clone()])?;
-        }
+        let specs = by_name(layout, |_| true);
+        check_values(&specs, params)?;
         create_folder(dir)?;
-        let tensors: Vec<(&str, &[usize])> =
-            (specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice()))).collect();
-        write_tensors(&dir.join(PROMPTS_FILE), &tensors, Dtype::F32, |name| {
-            let spec = specs.iter().find(|spec| spec.name == name);
-            let spec = spec.expect("a tensor of the layout");
-            Ok(params[spec.range.clone()].to_vec())
-        })?;
+        write_params(&dir.join(PROMPTS_FILE), &specs, params)?;
         let settings = Settings {
             format: FORMAT,
             base_model_name_or_path: Some(base_model_name.to_owned()).filter(|n| !n.is_empty()),

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::adapter::{Adapter, check_count};
+use super::adapter::Adapter;
 use super::atomic::{create_folder, write_atomic};
 use super::json::read_limited;
-use super::save::{Dtype, write_tensors};
+use super::params::{by_name, check_count, check_values, read_params, write_params};
 use super::weights::Weights;
-use crate::error::check_finite;
 use crate::{LoraConfig, ModelError, ParamGroup, ParamLayout, ParamSpec, Routing};
 
 /// The file of the settings.
@@ -95,16 +94,9 @@ impl StoredRouted {
 
     /// The flat parameter vector, `[P]`: exactly the tensors of `layout`, which has as many slots; the error lists every
     /// missing or unexpected name and every other shape.
-    pub fn into_params(mut self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
-        let of_router = || layout.specs().iter().filter(|spec| is_of_router(spec));
-        let expected: Vec<_> = of_router()
-            .map(|s| (s.name.clone(), s.shape.clone()))
-            .collect();
-        self.router.expect(&expected, &[])?;
+    pub fn into_params(self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
         let mut params = vec![0.0; layout.n_params()];
-        for spec in of_router() {
-            params[spec.range.clone()].copy_from_slice(&self.router.take(&spec.name)?);
-        }
+        read_params(self.router, &of_router(layout), &mut params)?;
         for (slot, adapter) in self.adapters.into_iter().enumerate() {
             let values = adapter.into_params(&one_slot(layout))?;
             let mut rest = values.as_slice();
@@ -150,22 +142,9 @@ impl StoredRouted {
             let at = adapter_folder(dir, slot);
             Adapter::write(&at, &config, &one_slot(layout), &values, base_model_name)?;
         }
-        let mut specs: Vec<_> = layout
-            .specs()
-            .iter()
-            .filter(|spec| is_of_router(spec))
-            .collect();
-        specs.sort_by(|a, b| a.name.cmp(&b.name));
-        for spec in &specs {
-            check_finite(&spec.name, &params[spec.range.clone()])?;
-        }
-        let tensors: Vec<(&str, &[usize])> =
-            (specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice()))).collect();
-        write_tensors(&dir.join(ROUTING_FILE), &tensors, Dtype::F32, |name| {
-            let spec = specs.iter().find(|spec| spec.name == name);
-            let spec = spec.expect("a tensor of the layout");
-            Ok(params[spec.range.clone()].to_vec())
-        })?;
+        let router = of_router(layout);
+        check_values(&router, params)?;
+        write_params(&dir.join(ROUTING_FILE), &router, params)?;
         let settings = Settings {
             format: FORMAT,
             base_model_name_or_path: Some(base_model_name.to_owned()).filter(|n| !n.is_empty()),
@@ -183,8 +162,10 @@ fn adapter_folder(dir: &Path, slot: usize) -> PathBuf {
     dir.join(ROUTED_ADAPTERS).join(slot.to_string())
 }
 
-fn is_of_router(spec: &ParamSpec) -> bool {
-    matches!(spec.group, ParamGroup::Router | ParamGroup::SlotKeys)
+fn of_router(layout: &ParamLayout) -> Vec<&ParamSpec> {
+    by_name(layout, |spec| {
+        matches!(spec.group, ParamGroup::Router | ParamGroup::SlotKeys)
+    })
 }
 
 /// The layout of one of the adapters. Its flat vector is what lies in [`ParamLayout::slot`], run after run.
