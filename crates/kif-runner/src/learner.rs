@@ -199,7 +199,16 @@ impl Learner {
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
     /// token, averaged as configured. A non-finite loss or gradient is [`NonFinite`], before the update.
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
-        let loss = self.gradient(batch)?;
+        self.step_with(batch, |_, _| {})
+    }
+
+    /// As [`step`](Self::step), with `adjust` as in [`gradient_with`](Self::gradient_with).
+    pub fn step_with(
+        &mut self,
+        batch: &Batch,
+        adjust: impl FnOnce(&[f32], &mut [f32]),
+    ) -> Result<f64> {
+        let loss = self.gradient_with(batch, adjust)?;
         self.apply()?;
         Ok(loss)
     }

@@ -145,7 +145,7 @@ impl Method for Ella {
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
         let (lambda, slot) = (self.config.lambda as f32, self.slot);
         let modules = &mut self.modules;
-        let loss = learner.gradient_with(batch, |params, grad| {
+        learner.step_with(batch, |params, grad| {
             if slot > 0 {
                 for module in modules {
                     if module.past.is_empty() {
@@ -154,9 +154,7 @@ impl Method for Ella {
                     module.add_gradient(params, slot, lambda, grad);
                 }
             }
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn needs_stream(&self) -> bool {

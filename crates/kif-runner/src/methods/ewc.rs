@@ -183,16 +183,14 @@ impl Method for Ewc {
             n_batches,
             ..
         } = self;
-        let loss = learner.gradient_with(batch, |params, grad| {
+        learner.step_with(batch, |params, grad| {
             if let EwcFisher::Online { .. } = config.fisher {
                 add_squares(current, grad, 1.0 / *n_batches as f32);
             }
             if let Some(spring) = spring {
                 spring.add_gradient(config.lambda as f32, params, grad);
             }
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn end_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {

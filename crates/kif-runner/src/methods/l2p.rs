@@ -129,7 +129,7 @@ impl Method for L2p {
         let width = queries.len() / batch.n_rows();
         let all: Vec<usize> = (0..pool_size).collect();
         let weight = pull / batch.n_rows() as f64;
-        let loss = learner.gradient_with(batch, |params, grad| {
+        learner.step_with(batch, |params, grad| {
             let (keys, grad) = (&params[self.keys.clone()], &mut grad[self.keys.clone()]);
             for query in queries.chunks_exact(width) {
                 for prompt in closest_keys(keys, query, &all, top_k) {
@@ -137,9 +137,7 @@ impl Method for L2p {
                     add_pull_gradient(&keys[at.clone()], query, weight, &mut grad[at]);
                 }
             }
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn needs_stream(&self) -> bool {

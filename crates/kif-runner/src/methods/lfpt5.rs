@@ -260,13 +260,11 @@ impl Method for Lfpt5 {
         let mut others = vec![0.0; learner.params().len()];
         self.add_other_gradients(learner, &all, drawn.as_ref(), &mut others)?;
         let share = (1.0 - self.kl_weight()) as f32;
-        let loss = learner.gradient_with(&all, |_, grad| {
+        learner.step_with(&all, |_, grad| {
             grad.iter_mut()
                 .zip(&others)
                 .for_each(|(g, other)| *g = share * *g + other);
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn end_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {

@@ -261,13 +261,11 @@ impl MoeLora {
 impl Method for MoeLora {
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
         let contrast = self.contrast_gradient(learner, batch)?;
-        let loss = learner.gradient_with(batch, |_, grad| {
+        learner.step_with(batch, |_, grad| {
             for (g, pull) in grad.iter_mut().zip(contrast.iter().flatten()) {
                 *g += pull;
             }
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn needs_stream(&self) -> bool {

@@ -149,7 +149,7 @@ impl Method for OLora {
             own,
             slot,
         } = self;
-        let loss = learner.gradient_with(batch, |params, grad| {
+        learner.step_with(batch, |params, grad| {
             for Module { range, n_in, rank } in modules.iter() {
                 let (earlier, own) = (0..*slot * rank, *slot * rank..(*slot + 1) * rank);
                 let (a, grad) = (&params[range.clone()], &mut grad[range.clone()]);
@@ -158,9 +158,7 @@ impl Method for OLora {
             for matrix in own.iter() {
                 add_norm_gradient(params, matrix, config.lambda2 as f32, grad);
             }
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn needs_stream(&self) -> bool {

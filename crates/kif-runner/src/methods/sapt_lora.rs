@@ -149,13 +149,11 @@ impl Method for SaptLora {
 
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
         let reflection = self.reflection(learner)?;
-        let loss = learner.gradient_with(batch, |_, grad| {
+        learner.step_with(batch, |_, grad| {
             for (g, pull) in grad.iter_mut().zip(reflection.iter().flatten()) {
                 *g += pull;
             }
-        })?;
-        learner.apply()?;
-        Ok(loss)
+        })
     }
 
     fn end_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
