@@ -57,6 +57,11 @@ impl ScoreMatrix {
     pub fn last(&self, task: usize) -> Option<f64> {
         self.get(self.n_tasks(), task)
     }
+
+    /// The scores on all tasks at the end of the stream; `None` unless all are known.
+    pub fn last_row(&self) -> Option<Vec<f64>> {
+        (0..self.n_tasks()).map(|task| self.last(task)).collect()
+    }
 }
 
 impl TryFrom<Vec<Vec<Option<f64>>>> for ScoreMatrix {

@@ -269,7 +269,7 @@ fn device_name(device: Device) -> &'static str {
     }
 }
 
-fn precision_name(precision: Precision) -> &'static str {
+pub(crate) fn precision_name(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",

@@ -70,18 +70,13 @@ fn of_run(path: &Path) -> Result<Vec<NamedMatrix>> {
 }
 
 fn of_record(record: &Record, alone: Option<&Record>) -> NamedMatrix {
-    let last = |alone: &Record| {
-        (0..alone.tasks.len())
-            .map(|task| alone.scores.last(task))
-            .collect()
-    };
     NamedMatrix {
         name: format!(
             "{}, order {}, seed {}",
             record.method, record.order, record.seed
         ),
         scores: record.scores.clone(),
-        single_task: alone.and_then(last),
+        single_task: alone.and_then(|alone| alone.scores.last_row()),
     }
 }
 

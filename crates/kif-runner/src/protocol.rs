@@ -2,7 +2,7 @@
 //!
 //! A protocol is checked once, when it is loaded; what a run writes into its directory has every default in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -463,6 +463,17 @@ impl Protocol {
         for kind in kinds.filter(|kind| **kind != ScoreKind::RougeL) {
             *kind = score;
         }
+    }
+
+    /// Tasks of all orders that are run and that `stream` has, each once, in the order of their names.
+    pub fn task_names(&self, stream: &Stream) -> Vec<String> {
+        let orders = self.orders.iter();
+        let tasks = orders.filter_map(|&order| stream.order(order)).flatten();
+        tasks
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// The score of a task.

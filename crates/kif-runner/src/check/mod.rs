@@ -111,7 +111,7 @@ impl Check {
             findings.error(format!("data {}: there is no such folder", root.display()));
             return Ok(Self::of(overview, findings));
         }
-        let names = names(protocol, &stream);
+        let names = protocol.task_names(&stream);
         let compared = files::compare(&stream, &root, &names, &mut findings);
         let mut checks = BTreeMap::new();
         for name in names {
@@ -169,18 +169,6 @@ impl Check {
         text.push_str(&format!("{n_errors} errors, {n_warnings} warnings\n"));
         text
     }
-}
-
-/// Tasks of all orders that are run, each once, in the order of their names.
-fn names(protocol: &Protocol, stream: &Stream) -> Vec<String> {
-    let orders = protocol
-        .orders
-        .iter()
-        .filter_map(|&order| stream.order(order));
-    let mut names: Vec<String> = orders.flatten().cloned().collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 /// Orders of other tasks have other scores: their mean says little.

@@ -20,7 +20,7 @@ use kif_model::{PromptConfig, PromptSelection, Sampling};
 use serde::{Deserialize, Serialize};
 
 use super::prog_prompt::check_rate;
-use super::{Method, Parts};
+use super::{Method, Parts, id_bytes};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -284,9 +284,7 @@ impl Method for Lfpt5 {
 
     /// The ids of the drawn rows.
     fn kept_bytes(&self) -> u64 {
-        let ids = |row: &Encoded| row.input_ids.len() + row.target_ids.len();
-        let n_ids: usize = self.drawn.iter().map(ids).sum();
-        (n_ids * size_of::<u32>()) as u64
+        self.drawn.iter().map(id_bytes).sum()
     }
 
     fn save_state(&self, state: &mut State) {

@@ -134,6 +134,11 @@ pub trait Method: Send {
     }
 }
 
+/// Bytes of a row's ids, inputs and targets.
+pub(crate) fn id_bytes(row: &Encoded) -> u64 {
+    (size_of_val(&row.input_ids[..]) + size_of_val(&row.target_ids[..])) as u64
+}
+
 /// Bytes of vectors of f32.
 fn bytes_of<'a>(vectors: impl IntoIterator<Item = &'a Vec<f32>>) -> u64 {
     vectors

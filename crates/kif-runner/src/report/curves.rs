@@ -37,7 +37,11 @@ fn mean_curve(curves: &[&LossCurve]) -> Curve {
     let first = curves[0];
     let mean = |i: usize| curves.iter().map(|c| c.mean[i]).sum::<f64>() / curves.len() as f64;
     let group = first.mean.len().div_ceil(MOST_POINTS).max(1);
-    let steps_of = |i: usize| first.every.min(first.steps - i * first.every) as f64;
+    // Records are read from files, which may say anything.
+    let steps_of = |i: usize| {
+        let behind = first.steps.saturating_sub(i.saturating_mul(first.every));
+        first.every.min(behind) as f64
+    };
     let points = (0..first.mean.len())
         .step_by(group)
         .map(|start| {

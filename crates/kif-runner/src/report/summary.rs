@@ -186,6 +186,14 @@ impl Spread {
         }
     }
 
+    /// `71.3 [70.1, 72.5]`, or with the deviation where there is no interval, in percent.
+    pub fn with_interval(&self) -> String {
+        match self.interval() {
+            Some(interval) => format!("{:.1} {interval}", 100.0 * self.mean),
+            None => self.percent(),
+        }
+    }
+
     /// `[70.1, 72.5]`, the 95 % interval in percent.
     pub fn interval(&self) -> Option<String> {
         let half = self.half_width?;
@@ -321,9 +329,7 @@ fn reference(record: &Record, all: &[Record], method: &MethodConfig) -> Option<V
     let found = all.iter().find(|other| {
         &other.settings.method == method && (other.order, other.seed) == (record.order, record.seed)
     })?;
-    (0..found.tasks.len())
-        .map(|task| found.scores.last(task))
-        .collect()
+    found.scores.last_row()
 }
 
 /// Means over the seeds of an order, where all of them have the cell.

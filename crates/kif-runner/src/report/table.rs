@@ -112,10 +112,6 @@ pub(super) fn intervals(summary: &Summary) -> Table {
     let metrics: Vec<Metric> = (Metric::ALL.iter().copied())
         .filter(|&metric| summary.has(metric))
         .collect();
-    let said = |spread: &Spread| match spread.interval() {
-        Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
-        None => spread.percent(),
-    };
     let of_rows: Vec<Metric> = (metrics.iter().copied())
         .filter(|metric| {
             summary
@@ -130,9 +126,12 @@ pub(super) fn intervals(summary: &Summary) -> Table {
             .map(|metric| format!("{} {TEST_ROWS}", metric.name())),
     );
     by_method(summary, columns, |method| {
-        let cells = metrics
-            .iter()
-            .map(|metric| method.metrics.get(metric).map_or_else(none, said));
+        let cells = metrics.iter().map(|metric| {
+            method
+                .metrics
+                .get(metric)
+                .map_or_else(none, Spread::with_interval)
+        });
         let of_rows = of_rows
             .iter()
             .map(|metric| plus_minus(method.test_rows.get(metric)));

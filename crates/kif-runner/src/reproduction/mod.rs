@@ -18,11 +18,12 @@ use self::mark::{Estimate, mark};
 use self::published::Published;
 use crate::atomic;
 use crate::failure::BadInput;
-use crate::lock::Lock;
+use crate::lock::{Lock, precision_name};
 use crate::protocol::{Protocol, StreamSource};
 use crate::record::Record;
 use crate::report::table::{self, NONE, Table};
 use crate::report::{MethodSummary, Spread, Summary, compare, read_run};
+use crate::run::cell_name;
 
 /// What the direction of a method is taken against, and for that method itself the other one.
 const YARDSTICKS: [&str; 2] = ["seq_lora", "joint"];
@@ -36,7 +37,7 @@ pub fn keep(run: &Path, folder: &Path) -> Result<()> {
         .with_context(|| format!("{} has no name", run.display()))?;
     let kept = folder.join(name);
     for record in records {
-        let cell = format!("{}-o{}-s{}", record.method, record.order, record.seed);
+        let cell = cell_name(&record.method, record.order, record.seed);
         let folder = kept.join("cells").join(cell);
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let record = Record {
@@ -113,7 +114,7 @@ impl Kept<'_> {
             ..
         } = self.protocol;
         let mut text = format!("Base `{}` (", self.base());
-        let precision = format!("{:?}", compute.precision).to_lowercase();
+        let precision = precision_name(compute.precision);
         let plural = |n: u64| if n == 1 { "" } else { "s" };
         let _ = write!(
             text,
@@ -269,11 +270,6 @@ fn estimate(spread: &Spread) -> Estimate {
 
 /// A mean with its interval, in percent.
 fn percent(method: &MethodSummary, metric: Metric) -> String {
-    match method.metrics.get(&metric) {
-        Some(spread) => match spread.interval() {
-            Some(interval) => format!("{:.1} {interval}", 100.0 * spread.mean),
-            None => spread.percent(),
-        },
-        None => NONE.to_owned(),
-    }
+    let spread = method.metrics.get(&metric);
+    spread.map_or_else(|| NONE.to_owned(), Spread::with_interval)
 }

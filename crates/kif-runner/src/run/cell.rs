@@ -16,7 +16,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
 use crate::failure::OrBadInput;
 use crate::learner::Learner;
-use crate::methods::{self, Method, Parts, Regime};
+use crate::methods::{self, Method, Parts, Regime, id_bytes};
 use crate::progress::Progress;
 use crate::protocol::Protocol;
 use crate::record::{
@@ -474,9 +474,4 @@ impl Shares {
 fn frozen_slot_bytes(layout: &ParamLayout) -> u64 {
     let of_one: usize = layout.slot(0).iter().map(ExactSizeIterator::len).sum();
     ((layout.n_params() - of_one) * size_of::<f32>()) as u64
-}
-
-/// Bytes of a row's ids.
-fn id_bytes(row: &Encoded) -> u64 {
-    (size_of_val(&row.input_ids[..]) + size_of_val(&row.target_ids[..])) as u64
 }

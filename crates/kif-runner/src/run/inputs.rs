@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use kif_data::{
-    Encoded, Layout, Limits, MemoryPolicy, Row, Stream, Task, class_balanced_subset, draw_memory,
-    labels, load_task, memory_rows, reservoir, task_files, validation_split,
+    Encoded, Layout, Limits, MemoryPolicy, Row, Task, class_balanced_subset, draw_memory, labels,
+    load_task, memory_rows, reservoir, task_files, validation_split,
 };
 use kif_eval::{best_rouge_l, exact_match};
 
@@ -78,11 +78,11 @@ impl Inputs {
         };
         let mut tasks = BTreeMap::new();
         let mut files = Vec::new();
-        for name in task_names(protocol, &stream) {
-            let task = PreparedTask::load(protocol, stream.layout, &root, name, &codec, limits)
+        for name in protocol.task_names(&stream) {
+            let task = PreparedTask::load(protocol, stream.layout, &root, &name, &codec, limits)
                 .or_bad_input(|| format!("reading task {name}"))?;
-            tasks.insert(name.clone(), task);
-            files.extend(task_files(stream.layout, &root, name)?);
+            files.extend(task_files(stream.layout, &root, &name)?);
+            tasks.insert(name, task);
         }
         files.sort();
         files.dedup();
@@ -198,18 +198,6 @@ impl PreparedTask {
     pub fn budget(&self, protocol: &Protocol) -> usize {
         memory_rows(self.train.len(), protocol.memory.fraction)
     }
-}
-
-/// Names of the tasks in all orders that are run, each once.
-fn task_names<'a>(protocol: &Protocol, stream: &'a Stream) -> Vec<&'a String> {
-    let mut names: Vec<&String> = protocol
-        .orders
-        .iter()
-        .flat_map(|&order| &stream.orders[order - 1])
-        .collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 /// Puts validation rows, cut from the training rows, in the place of the test rows. The same rows for every method,

@@ -47,8 +47,13 @@ pub struct Cell {
 impl Cell {
     /// The name of its folder.
     pub fn name(&self) -> String {
-        format!("{}-o{}-s{}", self.method, self.order, self.seed)
+        cell_name(&self.method, self.order, self.seed)
     }
+}
+
+/// The name of the folder of a cell.
+pub(crate) fn cell_name(method: &str, order: usize, seed: u64) -> String {
+    format!("{method}-o{order}-s{seed}")
 }
 
 /// What a run did.
