@@ -14,13 +14,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kif_eval::Metric;
 
-use self::mark::{Estimate, mark};
-use self::published::Published;
+use self::mark::{Estimate, Mark, mark};
+use self::published::{Published, PublishedRow};
 use crate::atomic;
 use crate::failure::BadInput;
 use crate::lock::{Lock, precision_name};
+use crate::methods::MethodConfig;
 use crate::protocol::{Protocol, StreamSource};
-use crate::record::Record;
+use crate::record::{Record, Settings};
 use crate::report::table::{self, NONE, Table};
 use crate::report::{MethodSummary, Spread, Summary, compare, read_run};
 use crate::run::cell_name;
@@ -179,48 +180,55 @@ impl Kept<'_> {
         format!("{:e}", self.protocol.training_of(method).lr)
     }
 
-    /// Every method, with a row for every source that has a number for it.
+    /// Every method, with a row for every source that has a number for it: ours in the orders that the source has.
     fn beside_published(&self, summary: &Summary) -> Table {
-        let tables: Vec<Published> = match &self.protocol.stream {
-            StreamSource::Builtin(benchmark) => {
-                let of_benchmark = Published::all().into_iter();
-                of_benchmark
-                    .filter(|table| &table.benchmark == benchmark)
-                    .collect()
-            }
-            StreamSource::Embedded | StreamSource::Own { .. } => Vec::new(),
+        let StreamSource::Builtin(benchmark) = &self.protocol.stream else {
+            return self.table(summary, &[]);
+        };
+        let tables = Published::all().into_iter();
+        let of_benchmark = tables.filter(|table| &table.benchmark == benchmark);
+        let sources: Vec<Source> = of_benchmark
+            .map(|table| {
+                let in_orders = |record: &&Record| table.orders.contains(&record.order);
+                let records: Vec<Record> = self.records.iter().filter(in_orders).cloned().collect();
+                let summary = Summary::new(self.protocol, None, records.clone(), None);
+                Source {
+                    table,
+                    records,
+                    summary,
+                }
+            })
+            .collect();
+        self.table(summary, &sources)
+    }
+
+    fn table(&self, summary: &Summary, sources: &[Source]) -> Table {
+        let ours = |method: &MethodSummary| {
+            let mut row = vec![method.name.clone(), self.rate(&method.name)];
+            row.extend([Metric::Op, Metric::BwtGem].map(|metric| percent(method, metric)));
+            row.push(method.n_cells.to_string());
+            row
         };
         let mut rows = Vec::new();
         for method in &summary.methods {
-            let mut ours = vec![method.name.clone(), self.rate(&method.name)];
-            ours.extend([Metric::Op, Metric::BwtGem].map(|metric| percent(method, metric)));
-            ours.push(method.n_cells.to_string());
-            let mut is_published = false;
-            for table in &tables {
-                let Some(row) = table.row(&method.name) else {
+            let n_before = rows.len();
+            for source in sources {
+                let (Some(published), Some(method)) = source.find(&method.name) else {
                     continue;
                 };
-                let published =
-                    |value: Option<f64>| value.map_or(NONE.to_owned(), |x| format!("{x:.1}"));
-                let mut row = [
-                    ours.clone(),
-                    vec![
-                        published(Some(row.op)),
-                        published(row.bwt),
-                        format!("{}, {}", table.source, table.base),
-                    ],
-                ]
-                .concat();
-                row.push(
-                    self.mark(method, table)
-                        .map_or(NONE.to_owned(), |mark| mark.to_string()),
-                );
-                rows.push(row);
-                is_published = true;
+                let number = |x: f64| format!("{x:.1}");
+                let mark = source.mark(method, &self.base());
+                let beside = vec![
+                    number(published.op),
+                    published.bwt.map_or(NONE.to_owned(), number),
+                    format!("{}, {}", source.table.source, source.table.base),
+                    mark.map_or(NONE.to_owned(), |mark| mark.to_string()),
+                ];
+                rows.push([ours(method), beside].concat());
             }
-            if !is_published {
+            if rows.len() == n_before {
                 let none = [NONE, NONE, NONE, "no published number"].map(str::to_owned);
-                rows.push([ours, none.to_vec()].concat());
+                rows.push([ours(method), none.to_vec()].concat());
             }
         }
         let head = [
@@ -239,25 +247,60 @@ impl Kept<'_> {
             rows,
         }
     }
+}
 
-    fn mark(&self, method: &MethodSummary, table: &Published) -> Option<mark::Mark> {
-        let (training, limits) = (&self.protocol.training, &self.protocol.limits);
-        let orders: Vec<usize> = table.orders.clone();
-        let same_settings = self.base().eq_ignore_ascii_case(&table.base)
-            && training.epochs == table.epochs
-            && limits.train_rows.is_none()
-            && limits.test_rows.is_none()
-            && orders
-                .iter()
-                .all(|order| self.protocol.orders.contains(order));
+/// Published results, and our cells in the orders that they are the mean of.
+struct Source {
+    table: Published,
+    records: Vec<Record>,
+    summary: Summary,
+}
+
+impl Source {
+    /// What was published of a method, and what is ours.
+    fn find(&self, name: &str) -> (Option<&PublishedRow>, Option<&MethodSummary>) {
+        let mut methods = self.summary.methods.iter();
+        (
+            self.table.row(name),
+            methods.find(|method| method.name == name),
+        )
+    }
+
+    fn mark(&self, method: &MethodSummary, base: &str) -> Option<Mark> {
         let ours = estimate(method.metrics.get(&Metric::Op)?);
-        let published = table.row(&method.name)?.op / 100.0;
+        let published = self.table.row(&method.name)?.op / 100.0;
         let yardstick = YARDSTICKS.into_iter().find(|name| *name != method.name)?;
-        let differences = table.row(yardstick).and_then(|row| {
-            let ours = compare(&method.name, yardstick, self.records)?;
+        let differences = self.table.row(yardstick).and_then(|row| {
+            let ours = compare(&method.name, yardstick, &self.records)?;
             Some((estimate(&ours.difference), published - row.op / 100.0))
         });
+        let same_settings =
+            base.eq_ignore_ascii_case(&self.table.base) && self.is_as_published(&method.name);
         Some(mark(same_settings, (ours, published), differences))
+    }
+
+    /// Whether a method has a cell in every order of the source, and ran as the built-in protocol says, which has the
+    /// published settings.
+    fn is_as_published(&self, name: &str) -> bool {
+        let own = || self.records.iter().filter(|record| record.method == name);
+        let has = |order: &usize| own().any(|record| record.order == *order);
+        let (Ok(protocol), Some(method)) = (
+            Protocol::load(&self.table.benchmark),
+            MethodConfig::by_name(name),
+        ) else {
+            return false;
+        };
+        let published = Settings::new(&protocol, name, method);
+        let is_same = |record: &Record| {
+            let mut settings = record.settings.clone();
+            // These change no result, or by rounding only.
+            settings.compute = published.compute;
+            settings.evaluation.batch_tokens = published.evaluation.batch_tokens;
+            settings == published
+        };
+        published.training.epochs == self.table.epochs
+            && self.table.orders.iter().all(has)
+            && own().all(is_same)
     }
 }
 

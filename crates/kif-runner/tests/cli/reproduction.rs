@@ -3,7 +3,7 @@
 use std::fs;
 
 use kif_runner::protocol::Protocol;
-use kif_runner::record::Record;
+use kif_runner::record::{Record, Settings};
 
 use crate::kit::{arg, fail, small_benchmark, succeed};
 
@@ -54,6 +54,19 @@ fn pretend(folder: &std::path::Path, benchmark: &str, op_of: &[(&str, f64)]) {
     }
 }
 
+/// The cells of a method's row for a source.
+fn row(text: &str, method: &str, source: &str) -> Vec<String> {
+    let of_both = |line: &&str| line.starts_with(&format!("| {method} |")) && line.contains(source);
+    let line = text.lines().find(of_both);
+    let line = line.unwrap_or_else(|| panic!("{method}, {source}: {text}"));
+    let cells = line.trim_matches('|').split('|');
+    cells.map(|cell| cell.trim().to_owned()).collect()
+}
+
+fn mark(text: &str, method: &str, source: &str) -> String {
+    row(text, method, source).pop().unwrap()
+}
+
 #[test]
 fn marks_say_no_more_than_the_cells_show() {
     let folder = tempfile::tempdir().unwrap();
@@ -69,17 +82,7 @@ fn marks_say_no_more_than_the_cells_show() {
     ];
     pretend(&run, "standard", &scores);
     let text = succeed(&["reproduction", arg(&folder.path().join("kept"))]);
-    let mark = |method: &str, source: &str| {
-        let row = text
-            .lines()
-            .find(|line| line.starts_with(&format!("| {method} |")) && line.contains(source));
-        row.unwrap_or_else(|| panic!("{method}: {text}"))
-            .rsplit('|')
-            .nth(1)
-            .unwrap()
-            .trim()
-            .to_owned()
-    };
+    let mark = |method: &str, source: &str| mark(&text, method, source);
     assert_eq!(mark("kif-paper", "T5-large"), "direction only");
     assert_eq!(mark("seq_lora", "T5-large"), "direction only");
     assert_eq!(mark("joint", "T5-large"), "direction only");
@@ -89,6 +92,65 @@ fn marks_say_no_more_than_the_cells_show() {
     assert!(
         text.contains("| kif-paper | 1e-2 | 42.0 \\[39.5, 44.5\\] |"),
         "{text}"
+    );
+}
+
+#[test]
+fn a_number_is_held_against_the_orders_that_it_is_the_mean_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\", \"kif-paper\"");
+    let run = folder.path().join("kept/long");
+    succeed(&["bench", arg(&protocol), "--epochs", "1", "--out", arg(&run)]);
+    pretend(&run, "long", &[("seq_lora", 0.2), ("kif-paper", 0.4)]);
+    let text = succeed(&["reproduction", arg(&folder.path().join("kept"))]);
+    let whole = row(&text, "kif-paper", "Recurrent-KIF (ACL 2025), T5-large");
+    assert_eq!(
+        (whole[2].as_str(), whole[4].as_str()),
+        ("42.0 \\[39.5, 44.5\\]", "3")
+    );
+    let ablation = row(&text, "kif-paper", "ablation");
+    assert_eq!((ablation[2].as_str(), ablation[4].as_str()), ("41.0", "1"));
+}
+
+#[test]
+fn only_the_published_base_and_settings_can_reproduce_a_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = small_benchmark(folder.path(), "\"seq_lora\", \"joint\"");
+    let run = folder.path().join("kept/standard");
+    succeed(&["bench", arg(&small), "--epochs", "1", "--out", arg(&run)]);
+    pretend(&run, "standard", &[("seq_lora", 0.417), ("joint", 0.7)]);
+    let path = run.join("protocol.ron");
+    let mut protocol = Protocol::load(arg(&path)).unwrap();
+    protocol.model = Some("bases/t5-large".into());
+    fs::write(&path, protocol.to_ron()).unwrap();
+    let of = |change: &dyn Fn(&mut Settings)| {
+        let published = Protocol::load("standard").unwrap();
+        for order in 1..=3 {
+            let path = run.join(format!("cells/seq_lora-o{order}-s1/record.json"));
+            let mut record = Record::read(&path).unwrap();
+            record.settings = Settings::new(&published, "seq_lora", record.settings.method);
+            change(&mut record.settings);
+            record.write(&path).unwrap();
+        }
+        let text = succeed(&["reproduction", arg(&folder.path().join("kept"))]);
+        mark(&text, "seq_lora", "Recurrent-KIF (ACL 2025), T5-large")
+    };
+    assert_eq!(of(&|_| {}), "reproduced");
+    assert_eq!(
+        of(&|settings| settings.evaluation.batch_tokens = 7),
+        "reproduced"
+    );
+    assert_eq!(
+        of(&|settings| settings.training.lr = 1e-3),
+        "direction only"
+    );
+    assert_eq!(
+        of(&|settings| settings.limits.max_input = 256),
+        "direction only"
+    );
+    assert_eq!(
+        of(&|settings| settings.memory.fraction = 0.1),
+        "direction only"
     );
 }
 
