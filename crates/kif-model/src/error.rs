@@ -136,6 +136,13 @@ pub enum ModelError {
     )]
     NoCuda,
 
+    /// The GPU's memory is full.
+    #[error(
+        "the GPU has no memory left: smaller batches (--batch-size), shorter inputs (--max-input), --recompute and \
+         --precision f16 need less"
+    )]
+    OutOfDeviceMemory,
+
     /// dfdx or the accelerator failed.
     #[error("device: {0}")]
     Device(String),

@@ -21,7 +21,7 @@ pub enum DeviceKind {
 /// Who does the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineKind {
-    /// Fused kernels on the CPU, dfdx's operations on a GPU.
+    /// Our own kernels, for the CPU or for a GPU.
     #[default]
     Fused,
     /// dfdx's own operations: slow on the CPU, and the reference for tests.
@@ -125,9 +125,13 @@ impl ModelOptions {
                 "precision f16 on the CPU (bf16 and f32 are)".to_owned()
             }
             (DeviceKind::Cuda, ..) if !cfg!(feature = "cuda") => return Err(ModelError::NoCuda),
-            (DeviceKind::Cuda, _, Precision::F32) => return Ok(()),
-            (DeviceKind::Cuda, _, precision) => {
-                format!("precision {precision:?} on CUDA (f32 is)")
+            (DeviceKind::Cuda, EngineKind::Fused, Precision::F32 | Precision::F16)
+            | (DeviceKind::Cuda, EngineKind::Stock, Precision::F32) => return Ok(()),
+            (DeviceKind::Cuda, EngineKind::Stock, precision) => {
+                format!("precision {precision:?} in the stock engine")
+            }
+            (DeviceKind::Cuda, _, Precision::Bf16) => {
+                "precision bf16 on CUDA (f16 and f32 are)".to_owned()
             }
         };
         Err(ModelError::Unsupported { what })
@@ -172,9 +176,17 @@ fn cuda(
     weights: Weights,
     options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
-    let device = dfdx::prelude::Cuda::try_build(0, 0).map_err(crate::engine::device_error)?;
-    let engine = Stock::new(device);
-    Ok(Box::new(T5::build(engine, config, weights, options)?))
+    use crate::engine::cuda::CudaEngine;
+    match options.engine {
+        EngineKind::Fused => {
+            let engine = CudaEngine::new(options.precision)?;
+            Ok(Box::new(T5::build(engine, config, weights, options)?))
+        }
+        EngineKind::Stock => {
+            let engine = Stock::new(CudaEngine::stock_device()?);
+            Ok(Box::new(T5::build(engine, config, weights, options)?))
+        }
+    }
 }
 
 #[cfg(not(feature = "cuda"))]

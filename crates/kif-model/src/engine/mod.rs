@@ -4,6 +4,8 @@
 //! rectangles pads inside itself. Every operation is generic over the tape: with dfdx's `OwnedTape` it records its
 //! backward pass, with `NoneTape` it is inference.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod fused;
 pub(crate) mod stock;
 

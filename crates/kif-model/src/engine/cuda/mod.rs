@@ -1,0 +1,377 @@
+//! The engine on an NVIDIA GPU: our own kernels and cuBLAS as operations on dfdx's tape.
+//!
+//! Activations and weights stay on the device. Frozen weights are no tensors, so no gradient of theirs is ever made; with
+//! [`Precision::F16`] they are kept in f16, activations are brought to f16 for the products with them ([`linear::Half`]),
+//! sums are f32, and all other products let the tensor cores round their f32 operands to TF32.
+
+mod activation;
+mod attention;
+mod device;
+mod embedding;
+mod gate;
+mod groups;
+mod kernels;
+mod linear;
+mod loss;
+mod norm;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cudarc::driver::CudaSlice;
+use dfdx::prelude::*;
+
+use self::device::{
+    Address, Factor, Format, Gpu, Into, Operand, Result as DeviceResult, device_error,
+};
+use self::groups::Groups;
+use self::loss::Wanted;
+use super::{Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec};
+use crate::{ModelError, Precision};
+
+/// The engine; clones share the device.
+#[derive(Clone)]
+pub(crate) struct CudaEngine {
+    gpu: Rc<Gpu>,
+    /// Whether frozen weights of products are kept in f16.
+    in_half: bool,
+    last_half: Rc<RefCell<linear::LastHalf>>,
+}
+
+impl CudaEngine {
+    /// On the first GPU.
+    pub(crate) fn new(precision: Precision) -> Result<Self, ModelError> {
+        let in_half = precision == Precision::F16;
+        Ok(Self {
+            gpu: Rc::new(Gpu::new(in_half)?),
+            in_half,
+            last_half: Rc::default(),
+        })
+    }
+
+    /// dfdx's own device, for the stock engine.
+    pub(crate) fn stock_device() -> Result<Cuda, ModelError> {
+        device::open()
+    }
+
+    /// `out (+)= factor * x W^T`, for activations that nobody changes.
+    fn times_transposed(
+        &self,
+        x: &Act<Cuda>,
+        weight: &FrozenValues,
+        factor: f32,
+        out: Address,
+        into: Into,
+    ) -> DeviceResult<()> {
+        let n_rows = x.shape().0;
+        if weight.half().is_none() {
+            return self.rows_times_transposed(
+                Address::of_tensor(x),
+                n_rows,
+                weight,
+                factor,
+                out,
+                into,
+            );
+        }
+        let half = self.last_half.borrow_mut().of(&self.gpu, x, factor)?;
+        let (n_out, n_in) = weight.shape;
+        let w = weight.operand().transposed();
+        self.gpu.product(
+            (n_rows, n_out, n_in),
+            half.operand(),
+            w,
+            half.factor(),
+            out,
+            into,
+        )
+    }
+
+    /// The same for `n_rows` rows at `x`.
+    fn rows_times_transposed(
+        &self,
+        x: Address,
+        n_rows: usize,
+        weight: &FrozenValues,
+        factor: f32,
+        out: Address,
+        into: Into,
+    ) -> DeviceResult<()> {
+        let (n_out, n_in) = weight.shape;
+        let (shape, w) = ((n_rows, n_out, n_in), weight.operand().transposed());
+        match weight.half() {
+            None => {
+                let x = Operand::f32(x, (n_rows, n_in));
+                self.gpu
+                    .product(shape, x, w, Factor::Host(factor), out, into)
+            }
+            Some(_) => {
+                let half = linear::Half::new(&self.gpu, x, (n_rows, n_in), factor)?;
+                self.gpu
+                    .product(shape, half.operand(), w, half.factor(), out, into)
+            }
+        }
+    }
+}
+
+/// A weight on the device.
+pub(crate) struct CudaWeight {
+    spec: WeightSpec,
+    /// f32, of frozen weights that are not kept in f16.
+    full: Option<Rc<CudaSlice<f32>>>,
+    /// f16, for products.
+    half: Option<Rc<CudaSlice<u16>>>,
+    /// f32, of trainable weights; names the gradient in dfdx's store.
+    leaf: Option<Act<Cuda>>,
+}
+
+/// The f32 values of a weight, kept alive.
+#[derive(Clone)]
+enum FullValues {
+    Frozen(Rc<CudaSlice<f32>>),
+    Trained(Act<Cuda>),
+}
+
+impl FullValues {
+    fn address(&self) -> Address {
+        match self {
+            Self::Frozen(values) => Address::of(values),
+            Self::Trained(leaf) => Address::of_tensor(leaf),
+        }
+    }
+}
+
+/// What a product with a weight reads, kept alive.
+struct FrozenValues {
+    values: Values,
+    /// `[out, in]`
+    shape: (usize, usize),
+}
+
+enum Values {
+    Full(FullValues),
+    Half(Rc<CudaSlice<u16>>),
+}
+
+impl FrozenValues {
+    fn half(&self) -> Option<&CudaSlice<u16>> {
+        match &self.values {
+            Values::Full(_) => None,
+            Values::Half(half) => Some(half),
+        }
+    }
+
+    fn operand(&self) -> Operand {
+        match &self.values {
+            Values::Full(values) => Operand::f32(values.address(), self.shape),
+            Values::Half(half) => Operand::new(Address::of(half), Format::F16, self.shape),
+        }
+    }
+}
+
+impl CudaWeight {
+    /// The values in f32; there are none of frozen weights in f16.
+    fn values(&self) -> FullValues {
+        match (&self.leaf, &self.full) {
+            (Some(leaf), _) => FullValues::Trained(leaf.clone()),
+            (None, Some(full)) => FullValues::Frozen(full.clone()),
+            (None, None) => unreachable!(
+                "a frozen weight in f16 is used for products and look-ups of f16 rows alone"
+            ),
+        }
+    }
+
+    /// Where they lie; the weight outlives every launch that is made while it is borrowed.
+    fn full(&self) -> Address {
+        self.values().address()
+    }
+
+    fn product_values(&self) -> FrozenValues {
+        FrozenValues {
+            values: match &self.half {
+                Some(half) => Values::Half(half.clone()),
+                None => Values::Full(self.values()),
+            },
+            shape: (self.spec.n_rows, self.spec.n_cols),
+        }
+    }
+}
+
+/// f16 bits of weights, of which none may be too large for f16.
+fn half_bits(values: &[f32]) -> Result<Vec<u16>, ModelError> {
+    let halves = values.iter().enumerate().map(|(i, &x)| {
+        let half = half::f16::from_f32(x);
+        if half.is_finite() {
+            return Ok(half.to_bits());
+        }
+        let what = format!("precision f16 for a weight of {x} (value {i} of its tensor; f16 ends at 65504): use f32;");
+        Err(ModelError::Unsupported { what })
+    });
+    halves.collect()
+}
+
+impl Engine for CudaEngine {
+    type Device = Cuda;
+    type Weight = CudaWeight;
+
+    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<CudaWeight, ModelError> {
+        let (n_rows, n_cols) = (spec.n_rows, spec.n_cols);
+        assert_eq!(
+            values.len(),
+            n_rows * n_cols,
+            "a weight of {n_rows} x {n_cols}"
+        );
+        let mut weight = CudaWeight {
+            spec,
+            full: None,
+            half: None,
+            leaf: None,
+        };
+        // Trainable weights keep full precision: their updates would vanish in f16.
+        if spec.trainable {
+            weight.leaf = Some(
+                self.gpu
+                    .upload(values, n_rows, n_cols)
+                    .map_err(device_error)?,
+            );
+        } else if self.in_half && spec.role.is_product() {
+            let half = self.gpu.copied(half_bits(&values)?).map_err(device_error)?;
+            weight.half = Some(Rc::new(half));
+        } else {
+            weight.full = Some(Rc::new(self.gpu.copied(values).map_err(device_error)?));
+        }
+        Ok(weight)
+    }
+
+    fn set_weight(&self, weight: &mut CudaWeight, values: &[f32]) {
+        let leaf = weight.leaf.as_ref().expect("only trainable weights change");
+        self.gpu.write(leaf, values).expect("XXX")
+    }
+
+    fn add_gradient(
+        &self,
+        weight: &CudaWeight,
+        gradients: &mut Gradients<f32, Cuda>,
+        into: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let leaf = weight
+            .leaf
+            .as_ref()
+            .expect("only trainable weights have a gradient");
+        let gradient = gradients
+            .get_or_alloc_mut(leaf)
+            .and_then(|gradient| self.gpu.read(Address::of_gradient(gradient), into.len()))
+            .map_err(device_error)?;
+        into.iter_mut()
+            .zip(&gradient)
+            .for_each(|(into, g)| *into += g);
+        Ok(())
+    }
+
+    fn embed<T: Tape<f32, Cuda>>(
+        &self,
+        table: &CudaWeight,
+        more: Option<&CudaWeight>,
+        ids: &[u32],
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        embedding::embed(self, table, more, ids).map_err(device_error)
+    }
+
+    fn rms_norm<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        gain: &CudaWeight,
+        eps: f32,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        norm::rms_norm(self, x, gain, eps).map_err(device_error)
+    }
+
+    fn linear<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        weight: &CudaWeight,
+        low_rank: Option<LowRank<'_, CudaWeight, Act<Cuda, T>>>,
+        residual: Option<Act<Cuda, T>>,
+        input_gradient: InputGradient,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        linear::linear(self, x, weight, low_rank, residual, input_gradient).map_err(device_error)
+    }
+
+    fn relu<T: Tape<f32, Cuda>>(&self, x: Act<Cuda, T>) -> Result<Act<Cuda, T>, ModelError> {
+        activation::relu(self, x).map_err(device_error)
+    }
+
+    fn gated_gelu<T: Tape<f32, Cuda>>(
+        &self,
+        gate: Act<Cuda, T>,
+        up: Act<Cuda, T>,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        activation::gated_gelu(self, gate, up).map_err(device_error)
+    }
+
+    fn attention<T: Tape<f32, Cuda>>(
+        &self,
+        q: Act<Cuda, T>,
+        k: Act<Cuda, T>,
+        v: Act<Cuda, T>,
+        shape: &Attention,
+        bias: Option<PositionBias<'_, CudaWeight>>,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        attention::attention(self, q, k, v, shape, bias).map_err(device_error)
+    }
+
+    fn attention_cached(
+        &self,
+        q: Act<Cuda>,
+        k: &[f32],
+        v: &[f32],
+        shape: &Attention,
+        bias: Option<PositionBias<'_, CudaWeight>>,
+    ) -> Result<Act<Cuda>, ModelError> {
+        attention::attention_cached(self, &q, k, v, shape, bias).map_err(device_error)
+    }
+
+    fn cross_entropy<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        head: &CudaWeight,
+        scale: f32,
+        targets: &[u32],
+        weight: f32,
+    ) -> Result<Loss<Cuda, T>, ModelError> {
+        loss::loss(self, x, head, scale, Wanted::Ids(targets), weight).map_err(device_error)
+    }
+
+    fn divergence<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        head: &CudaWeight,
+        scale: f32,
+        log_probs: &[f32],
+        weight: f32,
+    ) -> Result<Loss<Cuda, T>, ModelError> {
+        loss::loss(self, x, head, scale, Wanted::LogProbs(log_probs), weight).map_err(device_error)
+    }
+
+    fn logits(&self, x: Act<Cuda>, head: &CudaWeight, scale: f32) -> Result<Vec<f32>, ModelError> {
+        let n = x.shape().0 * head.spec.n_rows;
+        let of_rows = || {
+            let logits = self.gpu.scratch::<f32>(n)?;
+            let out = Address::of(&logits);
+            self.times_transposed(&x, &head.product_values(), scale, out, Into::Replace)?;
+            self.gpu.read(out, n)
+        };
+        of_rows().map_err(device_error)
+    }
+
+    fn to_host(&self, x: &Act<Cuda>) -> Vec<f32> {
+        let n = x.shape().num_elements();
+        self.gpu.read(Address::of_tensor(x), n).expect("XXX")
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cuda>, ModelError> {
+        self.gpu
+            .upload(values, shape.0, shape.1)
+            .map_err(device_error)
+    }
+}
