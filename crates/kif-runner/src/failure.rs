@@ -62,7 +62,12 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     match error.chain().find_map(|e| e.downcast_ref::<ModelError>()) {
         // Loading is marked as input, so this number was computed.
         Some(ModelError::NonFinite { .. }) => Exit::Diverged,
-        Some(ModelError::Io { .. } | ModelError::Device(_) | ModelError::ParamCount { .. })
+        Some(
+            ModelError::Io { .. }
+            | ModelError::Device(_)
+            | ModelError::OutOfDeviceMemory
+            | ModelError::ParamCount { .. },
+        )
         | None => Exit::Other,
         Some(_) => Exit::BadInput,
     }

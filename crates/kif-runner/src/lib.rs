@@ -32,6 +32,7 @@ pub mod record;
 pub mod report;
 pub mod reproduction;
 pub mod run;
+pub mod selftest;
 pub mod signal;
 
 pub use adamw::{AdamW, OptimizerConfig};

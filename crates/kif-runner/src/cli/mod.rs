@@ -11,6 +11,7 @@ mod pretrain;
 mod report;
 mod reproduction;
 mod score;
+mod selftest;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -52,6 +53,8 @@ enum Command {
     Report(report::Arguments),
     /// Hold the records of runs against published results
     Reproduction(reproduction::Arguments),
+    /// Compare a device with the CPU on small random models
+    Selftest(selftest::Arguments),
 }
 
 /// Carries out a command.
@@ -67,5 +70,6 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Reproduction(arguments) => reproduction::run(arguments),
+        Command::Selftest(arguments) => selftest::run(&arguments),
     }
 }

@@ -48,7 +48,7 @@ extern "C" __global__ void softmax_rows(u64 n_rows, u64 n_cols, const u32 *spans
     u64 seen = i < n_queries ? n_visible(i, n_queries, n_keys, causal) : 0;
     const float *columns = bias;
     if (bias) columns = bias + h * n_distances - ((long long)(i + n_keys) - (long long)n_queries) - min_distance;
-    float most = -bits_float(0x7f800000u);
+    float most = -__uint_as_float(0x7f800000u);
     for (u64 j = threadIdx.x; j < seen; j += blockDim.x) {
         if (bias) row[j] += columns[j];
         most = fmaxf(most, row[j]);

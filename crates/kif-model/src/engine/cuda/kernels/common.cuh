@@ -38,26 +38,6 @@ __device__ __forceinline__ float from_half(half_bits bits) {
 #endif
 }
 
-__device__ __forceinline__ u32 float_bits(float x) {
-#ifdef KIF_EMULATED
-    u32 bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits;
-#else
-    return __float_as_uint(x);
-#endif
-}
-
-__device__ __forceinline__ float bits_float(u32 bits) {
-#ifdef KIF_EMULATED
-    float x;
-    __builtin_memcpy(&x, &bits, sizeof x);
-    return x;
-#else
-    return __uint_as_float(bits);
-#endif
-}
-
 // The sum of x over all threads of the block, in all threads.
 __device__ __forceinline__ float block_sum(float x) {
     __shared__ float parts[32];

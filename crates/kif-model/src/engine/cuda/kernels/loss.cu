@@ -2,7 +2,7 @@
 
 // log(sum(exp(row)))
 __device__ __forceinline__ float log_sum_exp(u64 n, const float *row) {
-    float most = -bits_float(0x7f800000u);
+    float most = -__uint_as_float(0x7f800000u);
     for (u64 i = threadIdx.x; i < n; i += blockDim.x) most = fmaxf(most, row[i]);
     most = block_max(most);
     float sum = 0.0f;

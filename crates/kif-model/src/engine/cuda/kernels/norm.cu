@@ -6,7 +6,7 @@ extern "C" __global__ void rms_norm(u64 width, float eps, const float *x, const 
     for (u64 c = threadIdx.x; c < width; c += blockDim.x) squares += row[c] * row[c];
     squares = block_sum(squares);
     // A row whose squares overflow has no norm: NaN, not 0.
-    float inv = isinf(squares) ? bits_float(0x7fc00000u) : 1.0f / sqrtf(squares / (float)width + eps);
+    float inv = isinf(squares) ? __uint_as_float(0x7fc00000u) : 1.0f / sqrtf(squares / (float)width + eps);
     if (threadIdx.x == 0) inv_rms[blockIdx.x] = inv;
     for (u64 c = threadIdx.x; c < width; c += blockDim.x) y[blockIdx.x * width + c] = row[c] * inv * gain[c];
 }
