@@ -127,6 +127,8 @@ API cublasDestroy_v2(void *handle) { return delete static_cast<Handle *>(handle)
 API cublasGetVersion_v2(void *, int *version) { return *version = 130100, SUCCESS; }
 API cublasSetStream_v2(void *, void *) { return SUCCESS; }
 API cublasSetWorkspace_v2(void *, void *, std::size_t) { return SUCCESS; }
+// Host and device share their memory: factors are read where they lie.
+API cublasSetPointerMode_v2(void *, int) { return SUCCESS; }
 API cublasSetMathMode(void *handle, int mode) { return static_cast<Handle *>(handle)->math_mode = mode, SUCCESS; }
 API cublasGetMathMode(void *handle, int *mode) { return *mode = static_cast<Handle *>(handle)->math_mode, SUCCESS; }
 API cublasSgemm_v2(void *handle, int op_a, int op_b, int m, int n, int k, const float *alpha, const float *a, int lda,
