@@ -118,8 +118,8 @@ int check_context(const char *call) {
 int allocate(const char *call, uint64_t *at, std::size_t bytes) {
     if (int error = check_context(call)) return error;
     std::lock_guard<std::mutex> guard(lock);
-    if (!bytes) return fail(INVALID_VALUE, "%s of no bytes", call);
-    std::size_t padded = (bytes + 255) / 256 * 256;
+    // Stream-ordered allocation takes 0 bytes (dfdx begins with an empty workspace).
+    std::size_t padded = bytes ? (bytes + 255) / 256 * 256 : 256;
     if (padded > total_bytes() - used_bytes) return OUT_OF_MEMORY;
     auto *raw = static_cast<unsigned char *>(std::aligned_alloc(256, padded + 2 * guard_bytes));
     if (!raw) return OUT_OF_MEMORY;

@@ -126,7 +126,6 @@ void prepare(Stack &stack) {
     // stack aligned as at a function's entry.
     void **top = reinterpret_cast<void **>(stack.base + guard_bytes + stack_bytes);
     *--top = nullptr;
-    *--top = nullptr;
     *--top = reinterpret_cast<void *>(&body);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     stack.sp = top;
