@@ -1,6 +1,7 @@
 //! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`, `reproduction`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
+mod cuda;
 mod fixtures;
 mod perf;
 mod process;
@@ -40,6 +41,12 @@ enum Task {
     Ci,
     /// Remake the generated fixtures
     Fixtures(fixtures::Options),
+    /// Build the programs for a machine with an NVIDIA GPU, without GPU, driver or toolkit here
+    CudaPackage(cuda::package::Options),
+    /// Build the emulated driver and cuBLAS, which run our CUDA kernels on the CPU
+    CudaEmulator(cuda::emulator::Options),
+    /// Run the programs of the CUDA package on the emulator
+    CudaSmoke,
     /// Remake the part of docs/reproduction.md that follows from docs/records
     Reproduction(reproduction::Options),
 }
@@ -51,6 +58,9 @@ fn main() -> ExitCode {
         Task::Perf(options) => perf::run(&options),
         Task::Ci => ci::run(),
         Task::Fixtures(options) => fixtures::run(&options),
+        Task::CudaPackage(options) => cuda::package::run(&options),
+        Task::CudaEmulator(options) => cuda::emulator::run(&options),
+        Task::CudaSmoke => cuda::smoke::run(),
         Task::Reproduction(options) => reproduction::run(&options),
     };
     match result {

@@ -1,0 +1,139 @@
+//! `cargo xtask cuda-package`: programs for a machine that has a GPU and no Rust, from one that has neither GPU nor toolkit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::toolchain::{Toolchain, copy_into, program};
+use crate::process;
+
+/// What the package may weigh, so that it travels.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Arguments of `cargo xtask cuda-package`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Where the package goes
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Builds, packs, and says how to run it.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let out = match &options.out {
+        Some(out) => out.clone(),
+        None => super::folder()?.join("package"),
+    };
+    let toolchain = Toolchain::install()?;
+    let bytes = pack(&toolchain, &out)?;
+    println!(
+        "{}: {:.1} MiB. Bring it to the machine with the GPU and run there:\n\n  ./run.sh kif doctor --device cuda\n  \
+         ./run.sh kif selftest --device cuda",
+        out.display(),
+        bytes as f64 / f64::from(1 << 20)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Programs, headers and `run.sh` in a new folder `out`; returns its size in bytes.
+pub(crate) fn pack(toolchain: &Toolchain, out: &Path) -> Result<u64> {
+    process::run(toolchain.cargo()?.args([
+        "build",
+        "--release",
+        "--package",
+        "kif-runner",
+        "--bin",
+        "kif",
+        "--features",
+        "cuda",
+    ]))?;
+    let build = super::folder()?.join("build/release");
+    let tests = test_programs(toolchain)?;
+    // Only what an earlier call made is removed.
+    if out.exists() {
+        if !out.join("run.sh").exists() && fs::read_dir(out)?.next().is_some() {
+            bail!("{} is not empty and no package", out.display());
+        }
+        fs::remove_dir_all(out).with_context(|| format!("emptying {}", out.display()))?;
+    }
+    let include = out.join("include");
+    fs::create_dir_all(&include).with_context(|| format!("creating {}", include.display()))?;
+    for header in toolchain.run_time_headers()? {
+        copy_into(&header, &include)?;
+    }
+    strip(&build.join("kif"), &out.join("kif"))?;
+    for (name, path) in tests {
+        strip(&path, &out.join(format!("test-{name}")))?;
+    }
+    let root = toolchain
+        .root
+        .to_str()
+        .context("KIF_CUDA_ROOT is not UTF-8")?;
+    program(
+        &out.join("run.sh"),
+        &include_str!("run.sh").replace("@ROOT@", &format!("'{root}'")),
+    )?;
+    let bytes = size(out)?;
+    if bytes > MAX_BYTES {
+        bail!(
+            "{}: {bytes} bytes, at most {MAX_BYTES} travel",
+            out.display()
+        );
+    }
+    Ok(bytes)
+}
+
+/// Names and paths of kif-model's test binaries.
+fn test_programs(toolchain: &Toolchain) -> Result<Vec<(String, PathBuf)>> {
+    let output = toolchain
+        .cargo()?
+        .args([
+            "test",
+            "--no-run",
+            "--release",
+            "--package",
+            "kif-model",
+            "--features",
+            "cuda",
+            "--message-format",
+            "json",
+        ])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting cargo test")?;
+    if !output.status.success() {
+        bail!("cargo test --no-run ended with {}", output.status);
+    }
+    let mut programs = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: serde_json::Value =
+            serde_json::from_str(line).context("reading cargo's messages")?;
+        if let (Some(path), Some(name)) = (
+            message["executable"].as_str(),
+            message["target"]["name"].as_str(),
+        ) {
+            programs.push((name.to_owned(), path.into()));
+        }
+    }
+    Ok(programs)
+}
+
+/// Copies a program without its debugging information.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    process::run(Command::new("strip").arg("-o").arg(to).arg(from))
+}
+
+fn size(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        bytes += if path.is_dir() {
+            size(&path)?
+        } else {
+            path.metadata()?.len()
+        };
+    }
+    Ok(bytes)
+}
