@@ -14,6 +14,8 @@ mod kernels;
 mod linear;
 mod loss;
 mod norm;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
