@@ -10,6 +10,7 @@ mod files;
 mod language_model;
 mod load;
 mod lora;
+mod model;
 mod prompts;
 mod routing;
 mod t5;
