@@ -70,6 +70,7 @@ impl<E: Engine> T5<E> {
             queries,
             keys,
             n_heads: self.config.num_heads,
+            n_kv_heads: self.config.num_heads,
             head_dim: self.config.d_kv,
             scale: 1.0,
             causal,
