@@ -272,7 +272,25 @@ impl<'a, E: Engine> Builder<'a, E> {
             }
             _ => None,
         };
-        Ok(Linear { weight, adapter })
+        Ok(Linear {
+            weight,
+            bias: None,
+            adapter,
+        })
+    }
+
+    /// As [`linear`](Self::linear), with the bias `<parent>.<target>.bias`.
+    pub(crate) fn linear_with_bias(
+        &mut self,
+        parent: &str,
+        target: &str,
+        n_out: usize,
+        n_in: usize,
+    ) -> Result<Linear<E>, ModelError> {
+        let linear = self.linear(parent, target, n_out, n_in)?;
+        let name = format!("{parent}.{target}.bias");
+        let bias = Some(self.tensor(name, [1, n_out], Role::Lookup)?);
+        Ok(Linear { bias, ..linear })
     }
 
     fn adapter(

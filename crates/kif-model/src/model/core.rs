@@ -105,8 +105,11 @@ impl<E: Engine> Core<E> {
     ) -> Result<Act<E::Device, T>, ModelError> {
         self.see(&x, linear)?;
         let low_rank = self.low_rank(&x, linear, pass, input_gradient)?;
-        self.engine
-            .linear(x, &linear.weight.weight, low_rank, None, input_gradient)
+        let weight = &linear.weight.weight;
+        let y = self
+            .engine
+            .linear(x, weight, low_rank, None, input_gradient)?;
+        self.add_bias(y, linear)
     }
 
     /// `residual + x W^T` with the low-rank part; nothing else reads the residual or `x` later.
@@ -120,8 +123,22 @@ impl<E: Engine> Core<E> {
         self.see(&x, linear)?;
         let write = InputGradient::Write;
         let low_rank = self.low_rank(&x, linear, pass, write)?;
-        self.engine
-            .linear(x, &linear.weight.weight, low_rank, Some(residual), write)
+        let weight = &linear.weight.weight;
+        let y = self
+            .engine
+            .linear(x, weight, low_rank, Some(residual), write)?;
+        self.add_bias(y, linear)
+    }
+
+    fn add_bias<T: Tape<f32, E::Device>>(
+        &self,
+        y: Act<E::Device, T>,
+        linear: &Linear<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        match &linear.bias {
+            None => Ok(y),
+            Some(bias) => self.engine.add_bias(y, &bias.weight),
+        }
     }
 
     /// A linear layer without tape.

@@ -21,15 +21,18 @@ pub(crate) struct Adapter<E: Engine> {
     pub(crate) router: Option<Param<E>>,
 }
 
-/// A linear layer without bias.
+/// A linear layer.
 pub(crate) struct Linear<E: Engine> {
     pub(crate) weight: Param<E>,
+    /// `[1, out]`.
+    pub(crate) bias: Option<Param<E>>,
     pub(crate) adapter: Option<Adapter<E>>,
 }
 
 impl<E: Engine> Linear<E> {
     pub(crate) fn params_mut<'a>(&'a mut self, into: &mut Vec<&'a mut Param<E>>) {
         into.push(&mut self.weight);
+        into.extend(&mut self.bias);
         if let Some(adapter) = &mut self.adapter {
             into.push(&mut adapter.a);
             into.push(&mut adapter.b);
