@@ -17,11 +17,16 @@ use crate::learner::{Accumulate, LearnerConfig};
 use crate::methods::MethodConfig;
 
 /// Protocols that the program brings along, by name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("quick", include_str!("../protocols/quick.ron")),
     ("standard", include_str!("../protocols/standard.ron")),
     ("long", include_str!("../protocols/long.ron")),
     ("superni", include_str!("../protocols/superni.ron")),
+    (
+        "standard-llama",
+        include_str!("../protocols/standard-llama.ron"),
+    ),
+    ("long-llama", include_str!("../protocols/long-llama.ron")),
 ];
 
 /// A benchmark: methods x orders x seeds on one stream, from one base.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
-use kif_model::LoraConfig;
+use kif_model::{LoraConfig, ModelConfig};
 use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
@@ -92,7 +92,7 @@ pub(crate) struct Arguments {
 enum Preset {
     /// As the paper states it.
     Paper,
-    /// As the authors' code does it.
+    /// As the authors' code does it; it has one program for T5 and one for LLaMA.
     Released,
 }
 
@@ -172,6 +172,7 @@ impl Arguments {
         };
         let name = self.method.as_deref().unwrap_or(default);
         let name = match (name, self.preset) {
+            ("kif", Some(Preset::Released)) if self.is_on_decoder() => "kif-released-llama",
             ("kif", Some(Preset::Released)) => "kif-released",
             ("kif", _) => "kif-paper",
             (name, None) => name,
@@ -191,6 +192,11 @@ impl Arguments {
             ));
         }
         Ok(method.without_accumulation())
+    }
+
+    /// Whether the base is decoder-only; what is wrong with it is said where it is loaded.
+    fn is_on_decoder(&self) -> bool {
+        ModelConfig::read(&self.model).is_ok_and(|config| config.is_decoder_only())
     }
 
     /// The adapter to start with where none is given.
