@@ -1,15 +1,18 @@
 //! Transformer language models with LoRA, on dfdx tensors and tape.
 //!
 //! The rest of the workspace sees a [`LanguageModel`]: P trainable parameters in one flat vector, losses, gradients,
-//! generated ids. Inside, an architecture (`t5`) is written once over a small set of operations (`engine`), and two
-//! engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device.
+//! generated ids. Inside, an architecture (`t5`, `decoder`) is written once over a small set of operations (`engine`), and
+//! two engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device. What does
+//! not depend on the architecture is in `model`.
 
+mod decoder;
 mod engine;
 mod error;
 mod files;
 mod language_model;
 mod load;
 mod lora;
+mod model;
 mod prompts;
 mod routing;
 mod t5;
