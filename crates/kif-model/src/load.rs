@@ -191,8 +191,18 @@ fn cuda(
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     use crate::engine::cuda::CudaEngine;
     match options.engine {
-        EngineKind::Fused => build(CudaEngine::new(options.precision)?, config, weights, options),
-        EngineKind::Stock => build(Stock::new(CudaEngine::stock_device()?), config, weights, options),
+        EngineKind::Fused => build(
+            CudaEngine::new(options.precision)?,
+            config,
+            weights,
+            options,
+        ),
+        EngineKind::Stock => build(
+            Stock::new(CudaEngine::stock_device()?),
+            config,
+            weights,
+            options,
+        ),
     }
 }
 

@@ -37,7 +37,7 @@ impl<E: Engine> Decoder<E> {
             let adapters = &pass.adapters;
             let [q, k, v] =
                 self.projections(core, x.clone(), layer, &pass.angles, adapters, true)?;
-            of_prompts.push([core.engine.to_host(&k), core.engine.to_host(&v)]);
+            of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
             let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
             x = core.project_onto(x, mixed, &layer.o, adapters)?;
             x = self.feed_forward(core, x, layer, adapters)?;
@@ -90,7 +90,11 @@ impl<E: Engine> Decoder<E> {
             (self.layers.iter().zip(&written.of_prompts)).zip(&mut written.caches)
         {
             let [q, k, v] = self.projections(core, x.clone(), layer, &angles, &adapters, true)?;
-            cache.append(position, &core.engine.to_host(&k), &core.engine.to_host(&v));
+            cache.append(
+                position,
+                &core.engine.to_host(&k)?,
+                &core.engine.to_host(&v)?,
+            );
             let step = Step {
                 prompts: &prompts,
                 own: &cache.spans(ids.len(), position + 1),

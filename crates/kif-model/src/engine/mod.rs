@@ -153,7 +153,7 @@ pub(crate) trait Engine: Clone {
     fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<Self::Weight, ModelError>;
 
     /// Gives a weight new values.
-    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]);
+    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]) -> Result<(), ModelError>;
 
     /// Adds the gradient of a trainable weight to `into`.
     fn add_gradient(
@@ -313,7 +313,7 @@ pub(crate) trait Engine: Clone {
     ) -> Result<Vec<f32>, ModelError>;
 
     /// Copies activations to the host.
-    fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;
+    fn to_host(&self, x: &Act<Self::Device>) -> Result<Vec<f32>, ModelError>;
 
     /// An activation of these values, `[rows, width]`.
     fn upload(

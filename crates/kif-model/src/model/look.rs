@@ -106,11 +106,11 @@ impl<E: Engine> Core<E> {
                 let hidden = product(x.retaped::<NoneTape>(), &adapter.a)?;
                 let output = product(hidden.clone(), &adapter.b)?;
                 for (matrix, output) in [(&adapter.a, hidden), (&adapter.b, output)] {
-                    rows[place(matrix)].add(&self.engine.to_host(&output), output.shape().1);
+                    rows[place(matrix)].add(&self.engine.to_host(&output)?, output.shape().1);
                 }
             }
             Look::Inputs(inputs, at_most) => {
-                let host = self.engine.to_host(&x.retaped::<NoneTape>());
+                let host = self.engine.to_host(&x.retaped::<NoneTape>())?;
                 inputs[place(&adapter.a)] = spread(&host, x.shape().1, *at_most);
             }
         }

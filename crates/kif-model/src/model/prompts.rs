@@ -78,7 +78,7 @@ impl<E: Engine> Core<E> {
     ) -> Result<Vec<f32>, ModelError> {
         let width = self.width;
         let embedded: Act<E::Device> = self.embed::<NoneTape>(table, texts)?;
-        let embedded = self.engine.to_host(&embedded);
+        let embedded = self.engine.to_host(&embedded)?;
         let mut means = vec![0.0; texts.n_rows() * width];
         for (mean, place) in means
             .chunks_exact_mut(width)

@@ -170,9 +170,8 @@ impl<E: Engine> Core<E> {
         inputs: &Ragged,
     ) -> Result<Vec<f32>, ModelError> {
         let weights = self.row_weights::<NoneTape>(table, inputs)?;
-        Ok(self
-            .engine
-            .to_host(&weights.ok_or_else(|| self.not_by_row())?))
+        self.engine
+            .to_host(&weights.ok_or_else(|| self.not_by_row())?)
     }
 
     /// Gradients of what is trained for `by_weights` as the gradient of the rows' weights.

@@ -112,7 +112,7 @@ impl<E: Engine> T5<E> {
             let q = core.project_plain(normed.clone(), &layer.q, &pass)?;
             let k = core.project_plain(normed.clone(), &layer.k, &pass)?;
             let v = core.project_plain(normed, &layer.v, &pass)?;
-            let (k, v) = (core.engine.to_host(&k), core.engine.to_host(&v));
+            let (k, v) = (core.engine.to_host(&k)?, core.engine.to_host(&v)?);
             cache.append(position, &k, &v);
             let keys = cache.spans(n_rows, position + 1);
             let shape = self.attention_shape(queries.clone(), keys, true);

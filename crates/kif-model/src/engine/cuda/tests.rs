@@ -260,6 +260,7 @@ fn attention(
         queries,
         keys,
         n_heads,
+        n_kv_heads: n_heads,
         head_dim,
         scale: 0.8,
         causal,

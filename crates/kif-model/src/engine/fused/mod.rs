@@ -127,7 +127,7 @@ impl Engine for Fused {
         })
     }
 
-    fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) {
+    fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) -> Result<(), ModelError> {
         if let Some(old) = &mut weight.values {
             match Arc::get_mut(old) {
                 Some(old) => old.copy_from_slice(values),
@@ -147,6 +147,7 @@ impl Engine for Fused {
                 }
             }
         }
+        Ok(())
     }
 
     fn add_gradient(
@@ -312,8 +313,8 @@ impl Engine for Fused {
         Ok(logits)
     }
 
-    fn to_host(&self, x: &Act<Cpu>) -> Vec<f32> {
-        view(x).to_vec()
+    fn to_host(&self, x: &Act<Cpu>) -> Result<Vec<f32>, ModelError> {
+        Ok(view(x).to_vec())
     }
 
     fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cpu>, ModelError> {

@@ -140,8 +140,9 @@ impl<D: Device<f32>> Engine for Stock<D> {
         Ok(StockWeight { spec, tensor })
     }
 
-    fn set_weight(&self, weight: &mut StockWeight<D>, values: &[f32]) {
+    fn set_weight(&self, weight: &mut StockWeight<D>, values: &[f32]) -> Result<(), ModelError> {
         weight.tensor.copy_from(values);
+        Ok(())
     }
 
     fn add_gradient(
@@ -412,8 +413,8 @@ impl<D: Device<f32>> Engine for Stock<D> {
         Ok(product(x.try_mul(scale).map_err(device_error)?, head)?.as_vec())
     }
 
-    fn to_host(&self, x: &Act<D>) -> Vec<f32> {
-        x.as_vec()
+    fn to_host(&self, x: &Act<D>) -> Result<Vec<f32>, ModelError> {
+        Ok(x.as_vec())
     }
 
     fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<D>, ModelError> {
