@@ -13,7 +13,7 @@ use super::common::{Answer, ComputeArguments, TemplateArgument, check_out_folder
 /// Arguments of `kif bench`. What is not given stays as the protocol has it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// quick, standard, long, superni, or a RON file
+    /// quick, standard, long, superni, standard-llama, long-llama, or a RON file
     #[arg(default_value = "quick")]
     protocol: String,
     /// Base model: a Hugging Face directory
