@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use kif_data::chance::{Purpose, below, key, stream, uniform};
 use kif_data::{Batch, Encoded};
 use kif_model::{
-    DeviceKind, Dropout, EngineKind, FeedForward, LanguageModel, LoraConfig, ModelConfig,
-    ModelError, ModelOptions, Precision, PromptConfig, PromptSelection, T5Config, Trainable,
-    from_parts, random_weights,
+    DecoderConfig, DeviceKind, Dropout, EngineKind, Family, FeedForward, LanguageModel, LoraConfig,
+    ModelConfig, ModelError, ModelOptions, Precision, PromptConfig, PromptSelection, Rope,
+    T5Config, Trainable, from_parts, random_weights,
 };
 
 use crate::methods::KifConfig;
@@ -40,7 +40,7 @@ impl Check {
 /// A small model and what is trained of it.
 struct Case {
     name: &'static str,
-    config: T5Config,
+    config: ModelConfig,
     trainable: Trainable,
     dropout: f32,
     recompute: bool,
@@ -50,19 +50,43 @@ const VOCAB: usize = 64;
 const N_ROUNDS: usize = 10;
 
 fn cases() -> Vec<Case> {
-    let config = |feed_forward, tied| T5Config {
-        vocab_size: VOCAB,
-        d_model: 48,
-        d_kv: 16,
-        d_ff: 80,
-        num_heads: 3,
-        num_layers: 2,
-        num_decoder_layers: 2,
-        relative_attention_num_buckets: 8,
-        relative_attention_max_distance: 20,
-        feed_forward,
-        tie_word_embeddings: tied,
-        ..T5Config::default()
+    let t5 = |feed_forward, tied| {
+        ModelConfig::T5(T5Config {
+            vocab_size: VOCAB,
+            d_model: 48,
+            d_kv: 16,
+            d_ff: 80,
+            num_heads: 3,
+            num_layers: 2,
+            num_decoder_layers: 2,
+            relative_attention_num_buckets: 8,
+            relative_attention_max_distance: 20,
+            feed_forward,
+            tie_word_embeddings: tied,
+            ..T5Config::default()
+        })
+    };
+    let decoder = |family, tied| {
+        ModelConfig::Decoder(DecoderConfig {
+            family,
+            vocab_size: VOCAB,
+            hidden_size: 48,
+            intermediate_size: 80,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 16,
+            max_position_embeddings: 64,
+            rms_norm_eps: 1e-5,
+            rope: Rope {
+                theta: 1e4,
+                scaling: None,
+            },
+            tie_word_embeddings: tied,
+            bos_token_id: None,
+            eos_token_id: vec![1],
+            initializer_range: 0.2,
+        })
     };
     let (relu, gated) = (FeedForward::Relu, FeedForward::GatedGelu);
     let lora = |targets: &[&str]| {
@@ -79,23 +103,44 @@ fn cases() -> Vec<Case> {
         recompute: false,
     };
     let every = ["q", "k", "v", "o", "wi_0", "wi_1", "wo"];
+    let of_decoder = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ];
     vec![
-        case("relu, tied head", config(relu, true), lora(&["q", "v"])),
-        case("gated gelu, own head", config(gated, false), lora(&every)),
+        case("relu, tied head", t5(relu, true), lora(&["q", "v"])),
+        case("gated gelu, own head", t5(gated, false), lora(&every)),
         Case {
             dropout: 0.1,
-            ..case("with dropout", config(gated, false), lora(&["q", "v"]))
+            ..case("with dropout", t5(gated, false), lora(&["q", "v"]))
         },
         Case {
             recompute: true,
-            ..case("recomputed", config(relu, true), lora(&["q", "v"]))
+            ..case("recomputed", t5(relu, true), lora(&["q", "v"]))
         },
         case(
             "soft prompts",
-            config(relu, true),
+            t5(relu, true),
             Trainable::Prompts(prompts()),
         ),
-        case("all weights", config(gated, false), Trainable::All),
+        case("all weights", t5(gated, false), Trainable::All),
+        case(
+            "Llama",
+            decoder(Family::Llama, true),
+            lora(&["q_proj", "v_proj"]),
+        ),
+        case("Qwen2", decoder(Family::Qwen2, false), lora(&of_decoder)),
+        case("Qwen3", decoder(Family::Qwen3, true), lora(&of_decoder)),
+        case(
+            "Qwen2, all weights",
+            decoder(Family::Qwen2, true),
+            Trainable::All,
+        ),
     ]
 }
 
@@ -132,8 +177,7 @@ fn model(case: &Case, device: DeviceKind, precision: Precision) -> Result<Box<dy
         seed: 7,
         recompute: case.recompute,
     };
-    let config = ModelConfig::T5(case.config.clone());
-    let mut model = from_parts(&config, random_weights(&config, 7), &options)?;
+    let mut model = from_parts(&case.config, random_weights(&case.config, 7), &options)?;
     let mut rng = stream(7, Purpose::Init, 1, 0);
     let mut params = model.params().to_vec();
     params
@@ -264,7 +308,8 @@ fn check_case(
     let (worst, name) = worst.context("a model without parameters")?;
     // Rounding to f16 carries about one in a thousand inputs of a relu across 0, and each changes the gradient by a step,
     // not by a rounding error: the root of a thousandth is 3 %.
-    let relu = case.config.feed_forward == FeedForward::Relu;
+    let relu =
+        matches!(&case.config, ModelConfig::T5(config) if config.feed_forward == FeedForward::Relu);
     let kinks = if relu && precision != Precision::F32 {
         5.0
     } else {
@@ -298,6 +343,7 @@ fn check_case(
 fn short(name: &str) -> String {
     let name = name.trim_start_matches("base_model.model.");
     name.replace("SelfAttention.", "")
+        .replace("self_attn.", "")
         .replace("DenseReluDense.", "")
         .replace(".weight", "")
 }
