@@ -4,6 +4,7 @@
 //! generated ids. Inside, an architecture (`t5`) is written once over a small set of operations (`engine`), and two
 //! engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device.
 
+mod device_facts;
 mod engine;
 mod error;
 mod files;
@@ -14,6 +15,7 @@ mod prompts;
 mod routing;
 mod t5;
 
+pub use device_facts::{Fact, device_facts};
 pub use error::{Mismatch, ModelError};
 pub use files::*;
 pub use language_model::{

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod common;
+mod doctor;
 mod inspect;
 mod learn;
 mod merge;
@@ -53,6 +54,8 @@ enum Command {
     Report(report::Arguments),
     /// Hold the records of runs against published results
     Reproduction(reproduction::Arguments),
+    /// Say what a device needs, and what of it is missing
+    Doctor(doctor::Arguments),
     /// Compare a device with the CPU on small random models
     Selftest(selftest::Arguments),
 }
@@ -70,6 +73,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Reproduction(arguments) => reproduction::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Selftest(arguments) => selftest::run(&arguments),
     }
 }

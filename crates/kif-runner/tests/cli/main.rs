@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod doctor;
 mod failures;
 mod golden;
 mod kit;

@@ -27,7 +27,7 @@ use self::device::{
 use self::groups::Groups;
 use self::loss::Wanted;
 use super::{Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec};
-use crate::{ModelError, Precision};
+use crate::{Fact, ModelError, Precision};
 
 /// The engine; clones share the device.
 #[derive(Clone)]
@@ -47,6 +47,11 @@ impl CudaEngine {
             in_half,
             last_half: Rc::default(),
         })
+    }
+
+    /// What there is of the GPU and of what its driver needs.
+    pub(crate) fn facts() -> Vec<Fact> {
+        device::facts()
     }
 
     /// dfdx's own device, for the stock engine.
