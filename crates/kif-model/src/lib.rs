@@ -11,6 +11,7 @@ mod files;
 mod language_model;
 mod load;
 mod lora;
+mod matrix_rate;
 mod prompts;
 mod routing;
 mod t5;
@@ -23,5 +24,6 @@ pub use language_model::{
 };
 pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
+pub use matrix_rate::{gpu_peak_memory, matrix_rate};
 pub use prompts::{MAX_PROMPT_ROWS, PromptConfig, PromptSelection, closest_keys, cosine};
 pub use routing::{Router, Routing};

@@ -8,6 +8,7 @@ mod inspect;
 mod learn;
 mod merge;
 mod metrics;
+mod perf;
 mod pretrain;
 mod report;
 mod reproduction;
@@ -56,6 +57,8 @@ enum Command {
     Reproduction(reproduction::Arguments),
     /// Say what a device needs, and what of it is missing
     Doctor(doctor::Arguments),
+    /// Time training steps on a device and hold them against its rate of products
+    Perf(perf::Arguments),
     /// Compare a device with the CPU on small random models
     Selftest(selftest::Arguments),
 }
@@ -74,6 +77,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Report(arguments) => report::run(arguments),
         Command::Reproduction(arguments) => reproduction::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
         Command::Selftest(arguments) => selftest::run(&arguments),
     }
 }

@@ -458,6 +458,11 @@ impl Gpu {
         Ok(values)
     }
 
+    /// Waits for everything that was launched.
+    pub(super) fn wait(&self) -> Result<()> {
+        Ok(self.device.synchronize()?)
+    }
+
     /// Takes a gradient's memory; what is left in the store is a single value.
     pub(super) fn take(&self, slot: &mut TensorMemory) -> Result<Taken> {
         let mut owner = Gradients::leaky();
@@ -719,6 +724,23 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
         .result()?;
     }
     Ok(())
+}
+
+/// Most bytes of the first GPU that the pool of [`keep_freed_memory`] has lent since the last call; counts anew.
+pub(super) fn take_peak_memory() -> Result<u64> {
+    const MOST_LENT: sys::CUmemPool_attribute =
+        sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    driver::init()?;
+    let device = driver::device::get(0)?;
+    let mut pool = std::ptr::null_mut();
+    let (mut most, mut anew) = (0u64, 0u64);
+    // SAFETY: the driver writes a handle into `pool` and a 64-bit number into `most`, and reads one from `anew`.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, device).result()?;
+        sys::cuMemPoolGetAttribute(pool, MOST_LENT, (&raw mut most).cast()).result()?;
+        sys::cuMemPoolSetAttribute(pool, MOST_LENT, (&raw mut anew).cast()).result()?;
+    }
+    Ok(most)
 }
 
 /// What a user is told when the device refuses.
