@@ -101,7 +101,7 @@ impl FromStr for BatchShape {
 
 impl fmt::Display for BatchShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.n_rows, self.n_inputs)
+        f.pad(&format!("{}x{}", self.n_rows, self.n_inputs))
     }
 }
 
@@ -124,8 +124,9 @@ impl BatchShape {
     }
 }
 
-/// Operations of one LoRA step on q and v of every attention: two for each multiplication in products, forward and for
-/// the gradients of their inputs; frozen weights have no gradient, and nothing below the lowest attention has one.
+/// Operations of one LoRA step on q and v of every attention: two for each multiplication of the products forward, for
+/// the gradients of their inputs, and for those of A and B. Frozen weights have no gradient, and the inputs of the lowest
+/// q, k and v of encoder and decoder have none.
 pub fn step_operations(config: &T5Config, rank: usize, batch: BatchShape) -> f64 {
     let [width, inner, d_ff, layers, decoder_layers, vocab, rank] = [
         config.d_model,

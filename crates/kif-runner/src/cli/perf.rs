@@ -1,7 +1,7 @@
 //! `kif perf`: how fast a device trains.
 
 use anyhow::{Error, Result};
-use kif_model::{DeviceKind, ModelError, Precision, matrix_rate};
+use kif_model::{DeviceKind, ModelError, ModelOptions, Precision, Trainable, matrix_rate};
 use kif_runner::perf::{BatchShape, N_TARGETS, Peer, PeerStep, Shape, Step, Subject};
 use kif_runner::{process, protocol};
 
@@ -40,6 +40,20 @@ struct Plan {
     batches: Vec<BatchShape>,
     precisions: Vec<Precision>,
     matrix: usize,
+}
+
+impl Plan {
+    /// Whether this program can do it, before anything takes its time.
+    fn check(&self) -> Result<(), ModelError> {
+        self.precisions.iter().try_for_each(|&precision| {
+            let options = ModelOptions {
+                device: self.device,
+                precision,
+                ..ModelOptions::cpu(Trainable::All)
+            };
+            options.check()
+        })
+    }
 }
 
 impl Arguments {
@@ -82,16 +96,8 @@ fn or_default<T>(given: Vec<T>, default: Vec<T>) -> Vec<T> {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     process::start_threads(None)?;
     let plan = arguments.plan();
-    let matrix_rates: Vec<f64> = (plan.precisions.iter())
-        .map(|&precision| matrix_rate(plan.device, precision, plan.matrix))
-        .collect::<Result<_, _>>()?;
-    for (&precision, rate) in plan.precisions.iter().zip(&matrix_rates) {
-        let (n, name) = (plan.matrix, name(precision));
-        print(&format!(
-            "{name}: {n} x {n} x {n} at {:.2} TFLOP/s\n",
-            rate / 1e12
-        ))?;
-    }
+    plan.check()?;
+    // Before us: what we free stays with the process.
     let peer = arguments.peer.as_ref().map(|python| {
         let (shapes, batches) = (&plan.shapes, &plan.batches);
         Peer::measure(
@@ -104,6 +110,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         )
     });
     let peer = peer.transpose()?;
+    let matrix_rates: Vec<f64> = (plan.precisions.iter())
+        .map(|&precision| matrix_rate(plan.device, precision, plan.matrix))
+        .collect::<Result<_, _>>()?;
+    for (&precision, rate) in plan.precisions.iter().zip(&matrix_rates) {
+        let (n, name) = (plan.matrix, name(precision));
+        print(&format!(
+            "{name}: {n} x {n} x {n} at {:.2} TFLOP/s\n",
+            rate / 1e12
+        ))?;
+    }
     print(&header(peer.is_some()))?;
     for &shape in &plan.shapes {
         for (&precision, &rate) in plan.precisions.iter().zip(&matrix_rates) {
@@ -119,7 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                     (Some(subject), Some(step)) => {
                         columns(step, batch, subject.operations(batch), rate)
                     }
-                    _ => format!(" {:>9}", "no memory"),
+                    _ => format!(" {:>9}{:48}", "no memory", ""),
                 };
                 line += &peer_columns(of_peer, step);
                 print(&format!("{}\n", line.trim_end()))?;

@@ -8,5 +8,6 @@ mod golden;
 mod kit;
 mod learn;
 mod metrics;
+mod perf;
 mod report;
 mod reproduction;
