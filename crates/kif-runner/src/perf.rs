@@ -13,6 +13,7 @@ use kif_model::{
 };
 use serde::Deserialize;
 
+use crate::failure::{BadInput, OrBadInput};
 use crate::record::peak_rss_mib;
 
 /// A published size of T5 v1.0, or one for trying things out.
@@ -340,9 +341,10 @@ impl Peer {
             .args(["--steps", &steps.to_string()])
             .stderr(Stdio::inherit())
             .output()
-            .with_context(|| format!("starting {python}"))?;
+            .or_bad_input(|| format!("starting {python}"))?;
         if !output.status.success() {
-            bail!("the peer ({python}) ended with {}", output.status);
+            let ended = format!("the peer ({python}) ended with {}", output.status);
+            return Err(BadInput(ended).into());
         }
         let lines = String::from_utf8_lossy(&output.stdout);
         let steps = lines.lines().map(|line| {

@@ -47,5 +47,6 @@ fn what_cannot_be_measured_is_bad_input() {
         &["f16"],
         &["perf", "--precisions", "f16", "--matrix", "64"],
     );
+    fail(2, &["no-python"], &["perf", "--peer", "no-python"]);
     fail(2, &["8x128"], &["perf", "--batches", "8"]);
 }
