@@ -25,8 +25,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     steps.step("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
     })?;
-    steps.step("cuda type-check", || {
-        cargo("check -p kif-model --features cuda,dfdx/ci-check")
+    steps.step("clippy, CUDA", || {
+        cargo(
+            "clippy --workspace --all-targets --features kif-runner/cuda,dfdx/ci-check -- -D warnings",
+        )
     })?;
     steps.step("test", || cargo("xtask test"))?;
     steps.step("docs", || {

@@ -1,4 +1,4 @@
-//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`, `reproduction`. Thin: it starts cargo and `kif`, and computes nothing.
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod cuda;

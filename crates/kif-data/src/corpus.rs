@@ -142,6 +142,7 @@ impl CorpusItems {
         )?;
         let prompt =
             crate::template::instruction_input(row.instruction.as_deref().unwrap_or(""), &input);
+        let prompt = prompt.as_str().to_owned();
         if prompt.is_empty() {
             return Err(source.field(place, "input", "empty prompt, expected text"));
         }

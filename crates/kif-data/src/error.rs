@@ -138,9 +138,19 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// A prompt template that does not render.
+    #[error("template {path}, line {line}: {problem}", path = .path.display())]
+    Template {
+        /// Its file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
     /// A row that has no room within the limits.
     #[error(
-        "row `{id}`: at most {limit} {side} tokens leave no room for text beside {n_special} special tokens"
+        "row `{id}`: at most {limit} {side} tokens leave no room for text beside the {n_around} around it"
     )]
     NoRoom {
         /// The row's id.
@@ -149,8 +159,8 @@ pub enum DataError {
         side: &'static str,
         /// The limit in tokens.
         limit: usize,
-        /// Tokens that the tokenizer adds.
-        n_special: usize,
+        /// Tokens that the tokenizer and the prompt's template add.
+        n_around: usize,
     },
     /// A row that has no token at all.
     #[error("row `{id}`: the {side} has no tokens, expected at least one")]

@@ -38,4 +38,5 @@ pub use sampling::{Cursor, epoch_order};
 pub use stream::Stream;
 pub use subset::{class_balanced_subset, validation_split};
 pub use task::{Content, Row, Task, labels};
-pub use tokenizer::{Limits, Tokenizer};
+pub use template::{Prompt, Template};
+pub use tokenizer::{Format, Limits, Tokenizer};

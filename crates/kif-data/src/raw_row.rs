@@ -9,6 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use crate::error::DataError;
 use crate::json::{Place, Source};
 use crate::task::{Content, Row};
+use crate::template::Prompt;
 
 /// The fields that any layout knows; others are tolerated. A field that appears twice is an error.
 #[derive(Debug, Default)]
@@ -78,7 +79,7 @@ pub(crate) fn text_row(
     source: &Source,
     place: Place,
     id: Option<String>,
-    prompt: String,
+    prompt: Prompt,
     references: Option<Vec<String>>,
 ) -> Result<Row, DataError> {
     let id = required(source, place, "id", id, "text")?;
@@ -89,7 +90,7 @@ pub(crate) fn text_row(
         references,
         "text or a list of texts",
     )?;
-    if prompt.is_empty() {
+    if prompt.as_str().is_empty() {
         return Err(source.field(place, "input", "empty prompt, expected text"));
     }
     if references.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::template::Prompt;
+
 /// One example of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -17,7 +19,7 @@ pub enum Content {
     /// A prompt and its references.
     Text {
         /// What the model reads; never empty.
-        prompt: String,
+        prompt: Prompt,
         /// At least one; the first is trained on, any of them counts as right. A reference may be the empty string.
         references: Vec<String>,
     },

@@ -1,12 +1,12 @@
 //! From text to ids and back, with the tokenizer files that models ship.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::batch::Encoded;
 use crate::error::DataError;
+use crate::json::read_limited;
 use crate::task::{Content, Row};
+use crate::template::{Prompt, Template};
 
 /// The most bytes of a tokenizer file; the largest published ones have a fifth of it.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -21,6 +21,15 @@ pub struct Limits {
     pub max_target: usize,
 }
 
+/// How rows become ids for a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Format {
+    /// What a prompt looks like.
+    pub template: Template,
+    /// The token that ends a target of a decoder-only model; none for an encoder-decoder, whose tokenizer knows it.
+    pub end_id: Option<u32>,
+}
+
 /// A `tokenizer.json`, as Hugging Face's `tokenizers` reads it.
 pub struct Tokenizer {
     path: PathBuf,
@@ -31,22 +40,7 @@ impl Tokenizer {
     /// Reads `tokenizer.json`. Truncation and padding that the file may set are switched off: limits are ours, and
     /// batches are ragged.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
-        let io = |source| DataError::Io {
-            path: path.into(),
-            source,
-        };
-        let mut bytes = Vec::new();
-        File::open(path)
-            .map_err(io)?
-            .take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(io)?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(DataError::FileTooLarge {
-                path: path.into(),
-                limit: MAX_FILE_BYTES,
-            });
-        }
+        let bytes = read_limited(path, MAX_FILE_BYTES)?;
         let error = |e: tokenizers::Error| DataError::Tokenizer {
             path: path.into(),
             problem: e.to_string(),
@@ -75,33 +69,134 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Ids of a row's prompt and of its first reference.
-    ///
-    /// Text beyond a limit is cut from the end; the special tokens that the tokenizer appends are within the limit
-    /// and kept. Rows of ids are taken as given, whatever the limits.
+    /// As [`encode_row_as`](Self::encode_row_as), for an encoder-decoder that reads prompts as files have them.
     pub fn encode_row(&self, row: &Row, limits: Limits) -> Result<Encoded, DataError> {
-        match &row.content {
+        self.encode_row_as(row, limits, &Format::default())
+    }
+
+    /// Ids of a row's prompt and of its first reference. Rows of ids are taken as given, whatever the limits.
+    ///
+    /// An encoder-decoder gets both with the tokenizer's post-processing; text beyond a limit is cut from the end, and the
+    /// special tokens that the tokenizer appends are within the limit and kept.
+    ///
+    /// A decoder-only model gets the special tokens that stand in front of the prompt, the prompt without any behind it,
+    /// and a target without special tokens but for the end token, within its limit. Of a prompt that is too long the end
+    /// of the row's input is cut, so that the template around it stays whole.
+    pub fn encode_row_as(
+        &self,
+        row: &Row,
+        limits: Limits,
+        format: &Format,
+    ) -> Result<Encoded, DataError> {
+        let (prompt, references) = match &row.content {
             Content::Ids {
                 input_ids,
                 target_ids,
-            } => Ok(Encoded {
-                input_ids: input_ids.clone(),
-                target_ids: target_ids.clone(),
-                cut: false,
-            }),
-            Content::Text { prompt, references } => {
-                let target = references.first().map_or("", String::as_str);
+            } => {
+                return Ok(Encoded {
+                    input_ids: input_ids.clone(),
+                    target_ids: target_ids.clone(),
+                    cut: false,
+                });
+            }
+            Content::Text { prompt, references } => (prompt, references),
+        };
+        let target = references.first().map_or("", String::as_str);
+        let Format { template, end_id } = format;
+        let (input_ids, cut, target_ids) = match end_id {
+            None => {
+                let text = template.render(prompt)?;
                 let (input_ids, cut) =
-                    self.encode_within(prompt, limits.max_input, &row.id, "input")?;
+                    self.encode_within(&text, limits.max_input, &row.id, "input")?;
                 let (target_ids, _) =
                     self.encode_within(target, limits.max_target, &row.id, "target")?;
-                Ok(Encoded {
-                    input_ids,
-                    target_ids,
-                    cut,
-                })
+                (input_ids, cut, target_ids)
+            }
+            Some(end_id) => {
+                let (input_ids, cut) =
+                    self.prompt_within(prompt, limits.max_input, template, row)?;
+                let mut target_ids = self.encode_continuation(target, *end_id)?;
+                if target_ids.len() > limits.max_target {
+                    target_ids.truncate(limits.max_target - 1);
+                    target_ids.push(*end_id);
+                }
+                (input_ids, cut, target_ids)
+            }
+        };
+        Ok(Encoded {
+            input_ids,
+            target_ids,
+            cut,
+        })
+    }
+
+    /// Ids of what a decoder-only model writes: the text without special tokens, and the end token.
+    pub fn encode_continuation(&self, text: &str, end_id: u32) -> Result<Vec<u32>, DataError> {
+        let encoding = self.inner.encode_fast(text, false);
+        let mut ids = encoding.map_err(|e| self.error(e))?.get_ids().to_vec();
+        ids.push(end_id);
+        Ok(ids)
+    }
+
+    /// The id of a token by its name, if there is such a token.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Ids of a prompt that is to be continued, at most `limit` of them, and whether its input was cut for that.
+    fn prompt_within(
+        &self,
+        prompt: &Prompt,
+        limit: usize,
+        template: &Template,
+        row: &Row,
+    ) -> Result<(Vec<u32>, bool), DataError> {
+        let side = "input";
+        let ids_of = |n_bytes: usize| {
+            let text = template.render(&prompt.with_input_cut(n_bytes))?;
+            let encoding = self.encoding(&text)?;
+            let special = encoding.get_special_tokens_mask();
+            let n_end = special.iter().rev().take_while(|&&mask| mask == 1).count();
+            let ids = encoding.get_ids();
+            // A prompt of special tokens alone is all that there is.
+            let n_kept = if n_end == ids.len() {
+                n_end
+            } else {
+                ids.len() - n_end
+            };
+            Ok::<_, DataError>(ids[..n_kept].to_vec())
+        };
+        let whole = ids_of(prompt.input().len())?;
+        if whole.is_empty() {
+            return Err(DataError::NoTokens {
+                id: row.id.clone(),
+                side,
+            });
+        }
+        if whole.len() <= limit {
+            return Ok((whole, false));
+        }
+        // The longest beginning of the input that fits: more text has hardly ever fewer tokens.
+        let (mut fits, mut too_long) = (0, prompt.input().len());
+        let mut kept = ids_of(fits)?;
+        if kept.len() > limit || kept.is_empty() {
+            return Err(DataError::NoRoom {
+                id: row.id.clone(),
+                side,
+                limit,
+                n_around: kept.len(),
+            });
+        }
+        while too_long - fits > 1 {
+            let middle = fits + (too_long - fits) / 2;
+            let ids = ids_of(middle)?;
+            if ids.len() <= limit {
+                (fits, kept) = (middle, ids);
+            } else {
+                too_long = middle;
             }
         }
+        Ok((kept, true))
     }
 
     /// Ids of a text, at most `limit` of them, and whether any were cut off.
@@ -131,7 +226,7 @@ impl Tokenizer {
                 id: id.into(),
                 side,
                 limit,
-                n_special: n_end,
+                n_around: n_end,
             });
         }
         let (kept, end) = (&ids[..limit - n_end], &ids[ids.len() - n_end..]);
@@ -235,7 +330,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "row `r`: at most 1 input tokens leave no room for text beside 1 special tokens"
+            "row `r`: at most 1 input tokens leave no room for text beside the 1 around it"
         );
     }
 
@@ -251,6 +346,43 @@ mod tests {
             )
             .unwrap();
         assert_eq!(encoded.target_ids, [1]);
+    }
+
+    #[test]
+    fn a_prompt_to_be_continued_has_no_end_token_and_is_cut_in_its_input() {
+        let format = Format {
+            template: Template::Plain,
+            end_id: Some(2),
+        };
+        let content = Content::Text {
+            prompt: crate::template::superni("w3", "w4 w5 w6"),
+            references: vec!["w7 w8 w9".into()],
+        };
+        let row = Row {
+            id: "r".into(),
+            content,
+        };
+        let encode = |max_input, max_target| {
+            let limits = Limits {
+                max_input,
+                max_target,
+            };
+            tiny().encode_row_as(&row, limits, &format)
+        };
+        let whole = encode(99, 99).unwrap();
+        let n = whole.input_ids.len();
+        assert_eq!(
+            (whole.cut, &whole.target_ids[..]),
+            (false, &[7, 8, 9, 2][..])
+        );
+        assert!(whole.input_ids.iter().all(|id| *id != 1), "{whole:?}");
+        let cut = encode(n - 1, 3).unwrap();
+        // w6 is gone, what stands around the input is not, and the target keeps its end token.
+        let mut expected = whole.input_ids.clone();
+        expected.retain(|id| *id != 6);
+        assert_eq!((cut.input_ids, cut.cut), (expected, true));
+        assert_eq!(cut.target_ids, [7, 8, 2]);
+        assert!(matches!(encode(1, 9), Err(DataError::NoRoom { .. })));
     }
 
     #[test]

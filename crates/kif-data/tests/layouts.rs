@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use kif_data::template::{instruction_input, superni};
 use kif_data::{
-    Content, Layout, MAX_PROBLEMS, Row, Split, Survey, Task, load_task, survey, task_files,
+    Content, Layout, MAX_PROBLEMS, Prompt, Row, Split, Survey, Task, load_task, survey, task_files,
 };
 
 fn write(root: &Path, path: &str, text: &str) {
@@ -12,7 +13,7 @@ fn write(root: &Path, path: &str, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-fn row(id: &str, prompt: &str, references: &[&str]) -> Row {
+fn row(id: &str, prompt: impl Into<Prompt>, references: &[&str]) -> Row {
     let references = references.iter().map(ToString::to_string).collect();
     Row {
         id: id.into(),
@@ -44,7 +45,11 @@ fn long_sequence_prefers_plain_files_and_falls_back_to_t5_files() {
     );
     let expected = Task {
         name: "cb".into(),
-        train: vec![row("CB_0", "Do.\nx\nAnswer:", &["y"])],
+        train: vec![row(
+            "CB_0",
+            instruction_input("Do.\n", "x\nAnswer:"),
+            &["y"],
+        )],
         test: vec![row("CB_0", "Do.\nz\nAnswer:", &["y"])],
     };
     assert_eq!(
@@ -86,11 +91,15 @@ fn o_lora_prompts_are_made_from_the_task_type_and_the_labels() {
     let task = load_task(Layout::OLora, root, "cb").unwrap();
     let instruction = "What is the logical relationship between the \"sentence 1\" and the \"sentence 2\"? \
                        Choose one from the option. Option: contradiction, entailment.\n";
-    let prompt = format!("{instruction}sentence 1: a\nsentence 2: b\nAnswer:");
-    assert_eq!(task.train, [row("cb_0", &prompt, &["entailment"])]);
+    let prompt = instruction_input(instruction, "sentence 1: a\nsentence 2: b\nAnswer:");
+    assert_eq!(task.train, [row("cb_0", prompt, &["entailment"])]);
     assert_eq!(
         task.test[1],
-        row("cb_1", &format!("{instruction}t\nAnswer:"), &["entailment"])
+        row(
+            "cb_1",
+            instruction_input(instruction, "t\nAnswer:"),
+            &["entailment"]
+        )
     );
     let files = task_files(Layout::OLora, root, "cb").unwrap();
     assert_eq!(
@@ -137,16 +146,9 @@ fn superni_tasks_are_found_by_number_and_take_one_or_several_references() {
     let task = load_task(Layout::SuperNi, root, "task002").unwrap();
     assert_eq!(
         task.train,
-        [row(
-            "1",
-            "[INS] Answer.\n [IN] in\n [OUT] ",
-            &["out", "or this"]
-        )]
+        [row("1", superni("Answer.", "in"), &["out", "or this"])]
     );
-    assert_eq!(
-        task.test,
-        [row("2", "[INS] Answer.\n [IN] \n [OUT] ", &["out"])]
-    );
+    assert_eq!(task.test, [row("2", superni("Answer.", ""), &["out"])]);
     assert_eq!(
         load_task(Layout::SuperNi, root, "task002_quoref")
             .unwrap()
@@ -223,7 +225,14 @@ fn own_tasks_are_json_lines_or_arrays() {
             target_ids: vec![5]
         }
     );
-    assert_eq!(task.test, [row("a", "Colour of grass", &["green"])]);
+    assert_eq!(
+        task.test,
+        [row(
+            "a",
+            instruction_input("Colour of ", "grass"),
+            &["green"]
+        )]
+    );
     let files = task_files(Layout::Jsonl, root, "colours").unwrap();
     assert_eq!(
         files,

@@ -14,7 +14,10 @@ use proptest::prelude::*;
 fn text_row(id: usize, prompt: String, references: Vec<String>) -> Row {
     Row {
         id: format!("row-{id}"),
-        content: Content::Text { prompt, references },
+        content: Content::Text {
+            prompt: prompt.into(),
+            references,
+        },
     }
 }
 
@@ -239,7 +242,7 @@ proptest! {
             .into_iter()
             .enumerate()
             .map(|(i, (instruction, input, output))| {
-                let content = Content::Text { prompt: instruction + &input, references: output };
+                let content = Content::Text { prompt: kif_data::template::instruction_input(&instruction, &input), references: output };
                 Row { id: i.to_string(), content }
             })
             .collect();

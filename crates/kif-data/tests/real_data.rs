@@ -21,7 +21,7 @@ fn folder(variable: &str) -> Option<PathBuf> {
 
 fn prompt(row: &Row) -> &str {
     match &row.content {
-        Content::Text { prompt, .. } => prompt,
+        Content::Text { prompt, .. } => prompt.as_str(),
         Content::Ids { .. } => panic!("{} has no text", row.id),
     }
 }

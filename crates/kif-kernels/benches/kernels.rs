@@ -82,6 +82,7 @@ fn attention_of_a_batch(c: &mut Criterion) {
         queries: &spans,
         keys: &spans,
         n_heads: N_HEADS,
+        n_kv_heads: N_HEADS,
         head_dim: WIDTH / N_HEADS,
         scale: 1.0,
         causal: false,

@@ -1,6 +1,6 @@
-//! The feed-forward block's activations: ReLU, and the gated GELU of T5 v1.1.
+//! The feed-forward block's activations: ReLU, the gated GELU of T5 v1.1, and the gated SiLU of Llama.
 
-use crate::cpu::{instruction_set, versions};
+use crate::cpu::{InstructionSet, instruction_set, versions};
 use crate::exp::exp;
 use crate::lanes::madd;
 use crate::parallel::{SendPtr, for_each_task};
@@ -39,6 +39,20 @@ pub fn relu_backward(y: &[f32], gy: &[f32], gx: &mut [f32]) {
 
 /// `y = gelu(gate) up`, with the tanh form of GELU (`gelu_new`).
 pub fn gated_gelu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    gated(gate, up, y, gelu_part);
+}
+
+/// `y = silu(gate) up`, with `silu(x) = x / (1 + e^-x)` (SwiGLU).
+pub fn gated_silu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    gated(gate, up, y, silu_part);
+}
+
+/// One chunk of gate, up and output.
+type Gated = fn(InstructionSet, &[f32], &[f32], &mut [f32]);
+/// One chunk of gate, up, the output's gradient, and those of gate and up.
+type GatedBackward = fn(InstructionSet, &[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
+
+fn gated(gate: &[f32], up: &[f32], y: &mut [f32], part_by: Gated) {
     assert_eq!(
         (gate.len(), up.len()),
         (y.len(), y.len()),
@@ -49,7 +63,7 @@ pub fn gated_gelu(gate: &[f32], up: &[f32], y: &mut [f32]) {
     in_chunks(n, 32, |part| {
         // SAFETY: the task's own part.
         let y = unsafe { part_of(y, &part) };
-        gated_part(set, &gate[part.clone()], &up[part], y);
+        part_by(set, &gate[part.clone()], &up[part], y);
     });
 }
 
@@ -60,6 +74,28 @@ pub fn gated_gelu_backward(
     gy: &[f32],
     ggate: &mut [f32],
     gup: &mut [f32],
+) {
+    gated_backward(gate, up, gy, ggate, gup, gelu_backward_part);
+}
+
+/// The gradients of [`gated_silu`]: `ggate` and `gup` are overwritten.
+pub fn gated_silu_backward(
+    gate: &[f32],
+    up: &[f32],
+    gy: &[f32],
+    ggate: &mut [f32],
+    gup: &mut [f32],
+) {
+    gated_backward(gate, up, gy, ggate, gup, silu_backward_part);
+}
+
+fn gated_backward(
+    gate: &[f32],
+    up: &[f32],
+    gy: &[f32],
+    ggate: &mut [f32],
+    gup: &mut [f32],
+    part_by: GatedBackward,
 ) {
     let n = gate.len();
     assert_eq!(
@@ -72,7 +108,7 @@ pub fn gated_gelu_backward(
     in_chunks(n, 48, |part| {
         // SAFETY: the task's own parts.
         let (ggate, gup) = unsafe { (part_of(ggate, &part), part_of(gup, &part)) };
-        gated_backward_part(
+        part_by(
             set,
             &gate[part.clone()],
             &up[part.clone()],
@@ -126,21 +162,57 @@ fn gelu_gate<const FUSED: bool>(x: f32) -> (f32, f32) {
     (gate, TWICE_SLOPE * madd::<FUSED>(3.0 * CUBIC, square, 1.0))
 }
 
-versions! {
-    fn gated_part(gate: &[f32], up: &[f32], y: &mut [f32]) {
-        for ((y, &x), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = x * gelu_gate::<FUSED>(x).0 * up;
-        }
+/// As [`gelu_gate`], for SiLU.
+#[inline(always)]
+fn silu_gate<const FUSED: bool>(x: f32) -> (f32, f32) {
+    (1.0 / (1.0 + exp::<FUSED>(-x)), 1.0)
+}
+
+/// `y = x gate(x) up`, the gate being a sigmoid.
+#[inline(always)]
+fn gate_all(gate: &[f32], up: &[f32], y: &mut [f32], sigmoid: impl Fn(f32) -> (f32, f32)) {
+    for ((y, &x), up) in y.iter_mut().zip(gate).zip(up) {
+        *y = x * sigmoid(x).0 * up;
+    }
+}
+
+#[inline(always)]
+fn gate_all_backward(
+    gate: &[f32],
+    up: &[f32],
+    gy: &[f32],
+    ggate: &mut [f32],
+    gup: &mut [f32],
+    sigmoid: impl Fn(f32) -> (f32, f32),
+) {
+    for ((((ggate, gup), &x), up), gy) in ggate.iter_mut().zip(gup).zip(gate).zip(up).zip(gy) {
+        let (s, slope) = sigmoid(x);
+        *gup = gy * x * s;
+        *ggate = gy * up * (s + x * s * (1.0 - s) * slope);
     }
 }
 
 versions! {
-    fn gated_backward_part(gate: &[f32], up: &[f32], gy: &[f32], ggate: &mut [f32], gup: &mut [f32]) {
-        for ((((ggate, gup), &x), up), gy) in ggate.iter_mut().zip(gup).zip(gate).zip(up).zip(gy) {
-            let (s, slope) = gelu_gate::<FUSED>(x);
-            *gup = gy * x * s;
-            *ggate = gy * up * (s + x * s * (1.0 - s) * slope);
-        }
+    fn gelu_part(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        gate_all(gate, up, y, gelu_gate::<FUSED>);
+    }
+}
+
+versions! {
+    fn silu_part(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        gate_all(gate, up, y, silu_gate::<FUSED>);
+    }
+}
+
+versions! {
+    fn gelu_backward_part(gate: &[f32], up: &[f32], gy: &[f32], ggate: &mut [f32], gup: &mut [f32]) {
+        gate_all_backward(gate, up, gy, ggate, gup, gelu_gate::<FUSED>);
+    }
+}
+
+versions! {
+    fn silu_backward_part(gate: &[f32], up: &[f32], gy: &[f32], ggate: &mut [f32], gup: &mut [f32]) {
+        gate_all_backward(gate, up, gy, ggate, gup, silu_gate::<FUSED>);
     }
 }
 
@@ -163,5 +235,20 @@ mod tests {
         let mut y = [0.0];
         gated_gelu(&[1.0], &[2.0], &mut y);
         assert!((y[0] - 2.0 * 0.841_192).abs() < 1e-5, "{}", y[0]);
+    }
+
+    #[test]
+    fn silu_of_one_and_its_slope_are_those_of_the_formula() {
+        let (mut y, mut ggate, mut gup) = ([0.0], [0.0], [0.0]);
+        gated_silu(&[1.0], &[2.0], &mut y);
+        gated_silu_backward(&[1.0], &[2.0], &[3.0], &mut ggate, &mut gup);
+        let s = 1.0 / (1.0 + (-1f32).exp());
+        assert!((y[0] - 2.0 * s).abs() < 1e-6, "{}", y[0]);
+        assert!((gup[0] - 3.0 * s).abs() < 1e-6, "{}", gup[0]);
+        assert!(
+            (ggate[0] - 6.0 * (s + s * (1.0 - s))).abs() < 1e-5,
+            "{}",
+            ggate[0]
+        );
     }
 }

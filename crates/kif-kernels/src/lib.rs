@@ -24,12 +24,18 @@ mod loss;
 mod norm;
 mod packed;
 mod parallel;
+mod rotate;
 
-pub use activation::{gated_gelu, gated_gelu_backward, relu, relu_backward};
-pub use attention::{AttentionShape, RelativeBias, Span, attention, attention_backward};
+pub use activation::{
+    gated_gelu, gated_gelu_backward, gated_silu, gated_silu_backward, relu, relu_backward,
+};
+pub use attention::{
+    AttentionShape, RelativeBias, Span, StepShape, attention, attention_backward, attention_step,
+};
 pub use cpu::{InstructionSet, instruction_set, with_instruction_set};
 pub use dropout::{dropout, dropout_backward};
 pub use gemm::{MatMut, MatRef, gemm};
 pub use loss::{argmax, cross_entropy, divergence, linear_cross_entropy, log_softmax_at};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use packed::{PackedWeight, Precision};
+pub use rotate::rotate;

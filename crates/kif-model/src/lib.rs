@@ -1,9 +1,11 @@
 //! Transformer language models with LoRA, on dfdx tensors and tape.
 //!
 //! The rest of the workspace sees a [`LanguageModel`]: P trainable parameters in one flat vector, losses, gradients,
-//! generated ids. Inside, an architecture (`t5`) is written once over a small set of operations (`engine`), and two
-//! engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device.
+//! generated ids. Inside, an architecture (`t5`, `decoder`) is written once over a small set of operations (`engine`), and
+//! two engines carry them out: `fused` with our own CPU kernels, `stock` with dfdx's operations on any device. What does
+//! not depend on the architecture is in `model`.
 
+mod decoder;
 mod device_facts;
 mod engine;
 mod error;
@@ -12,6 +14,7 @@ mod language_model;
 mod load;
 mod lora;
 mod matrix_rate;
+mod model;
 mod prompts;
 mod routing;
 mod t5;

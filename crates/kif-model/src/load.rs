@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::decoder::Decoder;
+use crate::engine::Engine;
 use crate::engine::fused::Fused;
 use crate::engine::stock::Stock;
 use crate::files::{ModelConfig, Weights};
@@ -151,7 +153,6 @@ pub fn from_parts(
     weights: Weights,
     options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
-    let ModelConfig::T5(config) = config;
     options.check()?;
     match (options.device, options.engine) {
         (DeviceKind::Cpu, EngineKind::Fused) => {
@@ -159,39 +160,55 @@ pub fn from_parts(
                 Precision::Bf16 => kif_kernels::Precision::Bf16,
                 Precision::F32 | Precision::F16 => kif_kernels::Precision::F32,
             };
-            let engine = Fused::new(precision);
-            Ok(Box::new(T5::build(engine, config, weights, options)?))
+            build(Fused::new(precision), config, weights, options)
         }
         (DeviceKind::Cpu, EngineKind::Stock) => {
             let engine = Stock::new(dfdx::prelude::Cpu::default());
-            Ok(Box::new(T5::build(engine, config, weights, options)?))
+            build(engine, config, weights, options)
         }
         (DeviceKind::Cuda, _) => cuda(config, weights, options),
     }
 }
 
+/// The architecture that the configuration names, on `engine`.
+fn build<E: Engine + 'static>(
+    engine: E,
+    config: &ModelConfig,
+    weights: Weights,
+    options: &ModelOptions,
+) -> Result<Box<dyn LanguageModel>, ModelError> {
+    Ok(match config {
+        ModelConfig::T5(config) => Box::new(T5::build(engine, config, weights, options)?),
+        ModelConfig::Decoder(config) => Box::new(Decoder::build(engine, config, weights, options)?),
+    })
+}
+
 #[cfg(feature = "cuda")]
 fn cuda(
-    config: &crate::files::T5Config,
+    config: &ModelConfig,
     weights: Weights,
     options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     use crate::engine::cuda::CudaEngine;
     match options.engine {
-        EngineKind::Fused => {
-            let engine = CudaEngine::new(options.precision)?;
-            Ok(Box::new(T5::build(engine, config, weights, options)?))
-        }
-        EngineKind::Stock => {
-            let engine = Stock::new(CudaEngine::stock_device()?);
-            Ok(Box::new(T5::build(engine, config, weights, options)?))
-        }
+        EngineKind::Fused => build(
+            CudaEngine::new(options.precision)?,
+            config,
+            weights,
+            options,
+        ),
+        EngineKind::Stock => build(
+            Stock::new(CudaEngine::stock_device()?),
+            config,
+            weights,
+            options,
+        ),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(
-    _config: &crate::files::T5Config,
+    _config: &ModelConfig,
     _weights: Weights,
     _options: &ModelOptions,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {

@@ -5,7 +5,23 @@ use serde::{Deserialize, Serialize};
 use crate::ModelError;
 
 /// Every module name that LoRA can sit on in any model of this crate, as PEFT spells it.
-pub const LORA_TARGETS: [&str; 8] = ["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"];
+pub const LORA_TARGETS: [&str; 15] = [
+    "q",
+    "k",
+    "v",
+    "o",
+    "wi",
+    "wi_0",
+    "wi_1",
+    "wo",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 /// Largest rank that is accepted; larger ones are taken for a broken file.
 pub const MAX_RANK: usize = 256;
@@ -20,7 +36,8 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Dropout on the input of A while training (published: 0.05). In `[0, 1)`.
     pub dropout: f32,
-    /// Names of the modules that get an adapter (published: q and v).
+    /// Names of the modules that get an adapter (published: q and v, in Llama q_proj and v_proj;
+    /// [`ModelConfig::own_targets`](crate::ModelConfig::own_targets) makes the latter of the former).
     pub targets: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Soft prompts: trained rows that the encoder reads in front of the text, and how a text gets its own.
+//! Soft prompts: trained rows that the model reads in front of the text, and how a text gets its own.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::ModelError;
 pub const MAX_PROMPT_ROWS: usize = 16_384;
 
 /// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts are prepended to
-/// the embeddings of every text. They take part in relative positions as tokens do, and come on top of the text's
+/// the embeddings of every text. They take part in positions as tokens do, and come on top of the text's
 /// tokens.
 ///
 /// Which prompts take part is [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts); none do in

@@ -13,13 +13,15 @@ import sys
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 
 def base(path):
-    model, info = AutoModelForSeq2SeqLM.from_pretrained(path, output_loading_info=True)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not info[kind], (path, kind, info[kind])
+    reads_both_ways = AutoConfig.from_pretrained(path).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if reads_both_ways else AutoModelForCausalLM
+    model, info = kind.from_pretrained(path, output_loading_info=True)
+    for keys in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[keys], (path, keys, info[keys])
     return model.float().eval()
 
 
@@ -34,7 +36,9 @@ def logits(model):
     torch.manual_seed(0)
     ids, labels = torch.randint(2, 500, (3, 17)), torch.randint(2, 500, (3, 5))
     with torch.no_grad():
-        return model(input_ids=ids, labels=labels).logits
+        if model.config.is_encoder_decoder:
+            return model(input_ids=ids, labels=labels).logits
+        return model(input_ids=torch.cat([ids, labels], 1)).logits
 
 
 kind, *paths = sys.argv[1:]

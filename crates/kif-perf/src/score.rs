@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use kif_data::{Limits, read_rows};
 use kif_model::{LoraConfig, ModelOptions, Trainable, load};
-use kif_runner::codec::Codec;
+use kif_runner::codec::{Codec, TemplateSetting};
 use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
 use kif_runner::protocol::ScoreKind;
 use kif_runner::record::peak_rss_mib;
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut rows = read_rows(&arguments.rows)?;
     rows.truncate(arguments.limit);
-    let codec = Codec::of_model(&arguments.model)?;
+    let codec = Codec::of_model(&arguments.model, &TemplateSetting::Plain)?;
     let options = ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()));
     let model = load(&arguments.model, &options)?;
     let score = if arguments.labels {

@@ -90,7 +90,8 @@ impl Work {
             max_input: self.max_input,
             max_target: usize::MAX,
         };
-        let encoded = Codec::of_model(&self.model)?.encode_rows(&rows, limits)?;
+        let encoded = Codec::of_model(&self.model, &kif_runner::codec::TemplateSetting::Plain)?
+            .encode_rows(&rows, limits)?;
         check_vocabulary(&rows, &encoded, learner.model().vocab_size())?;
         Ok(encoded)
     }

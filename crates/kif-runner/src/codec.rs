@@ -3,19 +3,57 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use kif_data::{Content, Encoded, Limits, Row, Tokenizer};
+use kif_data::{Content, Encoded, Format, Limits, Row, Template, Tokenizer};
+use kif_model::ModelConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::BadInput;
 
-/// A tokenizer that only rows of text need.
+/// What prompts look like to the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateSetting {
+    /// As the task's files have them (published T5 runs).
+    #[default]
+    Plain,
+    /// Alpaca's preamble, with instruction and input under headings (published LLaMA runs).
+    Alpaca,
+    /// A minijinja file with the fields `instruction`, `input` and `prompt`.
+    File(PathBuf),
+}
+
+impl TemplateSetting {
+    /// `alpaca`, `plain`, or a file.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "plain" => Self::Plain,
+            "alpaca" => Self::Alpaca,
+            path => Self::File(path.into()),
+        }
+    }
+
+    fn template(&self) -> Result<Template> {
+        Ok(match self {
+            Self::Plain => Template::Plain,
+            Self::Alpaca => Template::Alpaca,
+            Self::File(path) => Template::read(path)?,
+        })
+    }
+}
+
+/// A tokenizer that only rows of text need, and how rows become ids for the model.
 pub struct Codec {
     tokenizer: Option<Tokenizer>,
     path: PathBuf,
+    format: Format,
+    /// Ids that end a text.
+    end_ids: Vec<u32>,
 }
 
 impl Codec {
-    /// The `tokenizer.json` of a model directory; without one, rows of ids still work.
-    pub fn of_model(model: &Path) -> Result<Self> {
+    /// The `tokenizer.json` of a model directory; without one, rows of ids still work. Targets for a decoder-only model end
+    /// in the tokenizer's end token if that is one of the model's, else in the first of these.
+    pub fn of_model(model: &Path, template: &TemplateSetting) -> Result<Self> {
         if !model.is_dir() {
             bail!(BadInput(format!(
                 "model {}: there is no such folder",
@@ -28,7 +66,31 @@ impl Codec {
         } else {
             None
         };
-        Ok(Self { tokenizer, path })
+        // What is wrong with a configuration is said where the model is loaded.
+        let config = ModelConfig::read(model).ok();
+        let end_ids = config
+            .as_ref()
+            .map_or(vec![1], |config| config.end_ids().to_vec());
+        let end_id = match config {
+            Some(config) if config.is_decoder_only() => {
+                let named = tokenizer.as_ref().and_then(|t| end_token(model, t));
+                Some(
+                    named
+                        .filter(|id| end_ids.contains(id))
+                        .unwrap_or(end_ids[0]),
+                )
+            }
+            _ => None,
+        };
+        Ok(Self {
+            tokenizer,
+            path,
+            format: Format {
+                template: template.template()?,
+                end_id,
+            },
+            end_ids,
+        })
     }
 
     /// The file that it was read from.
@@ -39,7 +101,7 @@ impl Codec {
     /// Token ids of one row. Rows of ids are taken as given.
     pub fn encode_row(&self, row: &Row, limits: Limits) -> Result<Encoded> {
         match (&self.tokenizer, &row.content) {
-            (Some(tokenizer), _) => Ok(tokenizer.encode_row(row, limits)?),
+            (Some(tokenizer), _) => Ok(tokenizer.encode_row_as(row, limits, &self.format)?),
             (
                 None,
                 Content::Ids {
@@ -70,9 +132,10 @@ impl Codec {
 
     /// Ids of a label, end token included.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        match &self.tokenizer {
-            Some(tokenizer) => Ok(tokenizer.encode(text)?),
-            None => bail!(BadInput(format!(
+        match (&self.tokenizer, self.format.end_id) {
+            (Some(tokenizer), None) => Ok(tokenizer.encode(text)?),
+            (Some(tokenizer), Some(end_id)) => Ok(tokenizer.encode_continuation(text, end_id)?),
+            (None, _) => bail!(BadInput(format!(
                 "labels are text, which needs the file {}",
                 self.path.display()
             ))),
@@ -92,15 +155,24 @@ impl Codec {
         match &row.content {
             Content::Text { references, .. } => Ok(references.clone()),
             Content::Ids { target_ids, .. } => {
-                // Without a tokenizer nothing knows which id ends a text; a model's own end token is 1 in every T5.
-                let ids = match &self.tokenizer {
-                    Some(_) => target_ids.as_slice(),
-                    None => target_ids.strip_suffix(&[1]).unwrap_or(target_ids),
+                // Decoding leaves out the end token, but without a tokenizer nothing else does.
+                let ids = match (&self.tokenizer, target_ids.split_last()) {
+                    (None, Some((last, rest))) if self.end_ids.contains(last) => rest,
+                    _ => target_ids,
                 };
                 Ok(vec![self.decode(ids)?])
             }
         }
     }
+}
+
+/// The end token that `tokenizer_config.json` names.
+fn end_token(model: &Path, tokenizer: &Tokenizer) -> Option<u32> {
+    let text = std::fs::read_to_string(model.join("tokenizer_config.json")).ok()?;
+    let fields: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let token = &fields["eos_token"];
+    let name = token.as_str().or_else(|| token["content"].as_str())?;
+    tokenizer.id_of(name)
 }
 
 /// Names the first row with a token id that a model of `vocab_size` ids does not have.

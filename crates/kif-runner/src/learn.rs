@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::checkpoint::{self, Checkpoint};
+use crate::codec::TemplateSetting;
 use crate::evaluate::nll_per_row;
 use crate::failure::{BadInput, OrBadInput};
 use crate::learner::{Learner, LearnerConfig};
@@ -50,6 +51,9 @@ pub struct LearnSettings {
     pub max_input: usize,
     /// Longest target in tokens, end token included.
     pub max_target: usize,
+    /// What prompts look like to the model.
+    #[serde(default)]
+    pub template: TemplateSetting,
     /// What it is computed on.
     pub device: Device,
     /// Number format of the frozen base.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use fd_lock::{RwLock, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 
+use crate::codec::TemplateSetting;
 use crate::failure::BadInput;
 use crate::protocol::{Compute, Device, Precision, Protocol};
 
@@ -246,6 +247,10 @@ fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
         ("memory".to_owned(), text(&p.memory)),
         ("limits".to_owned(), text(&p.limits)),
     ]);
+    // Runs from before there were templates have plain prompts.
+    if p.template != TemplateSetting::Plain {
+        all.insert("template".to_owned(), text(&p.template));
+    }
     // Batches of an evaluation change nothing but its speed.
     let evaluation = crate::protocol::EvaluationSettings {
         batch_tokens: 0,

@@ -7,20 +7,26 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use kif_data::{Layout, MemoryPolicy, Stream};
-use kif_model::LoraConfig;
+use kif_model::{LoraConfig, ModelConfig, ModelError};
 use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::OptimizerConfig;
+use crate::codec::TemplateSetting;
 use crate::learner::{Accumulate, LearnerConfig};
 use crate::methods::MethodConfig;
 
 /// Protocols that the program brings along, by name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("quick", include_str!("../protocols/quick.ron")),
     ("standard", include_str!("../protocols/standard.ron")),
     ("long", include_str!("../protocols/long.ron")),
     ("superni", include_str!("../protocols/superni.ron")),
+    (
+        "standard-llama",
+        include_str!("../protocols/standard-llama.ron"),
+    ),
+    ("long-llama", include_str!("../protocols/long-llama.ron")),
 ];
 
 /// A benchmark: methods x orders x seeds on one stream, from one base.
@@ -37,6 +43,9 @@ pub struct Protocol {
     /// Folder of the base in Hugging Face layout; without one, the base that the program brings along.
     #[serde(default)]
     pub model: Option<PathBuf>,
+    /// What prompts look like to the model.
+    #[serde(default)]
+    pub template: TemplateSetting,
     /// Names of the methods, built-in or from `own_methods`.
     pub methods: Vec<String>,
     /// Settings of methods by the names used in `methods`; they go before built-in ones.
@@ -123,7 +132,7 @@ pub struct AdapterSettings {
     pub alpha: f32,
     /// Share of the inputs of A that is dropped in training (published: 0.05).
     pub dropout: f32,
-    /// Modules that get an adapter, by PEFT name (published: q and v).
+    /// Modules that get an adapter, by PEFT name (published: q and v; `q`, `k`, `v` and `o` are known to every model).
     pub targets: Vec<String>,
 }
 
@@ -554,6 +563,13 @@ impl Protocol {
             dropout,
             targets,
         }
+    }
+
+    /// This protocol with the modules of the adapter as the base at `model` calls them.
+    pub fn with_own_targets(mut self, model: &Path) -> Result<Self, ModelError> {
+        let lora = ModelConfig::read(model)?.own_targets(self.lora_config());
+        self.adapter.targets = lora.targets;
+        Ok(self)
     }
 
     /// Whether all values are in their ranges and all names exist.

@@ -23,7 +23,7 @@ pub struct Check {
     /// Number format of frozen weights on the device.
     pub precision: Precision,
     /// What was compared.
-    pub what: &'static str,
+    pub what: String,
     /// The difference: relative L2 norm, or the relative difference of a single number.
     pub difference: f64,
     /// What it may be.
@@ -246,20 +246,30 @@ fn check_case(
         &batch,
         case.dropout,
     )?;
-    let check = |what, difference, tolerance| Check {
+    let check = |what: &str, difference, tolerance| Check {
         case: case.name,
         precision,
-        what,
+        what: what.to_owned(),
         difference,
         tolerance,
     };
-    let specs = there.layout().specs();
-    let of_tensors = specs.iter().map(|spec| {
-        relative_l2(
-            &first.grad[spec.range.clone()],
-            &here.grad[spec.range.clone()],
+    let differences = there.layout().specs().iter().map(|spec| {
+        let range = spec.range.clone();
+        (
+            relative_l2(&first.grad[range.clone()], &here.grad[range]),
+            &spec.name,
         )
     });
+    let worst = differences.max_by(|a, b| a.0.total_cmp(&b.0));
+    let (worst, name) = worst.context("a model without parameters")?;
+    // Rounding to f16 carries about one in a thousand inputs of a relu across 0, and each changes the gradient by a step,
+    // not by a rounding error: the root of a thousandth is 3 %.
+    let relu = case.config.feed_forward == FeedForward::Relu;
+    let kinks = if relu && precision != Precision::F32 {
+        5.0
+    } else {
+        1.0
+    };
     let prompts: Vec<&[u32]> = batch.inputs.rows().collect();
     let written = there.generate(&prompts, 4)?;
     let logits_of_written = agreement(there.as_ref(), &prompts, &written)?;
@@ -271,9 +281,9 @@ fn check_case(
         ),
         check("loss", ((first.nll - here.nll) / here.nll).abs(), tolerance),
         check(
-            "gradient of the worst tensor",
-            of_tensors.fold(0.0, f64::max),
-            tolerance,
+            &format!("gradient, worst of all: {}", short(name)),
+            worst,
+            tolerance * kinks,
         ),
         check(
             "gradient, a second time",
@@ -282,6 +292,14 @@ fn check_case(
         ),
         check("tokens that are not the likeliest", logits_of_written, 0.0),
     ])
+}
+
+/// The name of a tensor without what all names have.
+fn short(name: &str) -> String {
+    let name = name.trim_start_matches("base_model.model.");
+    name.replace("SelfAttention.", "")
+        .replace("DenseReluDense.", "")
+        .replace(".weight", "")
 }
 
 /// Share of the written tokens that teacher forcing on the same device does not find the likeliest, but for rounding.
@@ -322,7 +340,7 @@ fn check_rounds(device: DeviceKind, precision: Precision, tolerance: f64) -> Res
     Ok(Check {
         case: case.name,
         precision,
-        what: "movement in ten KIF rounds",
+        what: "movement in ten KIF rounds".to_owned(),
         difference: relative_l2(&there, &here),
         tolerance,
     })
@@ -351,7 +369,7 @@ fn check_full_memory(device: DeviceKind, precision: Precision) -> Result<Check> 
     Ok(Check {
         case: case.name,
         precision,
-        what: "loss behind a full memory",
+        what: "loss behind a full memory".to_owned(),
         difference: ((after.nll - before.nll) / before.nll).abs(),
         tolerance: 1e-6,
     })
@@ -374,7 +392,7 @@ mod tests {
         let check = Check {
             case: "",
             precision: Precision::F32,
-            what: "",
+            what: String::new(),
             difference: f64::NAN,
             tolerance: 1.0,
         };

@@ -29,15 +29,29 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let toolchain = Toolchain::install()?;
     let bytes = pack(&toolchain, &out)?;
     println!(
-        "{}: {:.1} MiB. Bring it to the machine with the GPU and run there:\n\n  ./run.sh kif doctor --device cuda\n  \
-         ./run.sh kif selftest --device cuda",
-        out.display(),
-        bytes as f64 / f64::from(1 << 20)
+        "{}: {:.1} MiB. Bring it to the machine with the GPU and run there:\n\n  tar xzf {} && cd {}\n  \
+         ./run.sh kif selftest --device cuda\n  ./run.sh test-kif_model cuda",
+        archive(&out).display(),
+        bytes as f64 / f64::from(1 << 20),
+        file_name(&archive(&out)),
+        file_name(&out),
     );
     Ok(ExitCode::SUCCESS)
 }
 
-/// Programs, headers and `run.sh` in a new folder `out`; returns its size in bytes.
+/// The package in one file.
+fn archive(out: &Path) -> PathBuf {
+    out.with_extension("tar.gz")
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Programs, headers and `run.sh` in a new folder `out`, and all of it in an archive; returns the archive's size in bytes.
 pub(crate) fn pack(toolchain: &Toolchain, out: &Path) -> Result<u64> {
     process::run(toolchain.cargo()?.args([
         "build",
@@ -75,17 +89,27 @@ pub(crate) fn pack(toolchain: &Toolchain, out: &Path) -> Result<u64> {
         &out.join("run.sh"),
         &include_str!("run.sh").replace("@ROOT@", &format!("'{root}'")),
     )?;
-    let bytes = size(out)?;
+    let archive = archive(out);
+    let parent = out.parent().context("a package is no root folder")?;
+    process::run(
+        Command::new("tar")
+            .arg("czf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(parent)
+            .arg(file_name(out)),
+    )?;
+    let bytes = archive.metadata()?.len();
     if bytes > MAX_BYTES {
         bail!(
             "{}: {bytes} bytes, at most {MAX_BYTES} travel",
-            out.display()
+            archive.display()
         );
     }
     Ok(bytes)
 }
 
-/// Names and paths of kif-model's test binaries.
+/// Names and paths of kif-model's test binaries that look at the GPU: those inside the crate.
 fn test_programs(toolchain: &Toolchain) -> Result<Vec<(String, PathBuf)>> {
     let output = toolchain
         .cargo()?
@@ -95,6 +119,7 @@ fn test_programs(toolchain: &Toolchain) -> Result<Vec<(String, PathBuf)>> {
             "--release",
             "--package",
             "kif-model",
+            "--lib",
             "--features",
             "cuda",
             "--message-format",
@@ -123,17 +148,4 @@ fn test_programs(toolchain: &Toolchain) -> Result<Vec<(String, PathBuf)>> {
 /// Copies a program without its debugging information.
 fn strip(from: &Path, to: &Path) -> Result<()> {
     process::run(Command::new("strip").arg("-o").arg(to).arg(from))
-}
-
-fn size(folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        bytes += if path.is_dir() {
-            size(&path)?
-        } else {
-            path.metadata()?.len()
-        };
-    }
-    Ok(bytes)
 }

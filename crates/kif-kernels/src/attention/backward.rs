@@ -37,13 +37,14 @@ pub fn attention_backward(
     let offsets = shape.probs_offsets();
     assert_eq!(probs.len(), offsets[shape.queries.len()], "probabilities");
     let set = instruction_set();
-    let n_tasks = shape.queries.len() * shape.n_heads;
+    // Heads that share keys are one task: it alone writes their gradients.
+    let n_tasks = shape.queries.len() * shape.n_kv_heads;
     let n_distances = if gbias.is_some() {
         shape.n_distances()
     } else {
         0
     };
-    let mut gbias_parts = vec![0f32; n_tasks * n_distances];
+    let mut gbias_parts = vec![0f32; shape.queries.len() * shape.n_heads * n_distances];
     let gradients = Gradients {
         gq: SendPtr::new(gq),
         gk: SendPtr::new(gk),
@@ -52,12 +53,14 @@ pub fn attention_backward(
         n_distances,
     };
     for_each_task(n_tasks, 2 * shape.work(), |task| {
-        let (s, head) = (task / shape.n_heads, task % shape.n_heads);
+        let (s, kv_head) = (task / shape.n_kv_heads, task % shape.n_kv_heads);
         let size = shape.queries[s].len * shape.keys[s].len;
-        let probs = &probs[offsets[s] + head * size..][..size];
-        // SAFETY: the spans were checked; queries, keys and heads are disjoint, so this task alone writes its rows and
-        // columns, and it has a bias part of its own.
-        unsafe { one_head(set, q, k, v, &shape, probs, gy, s, head, &gradients) }
+        for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
+            let probs = &probs[offsets[s] + head * size..][..size];
+            // SAFETY: the spans were checked; queries, keys and heads are disjoint, so this task alone writes its rows
+            // and columns, and every head has a bias part of its own.
+            unsafe { one_head(set, q, k, v, &shape, probs, gy, s, head, &gradients) }
+        }
     });
     if let Some(gbias) = gbias {
         assert_eq!(
@@ -83,6 +86,8 @@ struct Gradients {
     n_distances: usize,
 }
 
+/// The first head of a group overwrites the gradients of the shared keys and values, the others add to them.
+///
 /// # Safety
 /// `shape` fits the tensors, and the rows of sequence `s` and columns of `head` in `to` are this call's alone.
 unsafe fn one_head(
@@ -103,15 +108,41 @@ unsafe fn one_head(
         shape.width(),
         shape.head_dim,
     );
+    let (kv_width, kv_head) = (shape.kv_width(), head / shape.group());
+    let is_first = head.is_multiple_of(shape.group());
     let (at_q, at_k) = (
         queries.start * width + head * dim,
-        keys.start * width + head * dim,
+        keys.start * kv_width + kv_head * dim,
     );
     let of_dim = |len: usize| panels_len(len, dim);
     let of_keys = panels_len(dim, keys.len);
     let n_panels = of_dim(queries.len).max(of_dim(keys.len)).max(of_keys);
-    with_scratch(n_panels + queries.len * keys.len, |scratch| {
-        let (panels, gscores) = scratch.split_at_mut(n_panels);
+    let n_shared = if is_first { 0 } else { keys.len * dim };
+    with_scratch(n_panels + n_shared + queries.len * keys.len, |scratch| {
+        let (panels, rest) = scratch.split_at_mut(n_panels);
+        let (shared, gscores) = rest.split_at_mut(n_shared);
+        let shared = SendPtr::new(shared);
+        // Where a product with the keys' extents goes, and how it gets to the gradient from there.
+        let kv_target = |gradient: SendPtr<f32>| {
+            if is_first {
+                (gradient.get().wrapping_add(at_k), kv_width)
+            } else {
+                (shared.get(), dim)
+            }
+        };
+        let settle = |gradient: SendPtr<f32>| {
+            for row in 0..keys.len * usize::from(!is_first) {
+                // SAFETY: the rows of this sequence's keys and the columns of their head; the scratch has as many.
+                let (into, from) = unsafe {
+                    let at = gradient.get().add(at_k + row * kv_width);
+                    (
+                        std::slice::from_raw_parts_mut(at, dim),
+                        std::slice::from_raw_parts(shared.get().add(row * dim), dim),
+                    )
+                };
+                into.iter_mut().zip(from).for_each(|(g, part)| *g += part);
+            }
+        };
         let by_query = (probs.as_ptr(), 1, keys.len);
         let (lq, lk) = (queries.len, keys.len);
         // SAFETY: the extents of this sequence's tensors, as checked by the caller.
@@ -127,11 +158,12 @@ unsafe fn one_head(
                 by_query,
                 &panels[..of_dim(lq)],
                 lq,
-                (to.gv.get().wrapping_add(at_k), width),
+                kv_target(to.gv),
             );
+            settle(to.gv);
             if lq > 0 && lk > 0 {
                 // gp = gy v^T, then gs = p (gp - <gp, p>)
-                panels_of_transposed(&v[at_k..], lk, dim, width, &mut panels[..of_keys]);
+                panels_of_transposed(&v[at_k..], lk, dim, kv_width, &mut panels[..of_keys]);
                 let a = (gy[at_q..].as_ptr(), width, 1);
                 multiply_panels(
                     set,
@@ -161,7 +193,7 @@ unsafe fn one_head(
             }
             // gq = gs k
             if lk > 0 {
-                panels_of(&k[at_k..], lk, dim, width, &mut panels[..of_dim(lk)]);
+                panels_of(&k[at_k..], lk, dim, kv_width, &mut panels[..of_dim(lk)]);
             }
             let a = (gscores.as_ptr(), lk, 1);
             multiply_panels(
@@ -185,8 +217,9 @@ unsafe fn one_head(
                 a,
                 &panels[..of_dim(lq)],
                 lq,
-                (to.gk.get().wrapping_add(at_k), width),
+                kv_target(to.gk),
             );
+            settle(to.gk);
         }
     });
 }

@@ -11,7 +11,7 @@ const QUERIES: usize = 56;
 
 /// `y = softmax(scale q k^T + bias) v` for every sequence and head.
 ///
-/// `q` and `y` are `[query tokens, n_heads * head_dim]`, `k` and `v` `[key tokens, n_heads * head_dim]`. Rows of `y`
+/// `q` and `y` are `[query tokens, n_heads * head_dim]`, `k` and `v` `[key tokens, n_kv_heads * head_dim]`. Rows of `y`
 /// that no query span covers are left alone; a query that sees no key gets zeros. `probs` receives the probabilities,
 /// `[n_heads, len_q, len_k]` of one sequence after another, for [`attention_backward`](super::attention_backward).
 ///
@@ -81,6 +81,8 @@ unsafe fn one_head(
         return;
     }
     let of_head = |row: usize| row * width + head * dim;
+    let kv_width = shape.kv_width();
+    let at_keys = keys.start * kv_width + head / shape.group() * dim;
     let (n_k, n_v) = (panels_len(dim, keys.len), panels_len(keys.len, dim));
     let n_scores = if probs.is_some() {
         0
@@ -91,8 +93,8 @@ unsafe fn one_head(
         let (k_panels, rest) = scratch.split_at_mut(n_k);
         let (v_panels, scores) = rest.split_at_mut(n_v);
         if keys.len > 0 {
-            panels_of_transposed(&k[of_head(keys.start)..], keys.len, dim, width, k_panels);
-            panels_of(&v[of_head(keys.start)..], keys.len, dim, width, v_panels);
+            panels_of_transposed(&k[at_keys..], keys.len, dim, kv_width, k_panels);
+            panels_of(&v[at_keys..], keys.len, dim, kv_width, v_panels);
         }
         for first in (0..queries.len).step_by(QUERIES) {
             let n_rows = (queries.len - first).min(QUERIES);
@@ -163,6 +165,7 @@ mod tests {
             queries: &spans,
             keys: &spans,
             n_heads: 1,
+            n_kv_heads: 1,
             head_dim: 1,
             scale: 1.0,
             causal: true,

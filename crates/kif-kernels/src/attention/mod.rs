@@ -2,9 +2,11 @@
 
 mod backward;
 mod forward;
+mod step;
 
 pub use backward::attention_backward;
 pub use forward::attention;
+pub use step::{StepShape, attention_step};
 
 /// Rows of a tensor that belong to one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +34,11 @@ pub struct AttentionShape<'a> {
     /// Key spans, one for each query span. They may lie anywhere (a cache with room to grow), and several queries may
     /// share one, except in the backward pass.
     pub keys: &'a [Span],
-    /// Heads side by side in a row.
+    /// Heads side by side in a row of queries.
     pub n_heads: usize,
+    /// Heads side by side in a row of keys or values; a divisor of `n_heads`. Neighbours among the query heads share one
+    /// (grouped queries).
+    pub n_kv_heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
     /// Factor on the scores (T5: 1).
@@ -45,9 +50,19 @@ pub struct AttentionShape<'a> {
 }
 
 impl AttentionShape<'_> {
-    /// Columns of the tensors.
+    /// Columns of queries and outputs.
     fn width(&self) -> usize {
         self.n_heads * self.head_dim
+    }
+
+    /// Columns of keys and values.
+    fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Query heads that share one of the key heads.
+    fn group(&self) -> usize {
+        self.n_heads / self.n_kv_heads
     }
 
     /// Distances that the bias knows.
@@ -109,6 +124,12 @@ impl AttentionShape<'_> {
             self.n_heads,
             self.head_dim
         );
+        assert!(
+            self.n_kv_heads > 0 && self.n_heads.is_multiple_of(self.n_kv_heads),
+            "{} heads share {} of keys",
+            self.n_heads,
+            self.n_kv_heads
+        );
         if let Some(bias) = &self.bias {
             assert!(
                 bias.by_distance.len().is_multiple_of(self.n_heads),
@@ -116,16 +137,18 @@ impl AttentionShape<'_> {
                 self.n_heads
             );
         }
-        for (spans, n_values) in [(self.queries, n_query_values), (self.keys, n_key_values)] {
+        for (spans, n_values, width) in [
+            (self.queries, n_query_values, self.width()),
+            (self.keys, n_key_values, self.kv_width()),
+        ] {
             let end = spans
                 .iter()
                 .map(|span| span.start + span.len)
                 .max()
                 .unwrap_or(0);
             assert!(
-                end * self.width() <= n_values,
-                "a span ends at row {end} of {n_values} / {}",
-                self.width()
+                end * width <= n_values,
+                "a span ends at row {end} of {n_values} / {width}"
             );
         }
         assert_disjoint(self.queries, "query");

@@ -188,18 +188,25 @@ proptest! {
     }
 
     #[test]
-    fn gated_gelu_and_its_gradients_match_the_formula(n in 1usize..200, seed: u64) {
+    fn gated_activations_and_their_gradients_match_the_formulas(n in 1usize..200, seed: u64, silu: bool) {
+        type Gate = fn(&[f32], &[f32], &mut [f32]);
+        type Back = fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
+        type Twin = fn(&[f64], &[f64]) -> Vec<f64>;
+        let (forward, backward, formula): (Gate, Back, Twin) = match silu {
+            true => (gated_silu, gated_silu_backward, twin::gated_silu),
+            false => (gated_gelu, gated_gelu_backward, twin::gated_gelu),
+        };
         let gate: Vec<f32> = noise(seed, n).iter().map(|x| 6.0 * x).collect();
         let (up, gy) = (noise(seed ^ 1, n), noise(seed ^ 2, n));
         let (gate64, up64, gy64) = (wide(&gate), wide(&up), wide(&gy));
         on_each_set(|_| {
             let mut y = vec![0.0; n];
-            gated_gelu(&gate, &up, &mut y);
-            assert_close(&y, &twin::gated_gelu(&gate64, &up64), 2e-6, "y");
+            forward(&gate, &up, &mut y);
+            assert_close(&y, &formula(&gate64, &up64), 2e-6, "y");
             let (mut ggate, mut gup) = (vec![9.0; n], vec![9.0; n]);
-            gated_gelu_backward(&gate, &up, &gy, &mut ggate, &mut gup);
-            let by_gate = differences(&gate64, |gate| inner(&twin::gated_gelu(gate, &up64), &gy64));
-            let by_up = differences(&up64, |up| inner(&twin::gated_gelu(&gate64, up), &gy64));
+            backward(&gate, &up, &gy, &mut ggate, &mut gup);
+            let by_gate = differences(&gate64, |gate| inner(&formula(gate, &up64), &gy64));
+            let by_up = differences(&up64, |up| inner(&formula(&gate64, up), &gy64));
             assert_close(&ggate, &by_gate, 2e-6, "ggate");
             assert_close(&gup, &by_up, 2e-6, "gup");
         });
@@ -266,6 +273,7 @@ struct Case {
     n_query_rows: usize,
     n_key_rows: usize,
     n_heads: usize,
+    n_kv_heads: usize,
     head_dim: usize,
     scale: f32,
     causal: bool,
@@ -279,6 +287,7 @@ impl Case {
             queries: &self.queries,
             keys: &self.keys,
             n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
             head_dim: self.head_dim,
             scale: self.scale,
             causal: self.causal,
@@ -294,8 +303,10 @@ impl Case {
 
     /// q, k, v and the gradient of the outputs.
     fn tensors(&self) -> [Vec<f32>; 4] {
-        let width = self.n_heads * self.head_dim;
-        let (q, k) = (self.n_query_rows * width, self.n_key_rows * width);
+        let (q, k) = (
+            self.n_query_rows * self.n_heads * self.head_dim,
+            self.n_key_rows * self.n_kv_heads * self.head_dim,
+        );
         [
             noise(self.seed, q),
             noise(self.seed ^ 1, k),
@@ -321,12 +332,13 @@ fn cases(max_queries: usize, max_keys: usize) -> impl Strategy<Value = Case> {
     (
         lengths,
         0usize..3,
-        1usize..4,
+        (1usize..4, 1usize..4),
         prop_oneof![1usize..7, Just(8), Just(33)],
         any::<(bool, bool, bool, u64)>(),
     )
         .prop_map(
-            move |(lengths, gap, n_heads, head_dim, (scaled, causal, biased, seed))| {
+            move |(lengths, gap, (n_kv_heads, group), head_dim, (scaled, causal, biased, seed))| {
+                let n_heads = n_kv_heads * group;
                 let (queries, n_query_rows) =
                     laid_out(&lengths.iter().map(|l| l.0).collect::<Vec<_>>(), gap);
                 let (keys, n_key_rows) =
@@ -345,6 +357,7 @@ fn cases(max_queries: usize, max_keys: usize) -> impl Strategy<Value = Case> {
                     n_query_rows,
                     n_key_rows,
                     n_heads,
+                    n_kv_heads,
                     head_dim,
                     scale,
                     causal,
@@ -376,6 +389,60 @@ proptest! {
             let mut without = vec![7.0; q.len()];
             attention(&q, &k, &v, shape, &mut without, None);
             assert_eq!(bits(&y), bits(&without));
+        });
+    }
+
+    /// The same as attention of single queries to keys of prompt and text in a row.
+    #[test]
+    fn a_step_attends_to_the_prompt_and_to_its_own_text(case in cases(4, 40)) {
+        let ([_, prompt_k, prompt_v, _], shape) = (case.tensors(), case.shape());
+        let (width, kv_width) = (case.n_heads * case.head_dim, case.n_kv_heads * case.head_dim);
+        // Every text sees its own new token at least.
+        let lengths: Vec<usize> = case.queries.iter().map(|span| span.len + 1).collect();
+        let (own, n_own) = laid_out(&lengths, 2);
+        let (own_k, own_v) = (noise(case.seed ^ 7, n_own * kv_width), noise(case.seed ^ 8, n_own * kv_width));
+        let q = noise(case.seed ^ 9, own.len() * width);
+        let rows = |from: &[f32], span: Span| from[span.start * kv_width..(span.start + span.len) * kv_width].to_vec();
+        let joined = |prompt: &[f32], text: &[f32]| -> Vec<f32> {
+            let pairs = case.keys.iter().zip(&own);
+            pairs.flat_map(|(p, o)| [rows(prompt, *p), rows(text, *o)].concat()).collect()
+        };
+        let lengths: Vec<usize> = case.keys.iter().zip(&own).map(|(p, o)| p.len + o.len).collect();
+        let (keys, _) = laid_out(&lengths, 0);
+        let queries: Vec<Span> = (0..own.len()).map(|start| Span { start, len: 1 }).collect();
+        let whole = AttentionShape { queries: &queries, keys: &keys, bias: None, ..shape };
+        let wanted = twin::Attention {
+            q: wide(&q), k: wide(&joined(&prompt_k, &own_k)), v: wide(&joined(&prompt_v, &own_v)), bias: vec![],
+        }.outputs(&whole);
+        let step = StepShape {
+            prompts: &case.keys, own: &own, n_heads: case.n_heads, n_kv_heads: case.n_kv_heads,
+            head_dim: case.head_dim, scale: case.scale,
+        };
+        on_each_set(|set| {
+            let run = || {
+                let mut y = vec![7.0; q.len()];
+                attention_step(&q, [&prompt_k, &prompt_v], [&own_k, &own_v], step, &mut y);
+                y
+            };
+            assert_close(&run(), &wanted, 1e-5, "y");
+            assert_eq!(bits(&in_pool(3, || with_instruction_set(set, run))), bits(&run()));
+        });
+    }
+
+    #[test]
+    fn turning_back_undoes_a_turn_and_keeps_lengths(
+        n in 1usize..80, n_heads in 1usize..4, half in 1usize..20, seed: u64,
+    ) {
+        let x = noise(seed, n * n_heads * 2 * half);
+        let angles: Vec<f32> = noise(seed ^ 1, n * half).iter().map(|a| 40.0 * a).collect();
+        let [cos, sin] = [f32::cos, f32::sin].map(|f| angles.iter().map(|a| f(*a)).collect::<Vec<_>>());
+        let back: Vec<f32> = sin.iter().map(|s| -s).collect();
+        on_each_set(|_| {
+            let (mut y, mut again) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            rotate(&x, &cos, &sin, half, &mut y);
+            rotate(&y, &cos, &back, half, &mut again);
+            assert_close(&again, &wide(&x), 1e-5, "x");
+            assert!((inner(&wide(&x), &wide(&x)) - inner(&wide(&y), &wide(&y))).abs() < 1e-4 * x.len() as f64);
         });
     }
 
@@ -431,7 +498,7 @@ proptest! {
         on_each_set(|_| {
             let spans = [Span { start: 0, len }];
             let shape =
-                AttentionShape { queries: &spans, keys: &spans, n_heads, head_dim, scale: 1.0, causal: true, bias };
+                AttentionShape { queries: &spans, keys: &spans, n_heads, n_kv_heads: n_heads, head_dim, scale: 1.0, causal: true, bias };
             let mut whole = vec![0.0; len * width];
             attention(&q, &k, &v, shape, &mut whole, None);
             for step in [0, len / 2, len - 1] {
@@ -457,6 +524,7 @@ fn gradients_of_shared_keys_are_refused() {
         queries: &queries,
         keys: &keys,
         n_heads: 1,
+        n_kv_heads: 1,
         head_dim: 1,
         scale: 1.0,
         causal: false,

@@ -60,6 +60,11 @@ pub(crate) fn gated_gelu(gate: &[f64], up: &[f64]) -> Vec<f64> {
     gate.iter().zip(up).map(|(&x, up)| gelu(x) * up).collect()
 }
 
+pub(crate) fn gated_silu(gate: &[f64], up: &[f64]) -> Vec<f64> {
+    let pairs = gate.iter().zip(up);
+    pairs.map(|(x, up)| x / (1.0 + (-x).exp()) * up).collect()
+}
+
 pub(crate) fn nll(logits: &[f64], targets: &[u32]) -> Vec<f64> {
     let vocab = logits.len() / targets.len();
     let row = |(row, &t): (&[f64], &u32)| {
@@ -81,12 +86,20 @@ pub(crate) struct Attention {
 impl Attention {
     /// Outputs, zero where no query span lies.
     pub(crate) fn outputs(&self, shape: &AttentionShape) -> Vec<f64> {
-        let width = shape.n_heads * shape.head_dim;
+        let (width, kv_width) = (
+            shape.n_heads * shape.head_dim,
+            shape.n_kv_heads * shape.head_dim,
+        );
         let mut y = vec![0.0; self.q.len()];
         for (queries, keys) in shape.queries.iter().zip(shape.keys) {
             for head in 0..shape.n_heads {
                 let at = |row: usize| {
                     row * width + head * shape.head_dim..row * width + (head + 1) * shape.head_dim
+                };
+                let kv_head = head / (shape.n_heads / shape.n_kv_heads);
+                let at_key = |row: usize| {
+                    let first = row * kv_width + kv_head * shape.head_dim;
+                    first..first + shape.head_dim
                 };
                 for i in 0..queries.len {
                     let q = &self.q[at(queries.start + i)];
@@ -94,7 +107,7 @@ impl Attention {
                     let seen = (0..keys.len).filter(|&j| !shape.causal || j as isize <= position);
                     let weights: Vec<f64> = seen
                         .map(|j| {
-                            let k = &self.k[at(keys.start + j)];
+                            let k = &self.k[at_key(keys.start + j)];
                             let score: f64 = q.iter().zip(k).map(|(q, k)| q * k).sum();
                             (f64::from(shape.scale) * score
                                 + self.bias_at(shape, head, j as isize - position))
@@ -105,7 +118,7 @@ impl Attention {
                     for (j, weight) in weights.iter().enumerate() {
                         for (y, v) in y[at(queries.start + i)]
                             .iter_mut()
-                            .zip(&self.v[at(keys.start + j)])
+                            .zip(&self.v[at_key(keys.start + j)])
                         {
                             *y += weight / total * v;
                         }

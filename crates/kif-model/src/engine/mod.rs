@@ -98,12 +98,38 @@ pub(crate) struct Attention {
     /// Key and value rows of each sequence.
     pub(crate) keys: Vec<Span>,
     pub(crate) n_heads: usize,
+    /// Heads of keys and values, a divisor of `n_heads`: neighbours among the query heads share one.
+    pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
     /// Factor on the scores before the softmax (T5: 1).
     pub(crate) scale: f32,
     /// Query i sees keys up to `i + (n_keys - n_queries)`.
     pub(crate) causal: bool,
 }
+
+/// The angles of rotary embedding for each token of a pass, `[tokens, head_dim / 2]`; shared by all layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Angles {
+    pub(crate) cos: Arc<[f32]>,
+    pub(crate) sin: Arc<[f32]>,
+    /// head_dim / 2.
+    pub(crate) half: usize,
+}
+
+/// What the new token of each text attends to: the keys of its prompt, which texts may share, and its own.
+pub(crate) struct Step<'a> {
+    /// Rows of the prompts' keys, for each text.
+    pub(crate) prompts: &'a [Span],
+    /// Rows of the texts' own keys, for each text.
+    pub(crate) own: &'a [Span],
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) scale: f32,
+}
+
+/// Keys and values on the host, `[rows, n_kv_heads * head_dim]`.
+pub(crate) type HostCache<'a> = [&'a [f32]; 2];
 
 /// A learned bias on attention scores: table `[buckets, H]`, and the bucket of each distance (key - query position).
 #[derive(Clone, Copy)]
@@ -127,7 +153,7 @@ pub(crate) trait Engine: Clone {
     fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<Self::Weight, ModelError>;
 
     /// Gives a weight new values.
-    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]);
+    fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]) -> Result<(), ModelError>;
 
     /// Adds the gradient of a trainable weight to `into`.
     fn add_gradient(
@@ -178,7 +204,66 @@ pub(crate) trait Engine: Clone {
         up: Act<Self::Device, T>,
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
-    /// Multi-head attention; q, k and v are `[tokens, H * head_dim]` and have no other consumer.
+    /// `silu(gate) * up`; neither has another consumer.
+    fn gated_silu<T: Tape<f32, Self::Device>>(
+        &self,
+        _gate: Act<Self::Device, T>,
+        _up: Act<Self::Device, T>,
+    ) -> Result<Act<Self::Device, T>, ModelError> {
+        Err(not_here("a gated silu"))
+    }
+
+    /// [`rms_norm`](Self::rms_norm) of every head by itself, for a gain `[1, head_dim]`.
+    fn head_norm<T: Tape<f32, Self::Device>>(
+        &self,
+        _x: Act<Self::Device, T>,
+        _gain: &Self::Weight,
+        _eps: f32,
+    ) -> Result<Act<Self::Device, T>, ModelError> {
+        Err(not_here("norms of single heads"))
+    }
+
+    /// `x + bias` in every row, for a bias `[1, width]`; `x` has no other consumer.
+    fn add_bias<T: Tape<f32, Self::Device>>(
+        &self,
+        _x: Act<Self::Device, T>,
+        _bias: &Self::Weight,
+    ) -> Result<Act<Self::Device, T>, ModelError> {
+        Err(not_here("biases of linear layers"))
+    }
+
+    /// Rotary position embedding: every pair `(x[i], x[i + head_dim / 2])` of a head turned by the angle i of its token;
+    /// `x` has no other consumer.
+    fn rotate<T: Tape<f32, Self::Device>>(
+        &self,
+        _x: Act<Self::Device, T>,
+        _angles: &Angles,
+    ) -> Result<Act<Self::Device, T>, ModelError> {
+        Err(not_here("rotary position embedding"))
+    }
+
+    /// The given rows of `x`, which has no other consumer; each at most once.
+    fn select<T: Tape<f32, Self::Device>>(
+        &self,
+        _x: Act<Self::Device, T>,
+        _rows: &[usize],
+    ) -> Result<Act<Self::Device, T>, ModelError> {
+        Err(not_here("a choice of rows"))
+    }
+
+    /// Attention of one new token of each text, `[texts, H * head_dim]`, to keys and values kept on the host.
+    fn attention_step(
+        &self,
+        _q: Act<Self::Device>,
+        _prompts: HostCache<'_>,
+        _own: HostCache<'_>,
+        _shape: &Step<'_>,
+    ) -> Result<Act<Self::Device>, ModelError> {
+        Err(not_here("attention to shared prompts"))
+    }
+
+    /// Multi-head attention; q is `[tokens, H * head_dim]`, k and v have the columns of their own number of heads, and
+    /// none has another consumer.
     fn attention<T: Tape<f32, Self::Device>>(
         &self,
         q: Act<Self::Device, T>,
@@ -228,7 +313,7 @@ pub(crate) trait Engine: Clone {
     ) -> Result<Vec<f32>, ModelError>;
 
     /// Copies activations to the host.
-    fn to_host(&self, x: &Act<Self::Device>) -> Vec<f32>;
+    fn to_host(&self, x: &Act<Self::Device>) -> Result<Vec<f32>, ModelError>;
 
     /// An activation of these values, `[rows, width]`.
     fn upload(
@@ -236,6 +321,13 @@ pub(crate) trait Engine: Clone {
         values: Vec<f32>,
         shape: (usize, usize),
     ) -> Result<Act<Self::Device>, ModelError>;
+}
+
+/// What a decoder-only model needs and an engine does not have.
+fn not_here(what: &str) -> ModelError {
+    ModelError::Unsupported {
+        what: format!("{what} on CUDA"),
+    }
 }
 
 /// Errors of dfdx are allocation failures: their text is all there is to keep.

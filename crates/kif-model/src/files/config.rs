@@ -5,14 +5,19 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::decoder_config::DecoderConfig;
+use super::decoder_names::{decoder_optional_tensors, decoder_tensors};
 use super::json::shortest;
-use crate::ModelError;
+use super::t5_names::{t5_optional_tensors, t5_tensors};
+use crate::{LoraConfig, ModelError};
 
 /// The configuration of a model that can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelConfig {
     /// Encoder-decoder with relative position biases (T5, T5 v1.1, flan-T5).
     T5(T5Config),
+    /// Decoder-only with rotary position embedding (Llama, Qwen2, Qwen3).
+    Decoder(DecoderConfig),
 }
 
 /// The part between the two linear maps of a T5 feed-forward layer.
@@ -130,9 +135,75 @@ impl Default for T5Config {
 impl ModelConfig {
     /// The text of a `config.json` with the keys that transformers reads; `dtype` is that of the weights beside it.
     pub fn to_json(&self, dtype: &str) -> String {
-        let ModelConfig::T5(config) = self;
-        let mut fields = json!(config);
-        let gated = config.feed_forward == FeedForward::GatedGelu;
+        let fields = match self {
+            ModelConfig::T5(config) => config.to_json(dtype),
+            ModelConfig::Decoder(config) => config.to_json(dtype),
+        };
+        format!("{fields:#}\n")
+    }
+
+    /// Number of token ids, V.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            ModelConfig::T5(config) => config.vocab_size,
+            ModelConfig::Decoder(config) => config.vocab_size,
+        }
+    }
+
+    /// Ids that end a text. At least one.
+    pub fn end_ids(&self) -> &[u32] {
+        match self {
+            ModelConfig::T5(config) => std::slice::from_ref(&config.eos_token_id),
+            ModelConfig::Decoder(config) => &config.eos_token_id,
+        }
+    }
+
+    /// Whether targets are read behind the prompt, by the same layers: prompts then have no end token.
+    pub fn is_decoder_only(&self) -> bool {
+        matches!(self, ModelConfig::Decoder(_))
+    }
+
+    /// The adapter with the modules that `q`, `k`, `v` and `o` are called by in this model.
+    pub fn own_targets(&self, lora: LoraConfig) -> LoraConfig {
+        let own = |target: String| match (self, target.as_str()) {
+            (ModelConfig::Decoder(_), "q" | "k" | "v" | "o") => format!("{target}_proj"),
+            _ => target,
+        };
+        LoraConfig {
+            targets: lora.targets.into_iter().map(own).collect(),
+            ..lora
+        }
+    }
+
+    /// Name and shape of every tensor that the model must have.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            ModelConfig::T5(config) => t5_tensors(config),
+            ModelConfig::Decoder(config) => decoder_tensors(config),
+        }
+    }
+
+    /// Name and shape of tensors that its file may have besides.
+    pub fn optional_tensors(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            ModelConfig::T5(config) => t5_optional_tensors(config),
+            ModelConfig::Decoder(config) => decoder_optional_tensors(config),
+        }
+    }
+
+    /// Checks all bounds; `path` is for messages.
+    pub fn validate(&self, path: &Path) -> Result<(), ModelError> {
+        match self {
+            ModelConfig::T5(config) => config.validate(path),
+            ModelConfig::Decoder(config) => config.validate(path),
+        }
+    }
+}
+
+impl T5Config {
+    fn to_json(&self, dtype: &str) -> Value {
+        let mut fields = json!(self);
+        let gated = self.feed_forward == FeedForward::GatedGelu;
         let more = json!({
             "architectures": ["T5ForConditionalGeneration"],
             "model_type": "t5",
@@ -140,7 +211,7 @@ impl ModelConfig {
             "is_gated_act": gated,
             "dense_act_fn": if gated { "gelu_new" } else { "relu" },
             // Spelled out: readers differ in what they derive it from.
-            "scale_decoder_outputs": config.scales_logits(),
+            "scale_decoder_outputs": self.scales_logits(),
             "torch_dtype": dtype,
             "use_cache": true,
         });
@@ -148,23 +219,15 @@ impl ModelConfig {
             fields.extend(more);
             // As f64, an f32 has digits that nobody wrote.
             let numbers = [
-                ("layer_norm_epsilon", config.layer_norm_epsilon),
-                ("dropout_rate", config.dropout_rate),
-                ("initializer_factor", config.initializer_factor),
+                ("layer_norm_epsilon", self.layer_norm_epsilon),
+                ("dropout_rate", self.dropout_rate),
+                ("initializer_factor", self.initializer_factor),
             ];
             fields.extend(numbers.map(|(field, value)| (field.to_owned(), shortest(value))));
         }
-        format!("{fields:#}\n")
+        fields
     }
 
-    /// Number of token ids, V.
-    pub fn vocab_size(&self) -> usize {
-        let ModelConfig::T5(config) = self;
-        config.vocab_size
-    }
-}
-
-impl T5Config {
     /// Width of all heads together.
     pub fn inner_dim(&self) -> usize {
         self.num_heads * self.d_kv

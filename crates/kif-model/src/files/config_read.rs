@@ -2,116 +2,77 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use super::config::{
-    FeedForward, ModelConfig, T5Config, bad, default_buckets, default_dropout, default_eos,
+    FeedForward, ModelConfig, T5Config, default_buckets, default_dropout, default_eos,
     default_epsilon, default_factor, default_max_distance,
 };
-use super::json::{parse_object, read_limited, short};
+use super::decoder_config::Family;
+use super::fields::Fields;
+use super::json::short;
 use crate::ModelError;
 
-/// Largest `config.json` that is read.
-const MAX_BYTES: u64 = 1 << 20;
-
 impl ModelConfig {
-    /// Reads `config.json` of a model directory. Other model types and options that change a model's output in ways
-    /// that are not implemented are refused by name.
+    /// Reads `config.json` of a model directory, and the end tokens of its `generation_config.json`. Other model types and
+    /// options that change a model's output in ways that are not implemented are refused by name.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
-        let bytes = read_limited(&path, MAX_BYTES)?;
-        Self::parse(&path, &bytes)
+        let config = Self::of_fields(&Fields::read(&path)?)?;
+        let generation = dir.join("generation_config.json");
+        match config {
+            ModelConfig::Decoder(mut decoder) if generation.exists() => {
+                let fields = Fields::read(&generation)?;
+                if let Some(ids) = fields.ids("eos_token_id")? {
+                    decoder.eos_token_id = ids;
+                }
+                decoder.validate(&generation)?;
+                Ok(ModelConfig::Decoder(decoder))
+            }
+            config => Ok(config),
+        }
     }
 
     /// Parses the text of a `config.json`; `path` is for messages.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
-        let fields = Fields {
-            path,
-            values: parse_object::<Value>(path, bytes)?.into_iter().collect(),
-        };
-        fields.check_family()?;
-        Ok(ModelConfig::T5(fields.t5()?))
-    }
-}
-
-/// Field-by-field reading, so that every error names its field. JSON null counts as absent, as in transformers.
-struct Fields<'a> {
-    path: &'a Path,
-    values: Map<String, Value>,
-}
-
-impl Fields<'_> {
-    fn get(&self, field: &str) -> Option<&Value> {
-        self.values.get(field).filter(|value| !value.is_null())
+        Self::of_fields(&Fields::of_bytes(path, bytes)?)
     }
 
-    fn bad(&self, field: &str, problem: String) -> ModelError {
-        bad(self.path, field, problem)
-    }
-
-    fn parse<T: serde::de::DeserializeOwned>(
-        &self,
-        field: &str,
-        expected: &str,
-    ) -> Result<Option<T>, ModelError> {
-        let Some(value) = self.get(field) else {
-            return Ok(None);
-        };
-        let parsed = serde_json::from_value(value.clone());
-        parsed
-            .map(Some)
-            .map_err(|_| self.bad(field, format!("{} is not {expected}", short(value))))
-    }
-
-    fn size(&self, field: &str) -> Result<usize, ModelError> {
-        let size = self.parse(field, "a whole number")?;
-        size.ok_or_else(|| self.bad(field, "is missing, expected a whole number".to_owned()))
-    }
-
-    fn size_or(&self, field: &str, default: usize) -> Result<usize, ModelError> {
-        Ok(self.parse(field, "a whole number")?.unwrap_or(default))
-    }
-
-    fn id_or(&self, field: &str, default: u32) -> Result<u32, ModelError> {
-        Ok(self.parse(field, "one token id")?.unwrap_or(default))
-    }
-
-    fn number_or(&self, field: &str, default: f32) -> Result<f32, ModelError> {
-        Ok(self.parse(field, "a number")?.unwrap_or(default))
-    }
-
-    fn check_family(&self) -> Result<(), ModelError> {
-        match self.parse::<String>("model_type", "a string")? {
-            None => return Err(self.bad("model_type", "is missing, expected \"t5\"".to_owned())),
-            Some(family) if family != "t5" => {
-                return Err(self.bad(
-                    "model_type",
-                    format!("{family:?} is not supported, expected \"t5\""),
-                ));
-            }
-            Some(_) => {}
-        }
-        let names = self
-            .parse::<Vec<String>>("architectures", "a list of names")?
-            .unwrap_or_default();
-        let known = |name: &String| {
-            matches!(
-                name.as_str(),
-                "T5ForConditionalGeneration" | "T5WithLMHeadModel"
-            )
-        };
-        if !names.is_empty() && !names.iter().any(known) {
-            let problem =
-                format!("{names:?} is not supported, expected \"T5ForConditionalGeneration\"");
-            return Err(self.bad("architectures", problem));
-        }
-        if let Some(value) = self.get("quantization_config") {
-            return Err(self.bad(
+    fn of_fields(fields: &Fields) -> Result<Self, ModelError> {
+        let expected = "\"t5\", \"llama\", \"qwen2\" or \"qwen3\"";
+        let name = fields.parse::<String>("model_type", "a string")?;
+        let name = name
+            .ok_or_else(|| fields.bad("model_type", format!("is missing, expected {expected}")))?;
+        if let Some(value) = fields.get("quantization_config") {
+            return Err(fields.bad(
                 "quantization_config",
                 format!("{} is not supported", short(value)),
             ));
         }
-        Ok(())
+        if name == "t5" {
+            fields.check_architecture(&["T5ForConditionalGeneration", "T5WithLMHeadModel"])?;
+            return Ok(ModelConfig::T5(fields.t5()?));
+        }
+        let family = Family::ALL.into_iter().find(|f| f.model_type() == name);
+        let family = family.ok_or_else(|| {
+            fields.bad(
+                "model_type",
+                format!("{name:?} is not supported, expected {expected}"),
+            )
+        })?;
+        fields.check_architecture(&[family.architecture()])?;
+        Ok(ModelConfig::Decoder(fields.decoder(family)?))
+    }
+}
+
+impl Fields<'_> {
+    fn check_architecture(&self, known: &[&str]) -> Result<(), ModelError> {
+        let names = self
+            .parse::<Vec<String>>("architectures", "a list of names")?
+            .unwrap_or_default();
+        if names.is_empty() || names.iter().any(|name| known.contains(&name.as_str())) {
+            return Ok(());
+        }
+        let problem = format!("{names:?} is not supported, expected {:?}", known[0]);
+        Err(self.bad("architectures", problem))
     }
 
     fn feed_forward(&self) -> Result<FeedForward, ModelError> {

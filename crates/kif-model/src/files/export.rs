@@ -6,7 +6,6 @@ use super::atomic::{create_folder, write_atomic};
 use super::config::ModelConfig;
 use super::save::{Dtype, write_tensors};
 use super::weights::{WEIGHTS_FILE, Weights};
-use super::{t5_optional_tensors, t5_tensors};
 use crate::ModelError;
 
 /// Writes `config.json` and `model.safetensors` so that transformers loads them.
@@ -19,9 +18,8 @@ pub fn write_model(
     weights: &Weights,
     dtype: Dtype,
 ) -> Result<(), ModelError> {
-    let ModelConfig::T5(t5) = config;
-    t5.validate(Path::new("configuration"))?;
-    weights.expect(&t5_tensors(t5), &t5_optional_tensors(t5))?;
+    config.validate(Path::new("configuration"))?;
+    weights.expect(&config.tensors(), &config.optional_tensors())?;
     create_folder(dir)?;
     let names = weights.names();
     let tensors: Vec<(&str, &[usize])> = names

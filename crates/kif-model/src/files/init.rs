@@ -1,4 +1,4 @@
-//! Random weights to train a base from, as Hugging Face's T5 draws them.
+//! Random weights to train a base from, as Hugging Face draws them.
 
 use std::f64::consts::TAU;
 
@@ -8,36 +8,52 @@ use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 
 use super::config::{ModelConfig, T5Config};
-use super::t5_names::t5_tensors;
 use super::weights::Weights;
 
 /// Fresh weights. Every tensor has a stream of its own, keyed by the seed and its name: adding a layer changes no
 /// other layer.
 ///
-/// Standard deviations, before `initializer_factor`: embeddings and head 1, q `(D d_kv)^-0.5`, k, v, inputs of the
+/// Standard deviations of T5, before `initializer_factor`: embeddings and head 1, q `(D d_kv)^-0.5`, k, v, inputs of the
 /// feed-forward layers and relative biases `D^-0.5`, o `(H d_kv)^-0.5`, outputs of the feed-forward layers
-/// `d_ff^-0.5`. Norms are 1.
+/// `d_ff^-0.5`. Those of decoder-only models are `initializer_range` throughout, with biases of 0. Norms are 1.
 pub fn random_weights(config: &ModelConfig, seed: u64) -> Weights {
-    let ModelConfig::T5(t5) = config;
-    let factor = f64::from(t5.initializer_factor);
     let draw = |(name, shape): (String, Vec<usize>)| {
         let n = shape.iter().product::<usize>();
-        let values = match standard_deviation(t5, &name) {
-            None => vec![t5.initializer_factor; n],
-            Some(std) => normal(
+        let values = match initial(config, &name) {
+            Initial::Constant(value) => vec![value; n],
+            Initial::Normal(std) => normal(
                 &mut chance::stream(seed, Purpose::Init, name_key(&name), 1),
                 n,
-                std * factor,
+                std,
             ),
         };
         (name, shape, values)
     };
-    let drawn: Vec<_> = t5_tensors(t5).into_par_iter().map(draw).collect();
+    let drawn: Vec<_> = config.tensors().into_par_iter().map(draw).collect();
     let mut weights = Weights::new();
     for (name, shape, values) in drawn {
         weights.insert(name, shape, values);
     }
     weights
+}
+
+/// What a tensor begins as.
+enum Initial {
+    Constant(f32),
+    /// Of that standard deviation.
+    Normal(f64),
+}
+
+fn initial(config: &ModelConfig, name: &str) -> Initial {
+    match config {
+        ModelConfig::T5(t5) => match standard_deviation(t5, name) {
+            None => Initial::Constant(t5.initializer_factor),
+            Some(std) => Initial::Normal(std * f64::from(t5.initializer_factor)),
+        },
+        ModelConfig::Decoder(_) if name.ends_with("norm.weight") => Initial::Constant(1.0),
+        ModelConfig::Decoder(_) if name.ends_with(".bias") => Initial::Constant(0.0),
+        ModelConfig::Decoder(decoder) => Initial::Normal(f64::from(decoder.initializer_range)),
+    }
 }
 
 /// `None` for the gains of norms.

@@ -10,6 +10,9 @@ mod weights;
 
 mod config;
 mod config_read;
+mod decoder_config;
+mod decoder_names;
+mod fields;
 mod t5_names;
 
 mod adapter;
@@ -26,6 +29,8 @@ mod save;
 pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, LORA_A, LORA_B, PEFT_PREFIX};
 pub use atomic::{write_atomic, write_atomic_with};
 pub use config::{FeedForward, ModelConfig, T5Config};
+pub use decoder_config::{DecoderConfig, Family, Llama3Scaling, Rope};
+pub use decoder_names::{decoder_optional_tensors, decoder_tensors};
 pub use export::write_model;
 pub use init::random_weights;
 pub use merge::merge;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::config::ModelConfig;
 use super::header::MAX_HEADER;
 use super::json::{parse_object, read_limited};
 use super::weights::{WEIGHTS_FILE, Weights};
@@ -68,7 +69,7 @@ fn shard_names(place: &BTreeMap<String, String>) -> BTreeSet<&str> {
     place.values().map(String::as_str).collect()
 }
 
-/// Every file that a model is read from: configuration, weights, and the tokenizer if there is one.
+/// Every file that a model is read from: configurations, weights, and the tokenizer if there is one.
 pub fn model_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
     let mut files = vec![dir.join("config.json")];
@@ -79,6 +80,11 @@ pub fn model_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     } else {
         files.push(single);
     }
-    files.extend(Some(dir.join("tokenizer.json")).filter(|path| path.exists()));
+    let mut others = vec![dir.join("tokenizer.json")];
+    // Its end tokens are those of decoder-only models alone.
+    if ModelConfig::read(dir).is_ok_and(|config| config.is_decoder_only()) {
+        others.insert(0, dir.join("generation_config.json"));
+    }
+    files.extend(others.into_iter().filter(|path| path.exists()));
     Ok(files)
 }

@@ -65,7 +65,7 @@ fn options_that_are_set_and_not_implemented_are_refused_by_name() {
         json!({"init_lora_weights": "loftq"}),
         json!({"target_modules": "all-linear"}),
         json!({"target_modules": ".*\\.q$"}),
-        json!({"target_modules": ["q", "gate_proj"]}),
+        json!({"target_modules": ["q", "c_attn"]}),
         json!({"target_modules": ["q", "q"]}),
         json!({"target_modules": ["q", 3]}),
         json!({"target_modules": []}),
@@ -264,7 +264,7 @@ fn settings_outside_their_bounds_are_refused_by_field() {
         );
     }
     let unknown = LoraConfig {
-        targets: vec!["q_proj".to_owned()],
+        targets: vec!["c_attn".to_owned()],
         ..sound
     }
     .validate()
@@ -272,7 +272,8 @@ fn settings_outside_their_bounds_are_refused_by_field() {
     .to_string();
     assert_eq!(
         unknown,
-        "unknown LoRA target \"q_proj\", known targets are q, k, v, o, wi, wi_0, wi_1, wo"
+        "unknown LoRA target \"c_attn\", known targets are q, k, v, o, wi, wi_0, wi_1, wo, q_proj, k_proj, v_proj, \
+         o_proj, gate_proj, up_proj, down_proj"
     );
 }
 

@@ -9,7 +9,7 @@ use kif_model::{
 };
 use serde_json::{Value, json};
 
-use crate::{golden, read_json, tiny, tiny_config, write_raw};
+use crate::{golden, read_json, t5, tiny, tiny_config, write_raw};
 
 /// The golden `config.json` with some keys changed; null removes nothing but counts as absent.
 fn parse_with(changes: Value) -> Result<ModelConfig, ModelError> {
@@ -83,8 +83,7 @@ fn absent_keys_of_a_configuration_have_t5_defaults() {
     let text = r#"{"model_type": "t5", "architectures": ["T5WithLMHeadModel"], "vocab_size": 100, "d_model": 16,
         "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 3, "pad_token_id": 4, "n_positions": 512,
         "task_specific_params": {"translation": {"prefix": "translate "}}}"#;
-    let ModelConfig::T5(config) =
-        ModelConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap();
+    let config = t5(ModelConfig::parse(Path::new("config.json"), text.as_bytes()).unwrap());
     assert_eq!(
         (
             config.num_decoder_layers,
@@ -112,9 +111,10 @@ fn logits_are_scaled_as_the_file_says_and_else_iff_the_head_is_tied() {
         (Some(false), true, false),
     ];
     for (scale, tied, scaled) in table {
-        let ModelConfig::T5(config) =
-            parse_with(json!({"scale_decoder_outputs": scale, "tie_word_embeddings": tied}))
-                .unwrap();
+        let config = t5(parse_with(
+            json!({"scale_decoder_outputs": scale, "tie_word_embeddings": tied}),
+        )
+        .unwrap());
         assert_eq!(config.scales_logits(), scaled, "{scale:?} {tied}");
     }
 }

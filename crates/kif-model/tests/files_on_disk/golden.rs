@@ -6,7 +6,7 @@ use kif_model::{
 };
 use safetensors::SafeTensors;
 
-use crate::{entries, golden, layout_of, read_json};
+use crate::{entries, golden, layout_of, read_json, t5};
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes
@@ -17,7 +17,7 @@ fn f32s(bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn configurations_say_what_transformers_meant() {
-    let ModelConfig::T5(tied) = ModelConfig::read(&golden("tiny-t5")).unwrap();
+    let tied = t5(ModelConfig::read(&golden("tiny-t5")).unwrap());
     assert_eq!(
         (tied.d_model, tied.d_kv, tied.num_heads, tied.d_ff),
         (64, 16, 4, 128)
@@ -42,7 +42,7 @@ fn configurations_say_what_transformers_meant() {
         ),
         (0, 1, 0)
     );
-    let ModelConfig::T5(gated) = ModelConfig::read(&golden("tiny-t5-gated")).unwrap();
+    let gated = t5(ModelConfig::read(&golden("tiny-t5-gated")).unwrap());
     assert_eq!(gated.feed_forward, FeedForward::GatedGelu);
     assert!(!gated.tie_word_embeddings && !gated.scales_logits());
 }
@@ -51,7 +51,7 @@ fn configurations_say_what_transformers_meant() {
 fn bases_hold_the_expected_tensors_and_the_values_that_safetensors_reads() {
     for name in ["tiny-t5", "tiny-t5-gated", "trajectory-base"] {
         let dir = golden(name);
-        let ModelConfig::T5(config) = ModelConfig::read(&dir).unwrap();
+        let config = t5(ModelConfig::read(&dir).unwrap());
         let weights = Weights::read(&dir).unwrap();
         weights
             .expect(&t5_tensors(&config), &t5_optional_tensors(&config))

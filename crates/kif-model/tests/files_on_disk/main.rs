@@ -3,6 +3,7 @@
 
 mod adapter;
 mod base;
+mod decoder;
 mod golden;
 mod hostile;
 mod peft;
@@ -60,6 +61,14 @@ fn tiny_config(gated: bool) -> T5Config {
 
 fn tiny(gated: bool) -> ModelConfig {
     ModelConfig::T5(tiny_config(gated))
+}
+
+/// The configuration of a T5.
+fn t5(config: ModelConfig) -> T5Config {
+    match config {
+        ModelConfig::T5(config) => config,
+        other => panic!("{other:?} is no T5"),
+    }
 }
 
 fn read_json(path: &Path) -> Value {

@@ -8,6 +8,15 @@ use kif_model::{Adapter, Dtype, ModelConfig, Weights, merge, write_model};
 
 use crate::{golden, layout_of};
 
+/// Every architecture.
+const BASES: [&str; 5] = [
+    "tiny-t5",
+    "tiny-t5-gated",
+    "tiny-llama",
+    "tiny-llama3",
+    "tiny-qwen3",
+];
+
 /// Runs `tests/peft_round_trip.py`; `false` if there is no Python to run it with.
 fn python_agrees(kind: &str, paths: &[&Path]) -> bool {
     let Some(python) = std::env::var_os("KIF_PYTHON") else {
@@ -30,7 +39,7 @@ fn python_agrees(kind: &str, paths: &[&Path]) -> bool {
 
 #[test]
 fn a_written_adapter_is_the_golden_one_to_peft() {
-    for name in ["tiny-t5", "tiny-t5-gated"] {
+    for name in BASES {
         let (model, out) = (golden(name), tempfile::tempdir().unwrap());
         let adapter = Adapter::read(&model.join("adapter")).unwrap();
         let (config, layout) = (adapter.config.clone(), layout_of(&adapter));
@@ -44,7 +53,7 @@ fn a_written_adapter_is_the_golden_one_to_peft() {
 
 #[test]
 fn a_written_base_is_the_golden_one_to_transformers() {
-    for name in ["tiny-t5", "tiny-t5-gated"] {
+    for name in BASES {
         let (model, out) = (golden(name), tempfile::tempdir().unwrap());
         let config = ModelConfig::read(&model).unwrap();
         write_model(
@@ -62,7 +71,7 @@ fn a_written_base_is_the_golden_one_to_transformers() {
 
 #[test]
 fn a_merged_base_is_the_adapted_one_to_peft() {
-    for name in ["tiny-t5", "tiny-t5-gated"] {
+    for name in BASES {
         let (model, out) = (golden(name), tempfile::tempdir().unwrap());
         let mut weights = Weights::read(&model).unwrap();
         merge(

@@ -95,7 +95,10 @@ impl Check {
             (None, StreamSource::Embedded) => Some(embedded::unpack_base(unpacked.path())?),
             (model, _) => model.clone(),
         };
-        let codec = match model.map(|model| Codec::of_model(&model)).transpose() {
+        let codec = match model
+            .map(|model| Codec::of_model(&model, &protocol.template))
+            .transpose()
+        {
             Ok(codec) => codec,
             Err(problem) => {
                 findings.error(format!("{problem:#}"));

@@ -65,7 +65,7 @@ fn key(row: &Row) -> blake3::Hash {
     };
     match &row.content {
         Content::Text { prompt, references } => {
-            part(prompt.as_bytes());
+            part(prompt.as_str().as_bytes());
             part(references.first().map_or("", String::as_str).as_bytes());
         }
         Content::Ids {

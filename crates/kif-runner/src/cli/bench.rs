@@ -8,12 +8,12 @@ use kif_runner::protocol::Protocol;
 use kif_runner::signal::StopFlag;
 use kif_runner::{report, run as runs};
 
-use super::common::{Answer, ComputeArguments, check_out_folder, print};
+use super::common::{Answer, ComputeArguments, TemplateArgument, check_out_folder, print};
 
 /// Arguments of `kif bench`. What is not given stays as the protocol has it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// quick, standard, long, superni, or a RON file
+    /// quick, standard, long, superni, standard-llama, long-llama, or a RON file
     #[arg(default_value = "quick")]
     protocol: String,
     /// Base model: a Hugging Face directory
@@ -60,6 +60,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
+    template: TemplateArgument,
+    #[command(flatten)]
     compute: ComputeArguments,
 }
 
@@ -92,6 +94,7 @@ impl Arguments {
         }
         put_some(&mut protocol.model, &self.model);
         put_some(&mut protocol.data, &self.data);
+        put(&mut protocol.template, &self.template.given());
         put(&mut protocol.orders, &self.orders);
         put(&mut protocol.seeds, &self.seeds);
         put(&mut protocol.training.epochs, &self.epochs);

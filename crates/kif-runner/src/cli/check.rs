@@ -12,7 +12,7 @@ use super::common::print;
 /// Arguments of `kif check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// quick, standard, long, superni, or a RON file
+    /// quick, standard, long, superni, standard-llama, long-llama, or a RON file
     protocol: String,
     /// Folder of the task files
     #[arg(long, value_name = "DIR")]

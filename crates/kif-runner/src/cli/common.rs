@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 use kif_model::{
-    Adapter, LanguageModel, LoraConfig, PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE, StoredPrompts,
-    StoredRouted, Trainable,
+    Adapter, LanguageModel, LoraConfig, ModelConfig, PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE,
+    StoredPrompts, StoredRouted, Trainable,
 };
+use kif_runner::codec::TemplateSetting;
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::process;
 use kif_runner::protocol::{Compute, Device, Precision, ScoreKind};
@@ -43,6 +44,27 @@ impl ComputeArguments {
         };
         process::start_threads(compute.threads)?;
         Ok(compute)
+    }
+}
+
+/// What prompts look like to the model.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TemplateArgument {
+    /// plain: prompts as the files have them; alpaca: under Alpaca's preamble; or a minijinja file that knows
+    /// `instruction`, `input` and `prompt` [default: plain]
+    #[arg(long, value_name = "NAME|FILE")]
+    template: Option<String>,
+}
+
+impl TemplateArgument {
+    /// What was given, if something was.
+    pub(crate) fn given(&self) -> Option<TemplateSetting> {
+        self.template.as_deref().map(TemplateSetting::named)
+    }
+
+    /// What was given, or the default.
+    pub(crate) fn setting(&self) -> TemplateSetting {
+        self.given().unwrap_or_default()
     }
 }
 
@@ -94,6 +116,10 @@ pub(crate) fn load(
     let lora = stored
         .as_ref()
         .map_or(fresh, |adapter| adapter.config.clone());
+    let config =
+        ModelConfig::read(base).or_bad_input(|| format!("reading model {}", base.display()))?;
+    // An adapter of another architecture is then refused by the names of its tensors.
+    let lora = config.own_targets(lora);
     let options = model_options(compute, Trainable::Adapter(lora.clone()), seed);
     let mut model = kif_model::load(base, &options)
         .or_bad_input(|| format!("loading model {}", base.display()))?;

@@ -13,7 +13,7 @@ use kif_runner::protocol::Compute;
 use kif_runner::signal::StopFlag;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::common::{ComputeArguments, load, print};
+use super::common::{ComputeArguments, TemplateArgument, load, print};
 
 /// Tokens that go through the model at once.
 const BATCH_TOKENS: usize = 8192;
@@ -34,6 +34,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
     #[command(flatten)]
+    template: TemplateArgument,
+    #[command(flatten)]
     compute: ComputeArguments,
 }
 
@@ -45,7 +47,8 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         max_target: usize::MAX,
     };
     let read = read_rows(&arguments.data)?;
-    let rows = Codec::of_model(&arguments.model)?.encode_rows(&read, limits)?;
+    let rows = Codec::of_model(&arguments.model, &arguments.template.setting())?
+        .encode_rows(&read, limits)?;
     let adapter = arguments.adapter.as_deref();
     let mut model = load(
         &arguments.model,

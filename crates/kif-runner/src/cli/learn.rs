@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
-use kif_model::LoraConfig;
+use kif_model::{LoraConfig, ModelConfig};
 use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
@@ -14,7 +14,9 @@ use kif_runner::protocol::{Compute, known_methods};
 use kif_runner::signal::StopFlag;
 use kif_runner::{Accumulate, LearnerConfig, OptimizerConfig};
 
-use super::common::{ComputeArguments, Loaded, at_least_one, check_out_folder, load, print};
+use super::common::{
+    ComputeArguments, Loaded, TemplateArgument, at_least_one, check_out_folder, load, print,
+};
 
 /// Arguments of `kif learn`.
 #[derive(Debug, clap::Args)]
@@ -70,7 +72,7 @@ pub(crate) struct Arguments {
     /// Alpha of a new adapter [default: 32]
     #[arg(long, value_name = "X")]
     alpha: Option<f32>,
-    /// Modules of a new adapter, by PEFT name [default: q,v]
+    /// Modules of a new adapter, by PEFT name; q, k, v and o are known to every model [default: q,v]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     targets: Option<Vec<String>>,
     /// Take rows in the order of the files, going on across steps and wrapping inside a batch
@@ -80,6 +82,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
+    template: TemplateArgument,
+    #[command(flatten)]
     compute: ComputeArguments,
 }
 
@@ -88,7 +92,7 @@ pub(crate) struct Arguments {
 enum Preset {
     /// As the paper states it.
     Paper,
-    /// As the authors' code does it.
+    /// As the authors' code does it; it has one program for T5 and one for LLaMA.
     Released,
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     check_out_folder(&arguments.out)?;
     let method = arguments.method()?;
     let compute = arguments.compute.apply(Compute::default())?;
-    let codec = Codec::of_model(&arguments.model)?;
+    let codec = Codec::of_model(&arguments.model, &arguments.template.setting())?;
     let limits = Limits {
         max_input: arguments.max_input,
         max_target: arguments.max_target,
@@ -168,6 +172,7 @@ impl Arguments {
         };
         let name = self.method.as_deref().unwrap_or(default);
         let name = match (name, self.preset) {
+            ("kif", Some(Preset::Released)) if self.is_on_decoder() => "kif-released-llama",
             ("kif", Some(Preset::Released)) => "kif-released",
             ("kif", _) => "kif-paper",
             (name, None) => name,
@@ -189,6 +194,11 @@ impl Arguments {
         Ok(method.without_accumulation())
     }
 
+    /// Whether the base is decoder-only; what is wrong with it is said where it is loaded.
+    fn is_on_decoder(&self) -> bool {
+        ModelConfig::read(&self.model).is_ok_and(|config| config.is_decoder_only())
+    }
+
     /// The adapter to start with where none is given.
     fn fresh_adapter(&self) -> LoraConfig {
         let default = LoraConfig::default();
@@ -202,8 +212,13 @@ impl Arguments {
 
     /// Refuses flags that contradict the adapter that was given.
     fn check_adapter(&self, lora: &LoraConfig) -> Result<()> {
+        // `q` is another name of `q_proj` where that is what the model has.
         let sorted = |targets: &[String]| {
-            let mut sorted = targets.to_vec();
+            let full = |name: &String| match lora.targets.contains(name) {
+                true => name.clone(),
+                false => format!("{name}_proj"),
+            };
+            let mut sorted: Vec<String> = targets.iter().map(full).collect();
             sorted.sort();
             sorted
         };
@@ -270,6 +285,7 @@ impl Arguments {
             no_shuffle: self.no_shuffle,
             max_input: self.max_input,
             max_target: self.max_target,
+            template: self.template.setting(),
             device: compute.device,
             precision: compute.precision,
         })

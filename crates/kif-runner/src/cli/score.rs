@@ -15,7 +15,7 @@ use kif_runner::protocol::{Compute, ScoreKind};
 use kif_runner::signal::StopFlag;
 use serde::Serialize;
 
-use super::common::{Answer, ComputeArguments, at_least_one, load, print};
+use super::common::{Answer, ComputeArguments, TemplateArgument, at_least_one, load, print};
 
 /// Arguments of `kif score`.
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_one)]
     batch_size: usize,
     #[command(flatten)]
+    template: TemplateArgument,
+    #[command(flatten)]
     compute: ComputeArguments,
 }
 
@@ -62,7 +64,7 @@ struct Line<'a> {
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let compute = arguments.compute.apply(Compute::default())?;
     let rows = read_rows(&arguments.data)?;
-    let codec = Codec::of_model(&arguments.model)?;
+    let codec = Codec::of_model(&arguments.model, &arguments.template.setting())?;
     let score = ScoreKind::from(arguments.score);
     if arguments.labels.is_some() && score != ScoreKind::Labels {
         return Err(BadInput("--labels needs --score labels".into()).into());

@@ -34,14 +34,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn table(checks: &[Check]) -> String {
     let mut table = format!(
-        "{:22} {:9} {:36} {:>10} {:>9}\n",
+        "{:22} {:9} {:58} {:>10} {:>9}\n",
         "model", "precision", "compared", "difference", "at most"
     );
     for check in checks {
         let precision = format!("{:?}", check.precision).to_lowercase();
         let verdict = if check.passed() { "" } else { "  FAILED" };
         table += &format!(
-            "{:22} {precision:9} {:36} {:10.1e} {:9.0e}{verdict}\n",
+            "{:22} {precision:9} {:58} {:10.1e} {:9.0e}{verdict}\n",
             check.case, check.what, check.difference, check.tolerance
         );
     }

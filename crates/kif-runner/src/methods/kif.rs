@@ -166,6 +166,15 @@ impl KifConfig {
         }
     }
 
+    /// As the released LLaMA code does it: its T5 code, but for the memory steps. They are made by an optimizer of their
+    /// own whose schedule is never stepped, so that its rate stays 0 and the memory only shapes the masks.
+    pub fn released_llama() -> Self {
+        Self {
+            outer_optimizer: OuterOptimizer::Own { lr: 0.0 },
+            ..Self::released()
+        }
+    }
+
     /// The best that was found on validation rows of the standard benchmark's first order, with a small base
     /// (`docs/reproduction.md` has the search): the released code's importance and weights, but memory steps by an AdamW
     /// of their own at a constant 5e-4, on the whole loss.
@@ -177,9 +186,9 @@ impl KifConfig {
         }
     }
 
-    /// All settings with a name: the paper's, the released code's, ours, and the variants of the paper's ablation (its
+    /// All settings with a name: the paper's, the released code's for T5 and LLaMA, ours, and the variants of the paper's ablation (its
     /// table on the long benchmark), which differ from the paper's in one point each.
-    pub fn presets() -> [(&'static str, Self); 9] {
+    pub fn presets() -> [(&'static str, Self); 10] {
         let paper = Self::paper();
         let weights = |weights: FusionWeights| Self { weights, ..paper };
         let without_shared = FusionWeights {
@@ -189,6 +198,7 @@ impl KifConfig {
         [
             ("kif-paper", paper),
             ("kif-released", Self::released()),
+            ("kif-released-llama", Self::released_llama()),
             ("kif-ours", Self::ours()),
             (
                 "kif-static",
@@ -235,6 +245,9 @@ impl KifConfig {
     /// One line for tables and help.
     pub fn summary(&self) -> &'static str {
         match self.name() {
+            "kif-released-llama" => {
+                "Recurrent-KIF as the released LLaMA code runs: the memory moves nothing"
+            }
             "kif-ours" => "Recurrent-KIF, the best setting found on validation rows",
             "kif-static" => "Recurrent-KIF, masks of a task's first round for all of it (ablation)",
             "kif-no-masks" => "Recurrent-KIF, both updates in full everywhere (ablation)",

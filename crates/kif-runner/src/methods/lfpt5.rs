@@ -98,16 +98,14 @@ impl Lfpt5Config {
     }
 }
 
-/// The row as something to write: the end token asks for text and answer, together at most `longest` tokens. The text
-/// keeps its end token, which tells it from the answer.
+/// The row as something to write: the end token asks for text and answer, together at most `longest` tokens. An end token
+/// behind the text tells it from the answer, whether the model's prompts have one or not.
 fn to_write(input: &[u32], target: &[u32], longest: usize) -> Encoded {
-    let end = *input.last().expect("no row is empty");
+    let end = *target.last().expect("no row is empty");
     let room = longest.saturating_sub(target.len()).max(1);
-    let mut written = input.to_vec();
-    if written.len() > room {
-        written.truncate(room - 1);
-        written.push(end);
-    }
+    let text = input.strip_suffix(&[end]).unwrap_or(input);
+    let mut written = text[..text.len().min(room - 1)].to_vec();
+    written.push(end);
     written.extend_from_slice(target);
     Encoded {
         input_ids: vec![end],
@@ -116,10 +114,17 @@ fn to_write(input: &[u32], target: &[u32], longest: usize) -> Encoded {
     }
 }
 
-/// A drawn text as a row, if both parts were finished and neither is its end token alone.
-fn to_row(parts: Vec<Vec<u32>>) -> Option<Encoded> {
-    let [input_ids, target_ids] = parts.try_into().ok()?;
-    (input_ids.len() > 1 && target_ids.len() > 1).then_some(Encoded {
+/// A drawn text as a row, if both parts were finished and neither is its end token alone. The text keeps its end token
+/// where the model's prompts have one (`ended`).
+fn to_row(parts: Vec<Vec<u32>>, ended: bool) -> Option<Encoded> {
+    let [mut input_ids, target_ids] = parts.try_into().ok()?;
+    if input_ids.len() < 2 || target_ids.len() < 2 {
+        return None;
+    }
+    if !ended {
+        input_ids.pop();
+    }
+    Some(Encoded {
         input_ids,
         target_ids,
         cut: false,
@@ -212,12 +217,12 @@ impl Lfpt5 {
         }
     }
 
-    /// Draws `n` texts and keeps those that are rows.
+    /// Draws `n` texts and keeps those that are rows as `like` is one.
     fn draw(
         &self,
         learner: &mut Learner,
         task: &TaskView,
-        end: u32,
+        like: &Encoded,
         n: u64,
     ) -> Result<Vec<Encoded>> {
         let sampling = Sampling {
@@ -228,11 +233,13 @@ impl Lfpt5 {
         let keys: Vec<[u8; 32]> = (0..n)
             .map(|number| key(task.seed, Purpose::Sample, task.index as u64, number))
             .collect();
-        let (mut rows, asked) = (Vec::new(), [end]);
+        let end = like.target_ids.last().copied();
+        let ended = like.input_ids.last().copied() == end;
+        let (mut rows, asked) = (Vec::new(), Vec::from_iter(end));
         for keys in keys.chunks(DRAWN_AT_ONCE) {
             let prompts = vec![asked.as_slice(); keys.len()];
             let texts = learner.sample(&prompts, keys, sampling)?;
-            rows.extend(texts.into_iter().filter_map(to_row));
+            rows.extend(texts.into_iter().filter_map(|parts| to_row(parts, ended)));
         }
         Ok(rows)
     }
@@ -270,9 +277,8 @@ impl Method for Lfpt5 {
     fn end_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
         self.n_learned += task.rows.len() as u64;
         let n = ((self.config.share * self.n_learned as f64) as u64).max(1);
-        let end = task.rows.first().and_then(|row| row.input_ids.last());
-        self.drawn = Arc::new(match end {
-            Some(&end) => self.draw(learner, task, end, n)?,
+        self.drawn = Arc::new(match task.rows.first() {
+            Some(like) => self.draw(learner, task, like, n)?,
             None => Vec::new(),
         });
         Ok(())
@@ -371,26 +377,33 @@ mod tests {
             to_write(&[5, 6, 7, 1], &[9, 8, 7, 1], 4).target_ids,
             [1, 9, 8, 7, 1]
         );
+        // A prompt that is continued has no end token of its own.
+        assert_eq!(
+            to_write(&[5, 6, 7], &[9, 1], 8).target_ids,
+            [5, 6, 7, 1, 9, 1]
+        );
     }
 
     #[test]
     fn what_is_kept_are_the_ids_of_drawn_rows() {
         let mut method = Lfpt5::new(Lfpt5Config::default());
         assert_eq!(method.kept_bytes(), 0);
-        method.drawn = Arc::new(vec![to_row(vec![vec![5, 6, 1], vec![9, 1]]).unwrap()]);
+        method.drawn = Arc::new(vec![to_row(vec![vec![5, 6, 1], vec![9, 1]], true).unwrap()]);
         assert_eq!(method.kept_bytes(), 5 * 4);
     }
 
     #[test]
     fn drawn_texts_are_rows_if_both_parts_say_something() {
-        let row = to_row(vec![vec![5, 1], vec![9, 1]]).unwrap();
+        let row = to_row(vec![vec![5, 1], vec![9, 1]], true).unwrap();
         assert_eq!((row.input_ids, row.target_ids), (vec![5, 1], vec![9, 1]));
+        let row = to_row(vec![vec![5, 1], vec![9, 1]], false).unwrap();
+        assert_eq!((row.input_ids, row.target_ids), (vec![5], vec![9, 1]));
         for parts in [
             vec![vec![5, 1]],
             vec![vec![1], vec![9, 1]],
             vec![vec![5, 1], vec![1]],
         ] {
-            assert_eq!(to_row(parts), None);
+            assert_eq!(to_row(parts, false), None);
         }
     }
 

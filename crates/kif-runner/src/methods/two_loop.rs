@@ -88,7 +88,13 @@ impl TwoLoopConfig {
             check_setting(fine, field, value, "a finite number above 0")
         };
         match self.outer_optimizer {
-            OuterOptimizer::Own { lr } => positive("outer_optimizer.lr", lr)?,
+            // At a rate of 0 the memory says what matters and moves nothing.
+            OuterOptimizer::Own { lr } => check_setting(
+                lr.is_finite() && lr >= 0.0,
+                "outer_optimizer.lr",
+                lr,
+                "a finite number, at least 0",
+            )?,
             OuterOptimizer::OwnScheduled { ratio } => positive("outer_optimizer.ratio", ratio)?,
             OuterOptimizer::Shared => {}
         }

@@ -254,7 +254,7 @@ fn encode(tokenizer: &Tokenizer, item: CorpusItem, limits: Limits) -> Result<Enc
     match item {
         CorpusItem::Pair { prompt, target } => {
             let content = Content::Text {
-                prompt,
+                prompt: prompt.into(),
                 references: vec![target],
             };
             Ok(tokenizer.encode_row(

@@ -208,8 +208,7 @@ fn build(
 ) -> Result<Box<dyn LanguageModel>> {
     let weights = random_weights(model_config, config.seed);
     let mut model = from_parts(model_config, weights, options)?;
-    if let Start::CoOccurrence { window } = config.start {
-        let ModelConfig::T5(t5) = model_config;
+    if let (Start::CoOccurrence { window }, ModelConfig::T5(t5)) = (config.start, model_config) {
         let shape = start::Shape {
             d_model: t5.d_model,
             inner: t5.inner_dim(),

@@ -11,7 +11,7 @@ use kif_data::{
 };
 use kif_eval::{best_rouge_l, exact_match};
 
-use crate::codec::Codec;
+use crate::codec::{Codec, TemplateSetting};
 use crate::embedded;
 use crate::evaluate::TestSet;
 use crate::failure::{BadInput, OrBadInput};
@@ -71,7 +71,7 @@ impl Inputs {
             (None, None) => embedded::unpack_stream(&unpacked)?,
         };
         protocol.check_stream(&stream)?;
-        let codec = Codec::of_model(&model)?;
+        let codec = Codec::of_model(&model, &protocol.template)?;
         let limits = Limits {
             max_input: protocol.limits.max_input,
             max_target: protocol.limits.max_target,
@@ -91,6 +91,10 @@ impl Inputs {
         let mut model_files: Vec<PathBuf> = model_files
             .into_iter()
             .chain(codec.path().map(Path::to_owned))
+            .chain(match &protocol.template {
+                TemplateSetting::File(path) => Some(path.clone()),
+                TemplateSetting::Plain | TemplateSetting::Alpaca => None,
+            })
             .collect();
         model_files.sort();
         model_files.dedup();

@@ -77,6 +77,10 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     let mut writer = Writer::of_folder(out)?;
     let _guard = writer.hold()?;
     let inputs = Inputs::load(protocol, out)?;
+    let protocol = &protocol
+        .clone()
+        .with_own_targets(&inputs.model)
+        .or_bad_input(|| format!("reading model {}", inputs.model.display()))?;
     let cells = cells(protocol);
     for cell in &cells {
         check_parts(protocol, cell, inputs.order(cell.order).len())?;

@@ -137,6 +137,50 @@ fn a_run_leaves_records_adapters_and_a_report_and_is_not_run_twice() {
     assert!(out.join("cells/seq_lora-o1-s2/record.json").exists());
 }
 
+/// What works on a T5 works on a decoder: the adapter sits on the modules of that name, under a template of one's own.
+#[test]
+fn a_run_on_a_decoder_is_one_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(
+        folder.path(),
+        r#""seq_lora", "kif-paper", "sapt_lora", "prog_prompt""#,
+    );
+    let (out, template) = (
+        folder.path().join("run"),
+        folder.path().join("template.txt"),
+    );
+    std::fs::write(&template, "w5 {{ instruction }}{{ input }} w6").unwrap();
+    let model = golden("tiny-qwen3");
+    let flags = [
+        "--model",
+        arg(&model),
+        "--template",
+        arg(&template),
+        "--epochs",
+        "1",
+    ];
+    bench(&protocol, &out, &flags);
+    let run = out.join("cells/kif-paper-o1-s1");
+    let config = std::fs::read_to_string(run.join("adapter/adapter_config.json")).unwrap();
+    assert!(
+        config.contains("q_proj") && config.contains("CAUSAL_LM"),
+        "{config}"
+    );
+    let before = bits(&out);
+    let again = folder.path().join("again");
+    bench(
+        &protocol,
+        &again,
+        &[&flags[..], &["--threads", "3"]].concat(),
+    );
+    assert_eq!(bits(&again), before, "threads change nothing");
+    // Another template is another run.
+    std::fs::write(&template, "{{ input }}").unwrap();
+    let said = ["template.txt"];
+    let arguments = ["bench", arg(&protocol), "--out", arg(&out)];
+    crate::kit::fail(2, &said, &[&arguments[..], &flags].concat());
+}
+
 #[test]
 fn results_are_the_same_bits_for_any_number_of_threads_and_any_evaluation_batch() {
     let folder = tempfile::tempdir().unwrap();

@@ -150,3 +150,72 @@ fn t5_losses_and_gradients_are_those_of_pytorch() {
 fn gated_t5_losses_and_gradients_are_those_of_pytorch() {
     compare("tiny-t5-gated");
 }
+
+/// Decoder-only models: Llama 2, Llama 3, Qwen3.
+const DECODERS: [&str; 3] = ["tiny-llama", "tiny-llama3", "tiny-qwen3"];
+
+#[test]
+fn losses_and_gradients_of_decoders_are_those_of_pytorch() {
+    DECODERS.into_iter().for_each(compare);
+}
+
+#[test]
+fn answers_of_decoders_are_those_of_transformers() {
+    for model in DECODERS {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = fs::read(golden(model).join("forward.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let (data, out) = (
+            folder.path().join("rows.jsonl"),
+            folder.path().join("out.jsonl"),
+        );
+        let n_rows = write_rows(&expected, &data);
+        let (model, adapter) = (golden(model), golden(model).join("adapter"));
+        let flags = [
+            "score",
+            "--max-new-tokens",
+            "20",
+            "--model",
+            arg(&model),
+            "--adapter",
+        ];
+        let files = [arg(&adapter), "--data", arg(&data), "--out", arg(&out)];
+        succeed(&[&flags[..], &files].concat());
+        let lines = fs::read_to_string(&out).unwrap();
+        assert_eq!(lines.lines().count(), n_rows);
+        for (i, line) in lines.lines().enumerate() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let greedy = ints(&expected.tensor(&format!("greedy.{i}")).unwrap());
+            // The tokenizer's words are the ids; below 3 they are special.
+            let written = greedy.into_iter().take_while(|id| *id != 1);
+            let words: Vec<String> = written
+                .filter(|id| *id > 2)
+                .map(|id| format!("w{id}"))
+                .collect();
+            assert_eq!(line["prediction"], words.join(" "));
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_a_t5_is_refused_on_a_decoder_by_the_names_that_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    fs::write(&data, crate::kit::rows("a", 4, 0)).unwrap();
+    let (model, adapter) = (golden("tiny-llama"), golden("tiny-t5/adapter"));
+    let said = [
+        "fitting adapter",
+        "missing base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+        "unexpected base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight",
+    ];
+    let flags = [
+        "score",
+        "--model",
+        arg(&model),
+        "--adapter",
+        arg(&adapter),
+        "--data",
+        arg(&data),
+    ];
+    crate::kit::fail(2, &said, &flags);
+}

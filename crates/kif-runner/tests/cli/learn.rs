@@ -21,9 +21,15 @@ fn exact(stdout: &str) -> f64 {
 
 #[test]
 fn an_adapter_is_learned_scored_inspected_and_merged() {
+    for base in ["tiny-t5", "tiny-llama", "tiny-qwen3"] {
+        learned_scored_inspected_and_merged(base);
+    }
+}
+
+fn learned_scored_inspected_and_merged(base: &str) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let model = golden("tiny-t5");
+    let model = golden(base);
     let (task, memory) = (at("b.jsonl"), at("a.jsonl"));
     fs::write(&memory, rows("a", 40, 0)).unwrap();
     fs::write(&task, rows("b", 40, 1)).unwrap();

@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kif_data::{Encoded, Limits, load_task};
-use kif_model::{LoraConfig, ModelOptions, Trainable};
-use kif_runner::codec::Codec;
+use kif_model::{
+    DecoderConfig, Dtype, Family, LoraConfig, ModelConfig, ModelOptions, Rope, Trainable,
+    random_weights, write_model,
+};
+use kif_runner::codec::{Codec, TemplateSetting};
 use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, TaskView, embedded};
 use tempfile::TempDir;
 
@@ -28,8 +31,42 @@ impl Quick {
     pub fn new(n_rows: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let model = embedded::unpack_base(folder.path()).unwrap();
+        Self::on(folder, model, n_rows)
+    }
+
+    /// One of every architecture: the embedded base, and a decoder of random weights with its tokenizer.
+    pub fn of_all_architectures(n_rows: usize) -> [Self; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let base = embedded::unpack_base(folder.path()).unwrap();
+        let decoder = folder.path().join("decoder");
+        let config = ModelConfig::Decoder(DecoderConfig {
+            family: Family::Qwen3,
+            vocab_size: ModelConfig::read(&base).unwrap().vocab_size(),
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 8,
+            max_position_embeddings: 128,
+            rms_norm_eps: 1e-6,
+            rope: Rope {
+                theta: 1e4,
+                scaling: None,
+            },
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_id: vec![1],
+            initializer_range: 0.2,
+        });
+        write_model(&decoder, &config, &random_weights(&config, 1), Dtype::F32).unwrap();
+        std::fs::copy(base.join("tokenizer.json"), decoder.join("tokenizer.json")).unwrap();
+        [Self::new(n_rows), Self::on(folder, decoder, n_rows)]
+    }
+
+    fn on(folder: TempDir, model: PathBuf, n_rows: usize) -> Self {
         let (stream, root) = embedded::unpack_stream(folder.path()).unwrap();
-        let codec = Codec::of_model(&model).unwrap();
+        let codec = Codec::of_model(&model, &TemplateSetting::Plain).unwrap();
         let limits = Limits {
             max_input: 64,
             max_target: 8,
@@ -84,7 +121,12 @@ impl Quick {
 
     /// A fresh learner for `config` and the method itself.
     pub fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
-        let options = ModelOptions::cpu(Self::trainable(config));
+        let mut trainable = Self::trainable(config);
+        if let Trainable::Adapter(lora) | Trainable::Routed(lora, _) = &mut trainable {
+            let base = ModelConfig::read(&self.model).unwrap();
+            *lora = base.own_targets(lora.clone());
+        }
+        let options = ModelOptions::cpu(trainable);
         let model = kif_model::load(&self.model, &options).unwrap();
         let mut settings = LearnerConfig {
             dropout,

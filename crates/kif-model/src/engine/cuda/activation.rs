@@ -37,8 +37,10 @@ pub(super) fn relu<T: Tape<f32, Cuda>>(
     Ok(out.put_tape(tape))
 }
 
-pub(super) fn gated_gelu<T: Tape<f32, Cuda>>(
+/// `f(gate) * up`, for the kernels of f forward and backward.
+pub(super) fn gated<T: Tape<f32, Cuda>>(
     engine: &CudaEngine,
+    [forward, backward]: [&'static str; 2],
     gate: Act<Cuda, T>,
     up: Act<Cuda, T>,
 ) -> Result<Act<Cuda, T>> {
@@ -51,7 +53,7 @@ pub(super) fn gated_gelu<T: Tape<f32, Cuda>>(
     let out = gpu.tensor(n_rows, width)?;
     let inputs = (Address::of_tensor(&gate), Address::of_tensor(&up));
     gpu.launch(
-        "gated_gelu",
+        forward,
         Grid::elements(n),
         arguments![n, inputs.0, inputs.1, Address::of_tensor(&out)],
     )?;
@@ -62,7 +64,7 @@ pub(super) fn gated_gelu<T: Tape<f32, Cuda>>(
             let g_gate = Address::of_gradient(gradients.get_or_alloc_mut(&gate)?);
             let g_up = Address::of_gradient(gradients.get_or_alloc_mut(&up)?);
             gpu.launch(
-                "gated_gelu_backward",
+                backward,
                 Grid::elements(n),
                 arguments![n, inputs.0, inputs.1, gy.address()?, g_gate, g_up],
             )

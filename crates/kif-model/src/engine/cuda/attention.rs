@@ -7,7 +7,7 @@ use dfdx::prelude::*;
 
 use super::device::{Address, Factor, Gpu, Grid, Into, Operand, Result, arguments, take_gradient};
 use super::{CudaEngine, CudaWeight};
-use crate::engine::{Act, Attention, PositionBias};
+use crate::engine::{Act, Attention, HostCache, PositionBias, Span, Step};
 
 /// Which rows of `[4, B]` spans a gather reads.
 const QUERIES: u32 = 0;
@@ -18,6 +18,8 @@ struct Shape {
     spans: Rc<CudaSlice<u32>>,
     n_sequences: usize,
     n_heads: usize,
+    /// Query heads that share a head of keys and values.
+    group: usize,
     head_dim: usize,
     /// The longest sequences of queries and of keys.
     n_queries: usize,
@@ -32,6 +34,7 @@ impl Shape {
             queries,
             keys,
             n_heads,
+            n_kv_heads,
             head_dim,
             scale,
             causal,
@@ -42,12 +45,12 @@ impl Shape {
             starts.chain(spans.iter().map(|span| span.len as u32))
         });
         let spans: Vec<u32> = starts_and_lens.collect();
-        let longest =
-            |spans: &[crate::engine::Span]| spans.iter().map(|span| span.len).max().unwrap_or(0);
+        let longest = |spans: &[Span]| spans.iter().map(|span| span.len).max().unwrap_or(0);
         Ok(Self {
             spans: gpu.indices(&spans)?,
             n_sequences: queries.len(),
             n_heads: *n_heads,
+            group: n_heads / n_kv_heads,
             head_dim: *head_dim,
             n_queries: longest(queries),
             n_keys: longest(keys),
@@ -94,12 +97,14 @@ impl Shape {
         to: Address,
     ) -> Result<()> {
         let (spans, n_rows) = (Address::of(&self.spans), self.n_rows(which));
+        let group = if which == QUERIES { 1 } else { self.group };
         gpu.launch(
             kernel,
             Grid::elements(self.head_values(which)),
             arguments![
                 self.n_sequences,
                 self.n_heads,
+                group,
                 n_rows,
                 self.head_dim,
                 spans,
@@ -392,4 +397,37 @@ pub(super) fn attention_cached(
     let inputs = [Address::of_tensor(q), Address::of(&k), Address::of(&v)];
     shape.attend(gpu, inputs, bias.as_ref(), Address::of_tensor(&out))?;
     Ok(out)
+}
+
+/// Attention of one new token of each text to the rows of its prompt and to its own, which come from the host.
+pub(super) fn attention_step(
+    engine: &CudaEngine,
+    q: &Act<Cuda>,
+    prompts: HostCache<'_>,
+    own: HostCache<'_>,
+    step: &Step<'_>,
+) -> Result<Act<Cuda>> {
+    let width = step.n_kv_heads * step.head_dim;
+    let (mut keys, mut joined, mut start) = (Vec::new(), [Vec::new(), Vec::new()], 0);
+    for (prompt, own_rows) in step.prompts.iter().zip(step.own) {
+        for (of_prompts, (own, joined)) in prompts.iter().zip(own.iter().zip(&mut joined)) {
+            joined.extend_from_slice(&of_prompts[prompt.start * width..][..prompt.len * width]);
+            joined.extend_from_slice(&own[own_rows.start * width..][..own_rows.len * width]);
+        }
+        let len = prompt.len + own_rows.len;
+        keys.push(Span { start, len });
+        start += len;
+    }
+    let shape = Attention {
+        queries: (0..keys.len())
+            .map(|start| Span { start, len: 1 })
+            .collect(),
+        keys,
+        n_heads: step.n_heads,
+        n_kv_heads: step.n_kv_heads,
+        head_dim: step.head_dim,
+        scale: step.scale,
+        causal: false,
+    };
+    attention_cached(engine, q, &joined[0], &joined[1], &shape, None)
 }

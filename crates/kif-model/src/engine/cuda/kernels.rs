@@ -7,11 +7,12 @@ use cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts};
 use crate::ModelError;
 
 /// What the others share, and then one file for each kind of operation.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     include_str!("kernels/common.cuh"),
     include_str!("kernels/cast.cu"),
     include_str!("kernels/activation.cu"),
     include_str!("kernels/norm.cu"),
+    include_str!("kernels/rows.cu"),
     include_str!("kernels/embedding.cu"),
     include_str!("kernels/dropout.cu"),
     include_str!("kernels/gate.cu"),

@@ -14,6 +14,9 @@ mod kernels;
 mod linear;
 mod loss;
 mod norm;
+mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,7 +29,10 @@ use self::device::{
 };
 use self::groups::Groups;
 use self::loss::Wanted;
-use super::{Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec};
+use super::{
+    Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
+    WeightSpec,
+};
 use crate::matrix_rate::{best_rate, operand};
 use crate::{Fact, ModelError, Precision};
 
@@ -280,9 +286,9 @@ impl Engine for CudaEngine {
         Ok(weight)
     }
 
-    fn set_weight(&self, weight: &mut CudaWeight, values: &[f32]) {
+    fn set_weight(&self, weight: &mut CudaWeight, values: &[f32]) -> Result<(), ModelError> {
         let leaf = weight.leaf.as_ref().expect("only trainable weights change");
-        self.gpu.write(leaf, values).expect("XXX")
+        self.gpu.write(leaf, values).map_err(device_error)
     }
 
     fn add_gradient(
@@ -343,7 +349,60 @@ impl Engine for CudaEngine {
         gate: Act<Cuda, T>,
         up: Act<Cuda, T>,
     ) -> Result<Act<Cuda, T>, ModelError> {
-        activation::gated_gelu(self, gate, up).map_err(device_error)
+        activation::gated(self, ["gated_gelu", "gated_gelu_backward"], gate, up)
+            .map_err(device_error)
+    }
+
+    fn gated_silu<T: Tape<f32, Cuda>>(
+        &self,
+        gate: Act<Cuda, T>,
+        up: Act<Cuda, T>,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        activation::gated(self, ["gated_silu", "gated_silu_backward"], gate, up)
+            .map_err(device_error)
+    }
+
+    fn head_norm<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        gain: &CudaWeight,
+        eps: f32,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        norm::rms_norm(self, x, gain, eps).map_err(device_error)
+    }
+
+    fn add_bias<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        bias: &CudaWeight,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        rows::add_bias(self, x, bias).map_err(device_error)
+    }
+
+    fn rotate<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        angles: &Angles,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        rows::rotate(self, x, angles).map_err(device_error)
+    }
+
+    fn select<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        rows: &[usize],
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        rows::select(self, x, rows).map_err(device_error)
+    }
+
+    fn attention_step(
+        &self,
+        q: Act<Cuda>,
+        prompts: HostCache<'_>,
+        own: HostCache<'_>,
+        shape: &Step<'_>,
+    ) -> Result<Act<Cuda>, ModelError> {
+        attention::attention_step(self, &q, prompts, own, shape).map_err(device_error)
     }
 
     fn attention<T: Tape<f32, Cuda>>(
@@ -401,9 +460,11 @@ impl Engine for CudaEngine {
         of_rows().map_err(device_error)
     }
 
-    fn to_host(&self, x: &Act<Cuda>) -> Vec<f32> {
+    fn to_host(&self, x: &Act<Cuda>) -> Result<Vec<f32>, ModelError> {
         let n = x.shape().num_elements();
-        self.gpu.read(Address::of_tensor(x), n).expect("XXX")
+        self.gpu
+            .read(Address::of_tensor(x), n)
+            .map_err(device_error)
     }
 
     fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cuda>, ModelError> {

@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation on the tape.
+//! Root-mean-square normalisation on the tape, of whole rows or of every head by itself.
 
 use dfdx::prelude::*;
 
@@ -14,8 +14,11 @@ pub(super) fn rms_norm<T: Tape<f32, Cuda>>(
 ) -> Result<Act<Cuda, T>> {
     let gpu = engine.gpu.clone();
     let (x, mut tape) = x.split_tape();
-    let (n_rows, width) = *x.shape();
-    let out = gpu.tensor(n_rows, width)?;
+    let shape = *x.shape();
+    // A gain narrower than a row is that of single heads.
+    let width = gain.spec.n_cols;
+    let n_rows = shape.0 * (shape.1 / width);
+    let out = gpu.tensor(shape.0, shape.1)?;
     let inv_rms = gpu.scratch::<f32>(n_rows)?;
     let (x_at, inv_at) = (Address::of_tensor(&x), Address::of(&inv_rms));
     gpu.launch(

@@ -35,19 +35,43 @@ pub(super) fn gated_gelu<T: Tape<f32, Cpu>>(
     gate: Act<Cpu, T>,
     up: Act<Cpu, T>,
 ) -> Result<Act<Cpu, T>, ModelError> {
+    let kernels: (Forward, Backward) = (kif_kernels::gated_gelu, kif_kernels::gated_gelu_backward);
+    gated(kernels, engine, gate, up)
+}
+
+pub(super) fn gated_silu<T: Tape<f32, Cpu>>(
+    engine: &Fused,
+    gate: Act<Cpu, T>,
+    up: Act<Cpu, T>,
+) -> Result<Act<Cpu, T>, ModelError> {
+    let kernels: (Forward, Backward) = (kif_kernels::gated_silu, kif_kernels::gated_silu_backward);
+    gated(kernels, engine, gate, up)
+}
+
+/// A kernel of gate, up and output.
+type Forward = fn(&[f32], &[f32], &mut [f32]);
+/// A kernel of gate, up, the output's gradient, and those of gate and up.
+type Backward = fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
+
+fn gated<T: Tape<f32, Cpu>>(
+    (forward, backward): (Forward, Backward),
+    engine: &Fused,
+    gate: Act<Cpu, T>,
+    up: Act<Cpu, T>,
+) -> Result<Act<Cpu, T>, ModelError> {
     let (gate, gate_tape) = gate.split_tape();
     let (up, up_tape) = up.split_tape();
     let mut tape = gate_tape.merge(up_tape);
     let (n_rows, width) = *gate.shape();
     let mut y = buffers::take(n_rows * width);
-    kif_kernels::gated_gelu(view(&gate), view(&up), &mut y);
+    forward(view(&gate), view(&up), &mut y);
     let out = engine.tensor(y, n_rows, width)?;
     if T::OWNS_TAPE {
         let out_ghost = out.ghost();
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
             let (mut g_gate, mut g_up) = (buffers::take(gy.len()), buffers::take(gy.len()));
-            kif_kernels::gated_gelu_backward(view(&gate), view(&up), &gy, &mut g_gate, &mut g_up);
+            backward(view(&gate), view(&up), &gy, &mut g_gate, &mut g_up);
             buffers::give(gy);
             buffers::replace(gradients.get_or_alloc_mut(&gate)?, g_gate);
             buffers::replace(gradients.get_or_alloc_mut(&up)?, g_up);

@@ -1,11 +1,11 @@
 //! Multi-head attention on the tape, without permutes: heads are column ranges.
 
 use dfdx::prelude::*;
-use kif_kernels::{AttentionShape, RelativeBias};
+use kif_kernels::{AttentionShape, RelativeBias, StepShape};
 
 use super::{Fused, FusedWeight, buffers, take_gradient, view};
 use crate::ModelError;
-use crate::engine::{Act, Attention, PositionBias, bias_by_distance};
+use crate::engine::{Act, Attention, HostCache, PositionBias, Step, bias_by_distance};
 
 /// A position bias laid out by head and distance, with what its gradient needs.
 struct Bias {
@@ -31,6 +31,7 @@ fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionSh
         queries: &shape.queries,
         keys: &shape.keys,
         n_heads: shape.n_heads,
+        n_kv_heads: shape.n_kv_heads,
         head_dim: shape.head_dim,
         scale: shape.scale,
         causal: shape.causal,
@@ -119,5 +120,26 @@ pub(super) fn attention_cached(
         &mut y,
         None,
     );
+    engine.tensor(y, n_rows, width)
+}
+
+pub(super) fn attention_step(
+    engine: &Fused,
+    q: Act<Cpu>,
+    prompts: HostCache<'_>,
+    own: HostCache<'_>,
+    shape: &Step<'_>,
+) -> Result<Act<Cpu>, ModelError> {
+    let (n_rows, width) = *q.shape();
+    let mut y = buffers::take(n_rows * width);
+    let kernel = StepShape {
+        prompts: shape.prompts,
+        own: shape.own,
+        n_heads: shape.n_heads,
+        n_kv_heads: shape.n_kv_heads,
+        head_dim: shape.head_dim,
+        scale: shape.scale,
+    };
+    kif_kernels::attention_step(view(&q), prompts, own, kernel, &mut y);
     engine.tensor(y, n_rows, width)
 }

@@ -5,12 +5,15 @@
 
 mod activation;
 mod attention;
+mod bias;
 mod buffers;
 mod embedding;
 mod gate;
 mod linear;
 mod loss;
 mod norm;
+mod rotate;
+mod select;
 mod view;
 
 use std::sync::Arc;
@@ -20,7 +23,8 @@ use kif_kernels::{PackedWeight, Precision};
 use view::view;
 
 use super::{
-    Act, Attention, Engine, InputGradient, Loss, LowRank, PositionBias, WeightSpec, device_error,
+    Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
+    WeightSpec, device_error,
 };
 use crate::ModelError;
 
@@ -123,7 +127,7 @@ impl Engine for Fused {
         })
     }
 
-    fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) {
+    fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) -> Result<(), ModelError> {
         if let Some(old) = &mut weight.values {
             match Arc::get_mut(old) {
                 Some(old) => old.copy_from_slice(values),
@@ -143,6 +147,7 @@ impl Engine for Fused {
                 }
             }
         }
+        Ok(())
     }
 
     fn add_gradient(
@@ -205,6 +210,57 @@ impl Engine for Fused {
         activation::gated_gelu(self, gate, up)
     }
 
+    fn gated_silu<T: Tape<f32, Cpu>>(
+        &self,
+        gate: Act<Cpu, T>,
+        up: Act<Cpu, T>,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        activation::gated_silu(self, gate, up)
+    }
+
+    fn head_norm<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        gain: &FusedWeight,
+        eps: f32,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        norm::rms_norm(self, x, gain, eps)
+    }
+
+    fn add_bias<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        bias: &FusedWeight,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        bias::add_bias(self, x, bias)
+    }
+
+    fn rotate<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        angles: &Angles,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        rotate::rotate(self, x, angles)
+    }
+
+    fn select<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        rows: &[usize],
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        select::select(self, x, rows)
+    }
+
+    fn attention_step(
+        &self,
+        q: Act<Cpu>,
+        prompts: HostCache<'_>,
+        own: HostCache<'_>,
+        shape: &Step<'_>,
+    ) -> Result<Act<Cpu>, ModelError> {
+        attention::attention_step(self, q, prompts, own, shape)
+    }
+
     fn attention<T: Tape<f32, Cpu>>(
         &self,
         q: Act<Cpu, T>,
@@ -257,8 +313,8 @@ impl Engine for Fused {
         Ok(logits)
     }
 
-    fn to_host(&self, x: &Act<Cpu>) -> Vec<f32> {
-        view(x).to_vec()
+    fn to_host(&self, x: &Act<Cpu>) -> Result<Vec<f32>, ModelError> {
+        Ok(view(x).to_vec())
     }
 
     fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<Cpu>, ModelError> {

@@ -8,6 +8,7 @@ use super::{Fused, FusedWeight, buffers, take_gradient, view};
 use crate::ModelError;
 use crate::engine::Act;
 
+/// Norms every `gain` of columns of a row: the whole row, or each of its heads.
 pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
     engine: &Fused,
     x: Act<Cpu, T>,
@@ -16,8 +17,13 @@ pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
 ) -> Result<Act<Cpu, T>, ModelError> {
     let (x, mut tape) = x.split_tape();
     let (n_rows, width) = *x.shape();
+    let of_gain = gain.spec.n_cols;
+    assert!(
+        width.is_multiple_of(of_gain),
+        "heads of {of_gain} in {width}"
+    );
     let mut y = buffers::take(n_rows * width);
-    let mut inv_rms = vec![0.0; n_rows];
+    let mut inv_rms = vec![0.0; n_rows * width / of_gain];
     kif_kernels::rms_norm(view(&x), gain.values(), eps, &mut y, &mut inv_rms);
     let out = engine.tensor(y, n_rows, width)?;
     if T::OWNS_TAPE {
@@ -25,7 +31,7 @@ pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
         let (gain, leaf) = (Arc::clone(gain.values()), gain.leaf.clone());
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
-            let mut gain_gradient = leaf.as_ref().map(|_| vec![0.0; width]);
+            let mut gain_gradient = leaf.as_ref().map(|_| vec![0.0; of_gain]);
             let gx = gradients.get_or_alloc_mut(&x_ghost)?;
             kif_kernels::rms_norm_backward(
                 view(&x),

@@ -2,9 +2,9 @@
 
 use dfdx::prelude::*;
 
-use super::{Stock, StockWeight};
+use super::{Stock, StockWeight, frozen};
 use crate::ModelError;
-use crate::engine::{Act, Attention, PositionBias, Span, device_error};
+use crate::engine::{Act, Attention, HostCache, PositionBias, Span, Step, device_error};
 
 /// Added to the score of a key that must not be seen; its probability becomes exactly 0.
 const HIDDEN: f32 = -1e9;
@@ -22,6 +22,10 @@ pub(super) fn attention<D: Device<f32>, T: Tape<f32, D>>(
 ) -> Result<Act<D, T>, ModelError> {
     let (n_seqs, n_heads, head_dim) = (shape.queries.len(), shape.n_heads, shape.head_dim);
     let n_tokens = q.shape().0;
+    let (k, v) = (
+        shared_heads(engine, k, shape)?,
+        shared_heads(engine, v, shape)?,
+    );
     let longest = |spans: &[Span]| spans.iter().map(|span| span.len).max().unwrap_or(0);
     let (n_queries, n_keys) = (longest(&shape.queries), longest(&shape.keys));
 
@@ -60,6 +64,71 @@ pub(super) fn attention<D: Device<f32>, T: Tape<f32, D>>(
             .try_gather(real_rows)
     })()
     .map_err(|e: D::Err| device_error(e))
+}
+
+/// Every query head with keys, or values, of its own: a product with a matrix of 0 and 1.
+fn shared_heads<D: Device<f32>, T: Tape<f32, D>>(
+    engine: &Stock<D>,
+    x: Act<D, T>,
+    shape: &Attention,
+) -> Result<Act<D, T>, ModelError> {
+    let Attention {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        ..
+    } = *shape;
+    if n_kv_heads == n_heads {
+        return Ok(x);
+    }
+    let (n_out, n_in) = (n_heads * head_dim, n_kv_heads * head_dim);
+    let mut copy = vec![0.0; n_out * n_in];
+    for (column, row) in copy.chunks_exact_mut(n_in).enumerate() {
+        let kv_head = column / head_dim / (n_heads / n_kv_heads);
+        row[kv_head * head_dim + column % head_dim] = 1.0;
+    }
+    frozen::product(x, &engine.tensor(copy, n_out, n_in)?).map_err(device_error)
+}
+
+/// Keys of prompt and text in a row, for each text.
+pub(super) fn attention_step<D: Device<f32>>(
+    engine: &Stock<D>,
+    q: Act<D>,
+    prompts: HostCache<'_>,
+    own: HostCache<'_>,
+    step: &Step<'_>,
+) -> Result<Act<D>, ModelError> {
+    let width = step.n_kv_heads * step.head_dim;
+    let rows = |from: &[f32], span: &Span| from[span.start * width..][..span.len * width].to_vec();
+    let joined = |i: usize| {
+        let texts = step.prompts.iter().zip(step.own);
+        let all = texts.flat_map(|(prompt, text)| [rows(prompts[i], prompt), rows(own[i], text)]);
+        let values = all.collect::<Vec<_>>().concat();
+        let n_rows = values.len() / width;
+        engine.tensor(values, n_rows, width)
+    };
+    let mut start = 0;
+    let texts = step.prompts.iter().zip(step.own);
+    let keys = texts.map(|(prompt, text)| {
+        let len = prompt.len + text.len;
+        start += len;
+        Span {
+            start: start - len,
+            len,
+        }
+    });
+    let shape = Attention {
+        keys: keys.collect(),
+        queries: (0..step.own.len())
+            .map(|start| Span { start, len: 1 })
+            .collect(),
+        n_heads: step.n_heads,
+        n_kv_heads: step.n_kv_heads,
+        head_dim: step.head_dim,
+        scale: step.scale,
+        causal: true,
+    };
+    attention(engine, q, joined(0)?, joined(1)?, &shape, None)
 }
 
 /// Row of every padded place; padding repeats row 0, whose score is masked and whose output is never read.

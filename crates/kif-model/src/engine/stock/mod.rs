@@ -5,14 +5,15 @@
 
 mod attention;
 mod frozen;
+mod rotate;
 
 use dfdx::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{
-    Act, Attention, Engine, Gate, InputGradient, Loss, LowRank, PositionBias, WeightSpec,
-    device_error,
+    Act, Angles, Attention, Engine, Gate, HostCache, InputGradient, Loss, LowRank, PositionBias,
+    Step, WeightSpec, device_error,
 };
 use crate::{Dropout, ModelError};
 
@@ -139,8 +140,9 @@ impl<D: Device<f32>> Engine for Stock<D> {
         Ok(StockWeight { spec, tensor })
     }
 
-    fn set_weight(&self, weight: &mut StockWeight<D>, values: &[f32]) {
+    fn set_weight(&self, weight: &mut StockWeight<D>, values: &[f32]) -> Result<(), ModelError> {
         weight.tensor.copy_from(values);
+        Ok(())
     }
 
     fn add_gradient(
@@ -265,6 +267,72 @@ impl<D: Device<f32>> Engine for Stock<D> {
             .map_err(device_error)
     }
 
+    fn gated_silu<T: Tape<f32, D>>(
+        &self,
+        gate: Act<D, T>,
+        up: Act<D, T>,
+    ) -> Result<Act<D, T>, ModelError> {
+        gate.with_empty_tape()
+            .try_sigmoid()
+            .and_then(|sigmoid| sigmoid.try_mul(gate))
+            .and_then(|silu| silu.try_mul(up))
+            .map_err(device_error)
+    }
+
+    fn head_norm<T: Tape<f32, D>>(
+        &self,
+        x: Act<D, T>,
+        gain: &StockWeight<D>,
+        eps: f32,
+    ) -> Result<Act<D, T>, ModelError> {
+        let (shape, head_dim) = (*x.shape(), gain.spec.n_cols);
+        let heads = (shape.0 * shape.1 / head_dim, head_dim);
+        let x = x.try_reshape_like(&heads).map_err(device_error)?;
+        let normed = self.rms_norm(x, gain, eps)?;
+        normed.try_reshape_like(&shape).map_err(device_error)
+    }
+
+    fn add_bias<T: Tape<f32, D>>(
+        &self,
+        x: Act<D, T>,
+        bias: &StockWeight<D>,
+    ) -> Result<Act<D, T>, ModelError> {
+        let n_rows = x.shape().0;
+        if bias.spec.trainable {
+            x.try_add(bias.rows::<T>(n_rows)?).map_err(device_error)
+        } else {
+            x.try_add(bias.rows::<NoneTape>(n_rows)?)
+                .map_err(device_error)
+        }
+    }
+
+    fn rotate<T: Tape<f32, D>>(
+        &self,
+        x: Act<D, T>,
+        angles: &Angles,
+    ) -> Result<Act<D, T>, ModelError> {
+        rotate::rotate(self, x, angles)
+    }
+
+    fn select<T: Tape<f32, D>>(
+        &self,
+        x: Act<D, T>,
+        rows: &[usize],
+    ) -> Result<Act<D, T>, ModelError> {
+        let rows = self.indices(rows.to_vec(), (rows.len(),))?;
+        x.try_gather(rows).map_err(device_error)
+    }
+
+    fn attention_step(
+        &self,
+        q: Act<D>,
+        prompts: HostCache<'_>,
+        own: HostCache<'_>,
+        shape: &Step<'_>,
+    ) -> Result<Act<D>, ModelError> {
+        attention::attention_step(self, q, prompts, own, shape)
+    }
+
     fn attention<T: Tape<f32, D>>(
         &self,
         q: Act<D, T>,
@@ -284,7 +352,7 @@ impl<D: Device<f32>> Engine for Stock<D> {
         shape: &Attention,
         bias: Option<PositionBias<'_, StockWeight<D>>>,
     ) -> Result<Act<D>, ModelError> {
-        let width = shape.n_heads * shape.head_dim;
+        let width = shape.n_kv_heads * shape.head_dim;
         let k = self.tensor(k.to_vec(), k.len() / width, width)?;
         let v = self.tensor(v.to_vec(), v.len() / width, width)?;
         attention::attention(self, q, k, v, shape, bias)
@@ -345,8 +413,8 @@ impl<D: Device<f32>> Engine for Stock<D> {
         Ok(product(x.try_mul(scale).map_err(device_error)?, head)?.as_vec())
     }
 
-    fn to_host(&self, x: &Act<D>) -> Vec<f32> {
-        x.as_vec()
+    fn to_host(&self, x: &Act<D>) -> Result<Vec<f32>, ModelError> {
+        Ok(x.as_vec())
     }
 
     fn upload(&self, values: Vec<f32>, shape: (usize, usize)) -> Result<Act<D>, ModelError> {

@@ -36,6 +36,20 @@ extern "C" __global__ void gated_gelu_backward(u64 n, const float *gate, const f
     }
 }
 
+// y = silu(gate) * up
+extern "C" __global__ void gated_silu(u64 n, const float *gate, const float *up, float *y) {
+    FOR_ELEMENTS(i, n) y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+extern "C" __global__ void gated_silu_backward(u64 n, const float *gate, const float *up, const float *gy, float *g_gate,
+                                               float *g_up) {
+    FOR_ELEMENTS(i, n) {
+        float sigmoid = 1.0f / (1.0f + expf(-gate[i]));
+        g_gate[i] = gy[i] * up[i] * sigmoid * (1.0f + gate[i] * (1.0f - sigmoid));
+        g_up[i] = gy[i] * gate[i] * sigmoid;
+    }
+}
+
 // x *= a *factor
 extern "C" __global__ void scale_by(u64 n, float a, const float *factor, float *x) {
     FOR_ELEMENTS(i, n) x[i] *= a * *factor;

@@ -3,25 +3,30 @@
 //
 // spans is [4, B]: first query row, number of queries, first key row, number of keys of every sequence.
 
-// out[b, h, i, c] = x[first[b] + i, h, c] for i < n[b], and 0 behind. which is 0 for queries and 2 for keys.
-extern "C" __global__ void gather_heads(u64 n_sequences, u64 n_heads, u64 n_rows, u64 head_dim, const u32 *spans, u32 which,
-                                        const float *x, float *out) {
+// out[b, h, i, c] = x[first[b] + i, h / group, c] for i < n[b], and 0 behind. which is 0 for queries and 2 for keys; group query
+// heads share a head of keys.
+extern "C" __global__ void gather_heads(u64 n_sequences, u64 n_heads, u64 group, u64 n_rows, u64 head_dim, const u32 *spans,
+                                        u32 which, const float *x, float *out) {
     FOR_ELEMENTS(at, n_sequences * n_heads * n_rows * head_dim) {
         u64 c = at % head_dim, i = at / head_dim % n_rows, h = at / head_dim / n_rows % n_heads;
         u64 b = at / head_dim / n_rows / n_heads;
         u64 first = spans[which * n_sequences + b], len = spans[(which + 1) * n_sequences + b];
-        out[at] = i < len ? x[((first + i) * n_heads + h) * head_dim + c] : 0.0f;
+        out[at] = i < len ? x[((first + i) * (n_heads / group) + h / group) * head_dim + c] : 0.0f;
     }
 }
 
-// The way back: out[first[b] + i, h, c] = x[b, h, i, c] for i < n[b].
-extern "C" __global__ void scatter_heads(u64 n_sequences, u64 n_heads, u64 n_rows, u64 head_dim, const u32 *spans, u32 which,
-                                         const float *x, float *out) {
-    FOR_ELEMENTS(at, n_sequences * n_heads * n_rows * head_dim) {
-        u64 c = at % head_dim, i = at / head_dim % n_rows, h = at / head_dim / n_rows % n_heads;
-        u64 b = at / head_dim / n_rows / n_heads;
+// The way back: out[first[b] + i, k, c] = the sum of x[b, h, i, c] over the heads h of group k, for i < n[b].
+extern "C" __global__ void scatter_heads(u64 n_sequences, u64 n_heads, u64 group, u64 n_rows, u64 head_dim, const u32 *spans,
+                                         u32 which, const float *x, float *out) {
+    u64 n_groups = n_heads / group;
+    FOR_ELEMENTS(at, n_sequences * n_groups * n_rows * head_dim) {
+        u64 c = at % head_dim, i = at / head_dim % n_rows, k = at / head_dim / n_rows % n_groups;
+        u64 b = at / head_dim / n_rows / n_groups;
         u64 first = spans[which * n_sequences + b], len = spans[(which + 1) * n_sequences + b];
-        if (i < len) out[((first + i) * n_heads + h) * head_dim + c] = x[at];
+        if (i >= len) continue;
+        float sum = 0.0f;
+        for (u64 h = k * group; h < (k + 1) * group; h++) sum += x[((b * n_heads + h) * n_rows + i) * head_dim + c];
+        out[((first + i) * n_groups + k) * head_dim + c] = sum;
     }
 }
 

@@ -3,12 +3,14 @@
 use dfdx::prelude::{HasShape, NoneTape, Tape};
 use kif_data::Batch;
 
-use super::{Linear, Param, T5};
+use super::core::Core;
+use super::layer::{Linear, Param};
+use super::{Model, Network};
 use crate::ModelError;
 use crate::engine::{Act, Engine, InputGradient};
 
 /// What is gathered, by place in the layout.
-pub(super) enum Look {
+pub(crate) enum Look {
     /// Sums over all tokens that have passed, in f64.
     Magnitudes(Vec<RowSums>),
     /// The inputs of every A, at most so many.
@@ -16,7 +18,7 @@ pub(super) enum Look {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct RowSums {
+pub(crate) struct RowSums {
     sums: Vec<f64>,
     n_tokens: usize,
 }
@@ -50,10 +52,10 @@ fn spread(x: &[f32], width: usize, at_most: usize) -> Vec<f32> {
         .collect()
 }
 
-impl<E: Engine> T5<E> {
+impl<E: Engine, N: Network<E>> Model<E, N> {
     /// See [`LanguageModel::output_magnitudes`](crate::LanguageModel::output_magnitudes).
     pub(super) fn magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
-        let sums = vec![RowSums::default(); self.layout.specs().len()];
+        let sums = vec![RowSums::default(); self.core.layout.specs().len()];
         match self.looked(batch, Look::Magnitudes(sums))? {
             Some(Look::Magnitudes(rows)) => Ok(rows.iter().map(RowSums::mean).collect()),
             _ => unreachable!("a look gathers what it was asked for"),
@@ -66,7 +68,7 @@ impl<E: Engine> T5<E> {
         batch: &Batch,
         at_most: usize,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let none = vec![Vec::new(); self.layout.specs().len()];
+        let none = vec![Vec::new(); self.core.layout.specs().len()];
         match self.looked(batch, Look::Inputs(none, at_most))? {
             Some(Look::Inputs(inputs, _)) => Ok(inputs),
             _ => unreachable!("a look gathers what it was asked for"),
@@ -75,13 +77,15 @@ impl<E: Engine> T5<E> {
 
     /// What a pass over the batch gathers.
     fn looked(&self, batch: &Batch, look: Look) -> Result<Option<Look>, ModelError> {
-        *self.look.borrow_mut() = Some(look);
+        *self.core.look.borrow_mut() = Some(look);
         let passed = self.hidden::<NoneTape>(batch, None);
-        let seen = self.look.take();
+        let seen = self.core.look.take();
         passed?;
         Ok(seen)
     }
+}
 
+impl<E: Engine> Core<E> {
     /// While somebody looks: takes in what a layer's A and B make of the input `x`.
     pub(super) fn see<T: Tape<f32, E::Device>>(
         &self,
@@ -102,11 +106,11 @@ impl<E: Engine> T5<E> {
                 let hidden = product(x.retaped::<NoneTape>(), &adapter.a)?;
                 let output = product(hidden.clone(), &adapter.b)?;
                 for (matrix, output) in [(&adapter.a, hidden), (&adapter.b, output)] {
-                    rows[place(matrix)].add(&self.engine.to_host(&output), output.shape().1);
+                    rows[place(matrix)].add(&self.engine.to_host(&output)?, output.shape().1);
                 }
             }
             Look::Inputs(inputs, at_most) => {
-                let host = self.engine.to_host(&x.retaped::<NoneTape>());
+                let host = self.engine.to_host(&x.retaped::<NoneTape>())?;
                 inputs[place(&adapter.a)] = spread(&host, x.shape().1, *at_most);
             }
         }

@@ -1,30 +1,32 @@
-//! Soft prompts in front of the encoder's texts: as ids behind the vocabulary, which only the embedding knows apart.
+//! Soft prompts in front of the texts: as ids behind the vocabulary, which only the embedding knows apart.
 
 use std::borrow::Cow;
 
 use dfdx::prelude::NoneTape;
 use kif_data::Ragged;
 
-use super::{Param, T5};
+use super::core::Core;
+use super::layer::Param;
 use crate::engine::{Act, Engine};
 use crate::prompts::closest_keys;
 use crate::{ModelError, PromptConfig, PromptSelection};
 
 /// The soft prompts of a model.
-pub(super) struct SoftPrompts<E: Engine> {
-    pub(super) config: PromptConfig,
+pub(crate) struct SoftPrompts<E: Engine> {
+    pub(crate) config: PromptConfig,
     /// All rows of all prompts, `[n_prompts * length, D]`.
-    pub(super) rows: Param<E>,
+    pub(crate) rows: Param<E>,
     /// Index into the layout's specs of the keys `[n_prompts, D]` of a pool.
-    pub(super) keys: Option<usize>,
+    pub(crate) keys: Option<usize>,
     /// The prompts that take part, in order.
-    pub(super) active: Vec<usize>,
+    pub(crate) active: Vec<usize>,
 }
 
-impl<E: Engine> T5<E> {
-    /// What the encoder reads: every text behind its prompts, whose row r is the id `V + r`.
-    pub(super) fn encoder_inputs<'a>(
+impl<E: Engine> Core<E> {
+    /// What the model reads: every text behind its prompts, whose row r is the id `V + r`. `table` embeds the texts.
+    pub(crate) fn behind_prompts<'a>(
         &self,
+        table: &Param<E>,
         texts: &'a Ragged,
     ) -> Result<Cow<'a, Ragged>, ModelError> {
         let Some(prompts) = self.prompts.as_ref().filter(|p| !p.active.is_empty()) else {
@@ -32,10 +34,10 @@ impl<E: Engine> T5<E> {
         };
         let length = prompts.config.length;
         let ids_of = |prompt: &usize| {
-            let first = self.config.vocab_size + prompt * length;
+            let first = self.vocab_size + prompt * length;
             first as u32..(first + length) as u32
         };
-        let chosen = self.chosen_prompts(prompts, texts)?;
+        let chosen = self.chosen_prompts(table, prompts, texts)?;
         let rows = texts.rows().zip(&chosen).map(|(text, chosen)| {
             let mut row: Vec<u32> = chosen.iter().flat_map(ids_of).collect();
             row.extend_from_slice(text);
@@ -47,6 +49,7 @@ impl<E: Engine> T5<E> {
     /// The prompts of every text.
     fn chosen_prompts(
         &self,
+        table: &Param<E>,
         prompts: &SoftPrompts<E>,
         texts: &Ragged,
     ) -> Result<Vec<Vec<usize>>, ModelError> {
@@ -59,22 +62,23 @@ impl<E: Engine> T5<E> {
         match (config.selection, keys) {
             (PromptSelection::Pool { top_k }, &Some(keys)) => {
                 let keys = &self.params[self.layout.specs()[keys].range.clone()];
-                let queries = self.mean_embeddings(texts)?;
+                let queries = self.mean_embeddings(table, texts)?;
                 let closest = |query| closest_keys(keys, query, active, top_k);
-                Ok(queries
-                    .chunks_exact(self.config.d_model)
-                    .map(closest)
-                    .collect())
+                Ok(queries.chunks_exact(self.width).map(closest).collect())
             }
             _ => Ok(vec![active.clone(); texts.n_rows()]),
         }
     }
 
     /// Mean embedding of every text, `[B, D]`, each summed by itself in order.
-    pub(super) fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
-        let width = self.config.d_model;
-        let embedded: Act<E::Device> = self.embed::<NoneTape>(&self.encoder, texts)?;
-        let embedded = self.engine.to_host(&embedded);
+    pub(crate) fn mean_embeddings(
+        &self,
+        table: &Param<E>,
+        texts: &Ragged,
+    ) -> Result<Vec<f32>, ModelError> {
+        let width = self.width;
+        let embedded: Act<E::Device> = self.embed::<NoneTape>(table, texts)?;
+        let embedded = self.engine.to_host(&embedded)?;
         let mut means = vec![0.0; texts.n_rows() * width];
         for (mean, place) in means
             .chunks_exact_mut(width)
@@ -89,8 +93,13 @@ impl<E: Engine> T5<E> {
         Ok(means)
     }
 
+    /// The soft prompts that take part.
+    pub(crate) fn active_prompts(&self) -> &[usize] {
+        self.prompts.as_ref().map_or(&[], |prompts| &prompts.active)
+    }
+
     /// See [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts).
-    pub(super) fn activate(&mut self, active: &[usize]) -> Result<(), ModelError> {
+    pub(crate) fn activate(&mut self, active: &[usize]) -> Result<(), ModelError> {
         let Some(prompts) = &mut self.prompts else {
             return crate::language_model::no_prompts(active);
         };

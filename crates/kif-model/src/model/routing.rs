@@ -8,10 +8,10 @@ use dfdx::prelude::{
     Axis, Backward, Device, Gradients, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
     WithEmptyTape,
 };
-use kif_data::{Batch, Ragged};
+use kif_data::Ragged;
 
-use super::forward::spans;
-use super::{Linear, Param, T5};
+use super::core::{Core, spans};
+use super::layer::{Linear, Param};
 use crate::engine::{Act, Engine, Gate, InputGradient, LowRank, Routed, Scalar, device_error};
 use crate::{Dropout, ModelError, Router};
 
@@ -19,33 +19,33 @@ use crate::{Dropout, ModelError, Router};
 const CLOSED: f32 = -1e30;
 
 /// See [`Router::Instance`].
-pub(super) struct InstanceRouter<E: Engine> {
+pub(crate) struct InstanceRouter<E: Engine> {
     /// V, `[hidden, D]`.
-    pub(super) down: Param<E>,
+    pub(crate) down: Param<E>,
     /// U, `[D, hidden]`.
-    pub(super) up: Param<E>,
+    pub(crate) up: Param<E>,
     /// `[1, D]`.
-    pub(super) gain: Param<E>,
+    pub(crate) gain: Param<E>,
     /// K, `[n_slots, D]`.
-    pub(super) keys: Param<E>,
+    pub(crate) keys: Param<E>,
 }
 
 impl<E: Engine> InstanceRouter<E> {
-    pub(super) fn params_mut(&mut self) -> [&mut Param<E>; 4] {
+    pub(crate) fn params_mut(&mut self) -> [&mut Param<E>; 4] {
         [&mut self.down, &mut self.up, &mut self.gain, &mut self.keys]
     }
 }
 
 /// What the adapters of all layers that read the same tokens share in one pass.
-pub(super) struct AdapterPass<E: Engine> {
-    pub(super) dropout: Option<Dropout>,
+pub(crate) struct AdapterPass<E: Engine> {
+    pub(crate) dropout: Option<Dropout>,
     /// Where rows are routed: their weights, and the row of each token.
-    pub(super) gate: Option<Gate<Act<E::Device>>>,
+    pub(crate) gate: Option<Gate<Act<E::Device>>>,
 }
 
 impl<E: Engine> AdapterPass<E> {
     /// A pass over `tokens`, rows one after the other, with the weights `[B, n_slots]` of the rows.
-    pub(super) fn new<T>(
+    pub(crate) fn new<T>(
         weights: Option<&Act<E::Device, T>>,
         tokens: &Ragged,
         dropout: Option<Dropout>,
@@ -58,7 +58,7 @@ impl<E: Engine> AdapterPass<E> {
     }
 
     /// As [`new`](Self::new), for tokens of the given rows.
-    pub(super) fn of_rows<T>(
+    pub(crate) fn of_rows<T>(
         weights: Option<&Act<E::Device, T>>,
         rows: Arc<[usize]>,
         dropout: Option<Dropout>,
@@ -71,20 +71,21 @@ impl<E: Engine> AdapterPass<E> {
     }
 }
 
-impl<E: Engine> T5<E> {
-    /// How much each adapter counts for each row, `[B, n_slots]`; nothing unless rows are routed.
-    pub(super) fn row_weights<T: Tape<f32, E::Device>>(
+impl<E: Engine> Core<E> {
+    /// How much each adapter counts for each row, `[B, n_slots]`; nothing unless rows are routed. `table` embeds the texts.
+    pub(crate) fn row_weights<T: Tape<f32, E::Device>>(
         &self,
+        table: &Param<E>,
         inputs: &Ragged,
     ) -> Result<Option<Act<E::Device, T>>, ModelError> {
         let Some(router) = &self.instance_router else {
             return Ok(None);
         };
         let skip = InputGradient::Skip;
-        let shape = (inputs.n_rows(), self.config.d_model);
+        let shape = (inputs.n_rows(), self.width);
         let embedding = self
             .engine
-            .upload(self.mean_embeddings(inputs)?, shape)?
+            .upload(self.mean_embeddings(table, inputs)?, shape)?
             .retaped::<T>();
         let narrow = self
             .engine
@@ -99,7 +100,7 @@ impl<E: Engine> T5<E> {
         let scores = self
             .engine
             .linear(query, &router.keys.weight, None, None, write)?;
-        let scale = (self.config.d_model as f32).powf(-0.5);
+        let scale = (self.width as f32).powf(-0.5);
         let scores = scores.try_mul(scale).map_err(device_error)?;
         softmax_over_largest(scores, self.open_slots(), self.open_slots()).map(Some)
     }
@@ -109,7 +110,7 @@ impl<E: Engine> T5<E> {
     }
 
     /// The low-rank part of a layer for the input `x`, with its gate.
-    pub(super) fn low_rank<'a, T: Tape<f32, E::Device>>(
+    pub(crate) fn low_rank<'a, T: Tape<f32, E::Device>>(
         &self,
         x: &Act<E::Device, T>,
         linear: &'a Linear<E>,
@@ -163,20 +164,24 @@ impl<E: Engine> T5<E> {
     }
 
     /// See [`LanguageModel::routing_weights`](crate::LanguageModel::routing_weights).
-    pub(super) fn weights_on_host(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
-        let weights = self.row_weights::<NoneTape>(&batch.inputs)?;
-        Ok(self
-            .engine
-            .to_host(&weights.ok_or_else(|| self.not_by_row())?))
+    pub(crate) fn weights_on_host(
+        &self,
+        table: &Param<E>,
+        inputs: &Ragged,
+    ) -> Result<Vec<f32>, ModelError> {
+        let weights = self.row_weights::<NoneTape>(table, inputs)?;
+        self.engine
+            .to_host(&weights.ok_or_else(|| self.not_by_row())?)
     }
 
     /// Gradients of what is trained for `by_weights` as the gradient of the rows' weights.
-    pub(super) fn routing_gradients(
+    pub(crate) fn routing_gradients(
         &self,
-        batch: &Batch,
+        table: &Param<E>,
+        inputs: &Ragged,
         by_weights: &[f32],
     ) -> Result<Gradients<f32, E::Device>, ModelError> {
-        let weights = self.row_weights::<OwnedTape<f32, E::Device>>(&batch.inputs)?;
+        let weights = self.row_weights::<OwnedTape<f32, E::Device>>(table, inputs)?;
         let weights = weights.ok_or_else(|| self.not_by_row())?;
         let shape = *weights.shape();
         assert_eq!(

@@ -1,0 +1,162 @@
+//! Attention of one new token of each text: to the keys of its prompt, which texts may share, and to its own.
+
+use super::{Span, assert_disjoint};
+use crate::cpu::{instruction_set, versions};
+use crate::exp::softmax;
+use crate::lanes::{dot, madd};
+use crate::parallel::{SendPtr, for_each_task, with_scratch};
+
+/// What the new token of each text sees: first the keys of its prompt, then its own.
+#[derive(Clone, Copy, Debug)]
+pub struct StepShape<'a> {
+    /// Rows of the prompts' keys, for each text; texts may share them.
+    pub prompts: &'a [Span],
+    /// Rows of the texts' own keys, for each text.
+    pub own: &'a [Span],
+    /// Heads side by side in a query.
+    pub n_heads: usize,
+    /// Heads side by side in a key or value; a divisor of `n_heads`.
+    pub n_kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+}
+
+/// `y = softmax(scale q k^T) v` for every text and head, over the keys of the prompt and the text's own.
+///
+/// `q` and `y` are `[texts, n_heads * head_dim]`; keys and values are `[rows, n_kv_heads * head_dim]`, a pair of them for
+/// prompts and one for texts. Every text sees at least one key. A text's result has the same bits in any company.
+pub fn attention_step(
+    q: &[f32],
+    prompts: [&[f32]; 2],
+    own: [&[f32]; 2],
+    shape: StepShape,
+    y: &mut [f32],
+) {
+    let (n_texts, dim) = (shape.prompts.len(), shape.head_dim);
+    let (width, kv_width) = (shape.n_heads * dim, shape.n_kv_heads * dim);
+    assert_eq!(shape.own.len(), n_texts, "spans of texts");
+    assert_eq!(
+        (q.len(), y.len()),
+        (n_texts * width, n_texts * width),
+        "queries and outputs of {n_texts} x {width}"
+    );
+    assert!(
+        shape.n_kv_heads > 0 && shape.n_heads.is_multiple_of(shape.n_kv_heads),
+        "{} heads share {} of keys",
+        shape.n_heads,
+        shape.n_kv_heads
+    );
+    for (spans, [k, v]) in [(shape.prompts, prompts), (shape.own, own)] {
+        let end = spans.iter().map(|span| span.start + span.len).max();
+        let n_values = end.unwrap_or(0) * kv_width;
+        assert!(
+            k.len() >= n_values && v.len() >= n_values,
+            "{n_values} values of spans in {} keys and {} values",
+            k.len(),
+            v.len()
+        );
+    }
+    assert_disjoint(shape.own, "own");
+    let set = instruction_set();
+    let n_keys = |text: usize| shape.prompts[text].len + shape.own[text].len;
+    let work = (0..n_texts).map(n_keys).sum::<usize>() * width * 4;
+    let y = SendPtr::new(y);
+    for_each_task(n_texts * shape.n_heads, work, |task| {
+        let (text, head) = (task / shape.n_heads, task % shape.n_heads);
+        let column = head / (shape.n_heads / shape.n_kv_heads) * dim;
+        let at = text * width + head * dim;
+        let n_prompt = shape.prompts[text].len;
+        // SAFETY: the columns of this text and head, which no other task touches.
+        let y = unsafe { std::slice::from_raw_parts_mut(y.get().add(at), dim) };
+        let part = |values, span| columns(values, span, kv_width, column, dim);
+        with_scratch(n_keys(text), |scores| {
+            let q = &q[at..at + dim];
+            let (of_prompt, of_own) = scores.split_at_mut(n_prompt);
+            weigh(
+                set,
+                q,
+                part(prompts[0], shape.prompts[text]),
+                kv_width,
+                shape.scale,
+                of_prompt,
+            );
+            weigh(
+                set,
+                q,
+                part(own[0], shape.own[text]),
+                kv_width,
+                shape.scale,
+                of_own,
+            );
+            softmax(set, scores);
+            y.fill(0.0);
+            let (of_prompt, of_own) = scores.split_at(n_prompt);
+            mix(
+                set,
+                of_prompt,
+                part(prompts[1], shape.prompts[text]),
+                kv_width,
+                y,
+            );
+            mix(set, of_own, part(own[1], shape.own[text]), kv_width, y);
+        });
+    });
+}
+
+/// The rows of `span` from `column` on, up to `dim` columns of the last.
+fn columns(values: &[f32], span: Span, width: usize, column: usize, dim: usize) -> &[f32] {
+    if span.len == 0 {
+        return &[];
+    }
+    let first = span.start * width + column;
+    &values[first..first + (span.len - 1) * width + dim]
+}
+
+versions! {
+    /// `scores = scale q k^T`, rows of `k` being `stride` apart.
+    fn weigh(q: &[f32], k: &[f32], stride: usize, scale: f32, scores: &mut [f32]) {
+        for (score, k) in scores.iter_mut().zip(k.chunks(stride)) {
+            *score = scale * dot::<FUSED>(q, &k[..q.len()]);
+        }
+    }
+}
+
+versions! {
+    /// `y += probs v`, rows of `v` being `stride` apart.
+    fn mix(probs: &[f32], v: &[f32], stride: usize, y: &mut [f32]) {
+        for (p, v) in probs.iter().zip(v.chunks(stride)) {
+            for (y, v) in y.iter_mut().zip(v) {
+                *y = madd::<FUSED>(*p, *v, *y);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_keys_give_the_mean_of_the_values_of_prompt_and_text() {
+        let shape = StepShape {
+            prompts: &[Span { start: 0, len: 2 }, Span { start: 0, len: 2 }],
+            own: &[Span { start: 1, len: 1 }, Span { start: 0, len: 1 }],
+            n_heads: 2,
+            n_kv_heads: 1,
+            head_dim: 1,
+            scale: 1.0,
+        };
+        let mut y = [9.0; 4];
+        let (prompts, own) = ([1.0, 2.0], [3.0, 9.0]);
+        attention_step(
+            &[0.0; 4],
+            [&[5.0; 2], &prompts],
+            [&[5.0; 2], &own],
+            shape,
+            &mut y,
+        );
+        assert_eq!(y, [4.0, 4.0, 2.0, 2.0]);
+    }
+}

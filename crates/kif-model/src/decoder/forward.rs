@@ -1,0 +1,103 @@
+//! The layers of a decoder-only model.
+
+use dfdx::prelude::{Tape, WithEmptyTape};
+use kif_data::Ragged;
+
+use super::{Decoder, Layer, angles, trains_inputs};
+use crate::engine::{Act, Angles, Attention, Engine, InputGradient};
+use crate::model::{AdapterPass, Core, shared_input, spans};
+use crate::{Dropout, ModelError};
+
+/// What all layers share in one pass over whole rows.
+pub(super) struct Pass<E: Engine> {
+    pub(super) shape: Attention,
+    pub(super) angles: Angles,
+    pub(super) adapters: AdapterPass<E>,
+}
+
+impl<E: Engine> Decoder<E> {
+    /// A pass over `rows`, which have `weights` where rows are routed.
+    pub(super) fn pass(
+        &self,
+        rows: &Ragged,
+        weights: Option<&Act<E::Device>>,
+        dropout: Option<Dropout>,
+    ) -> Pass<E> {
+        let config = &self.config;
+        let positions = rows.rows().flat_map(|row| 0..row.len());
+        Pass {
+            shape: Attention {
+                queries: spans(rows),
+                keys: spans(rows),
+                n_heads: config.num_attention_heads,
+                n_kv_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+                scale: self.scale(),
+                causal: true,
+            },
+            angles: angles::angles(&self.frequencies, positions),
+            adapters: AdapterPass::new(weights, rows, dropout),
+        }
+    }
+
+    /// Factor on attention scores.
+    pub(super) fn scale(&self) -> f32 {
+        (self.config.head_dim as f32).powf(-0.5)
+    }
+
+    /// Queries, keys and values of a layer for its input `x`, turned by their positions.
+    pub(super) fn projections<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        x: Act<E::Device, T>,
+        layer: &Layer<E>,
+        angles: &Angles,
+        adapters: &AdapterPass<E>,
+        is_lowest: bool,
+    ) -> Result<[Act<E::Device, T>; 3], ModelError> {
+        let normed = core.norm(x, &layer.attention_norm)?;
+        let (add, write) = shared_input(is_lowest);
+        let mut q = core.project(normed.with_empty_tape(), &layer.q, adapters, add)?;
+        let mut k = core.project(normed.with_empty_tape(), &layer.k, adapters, add)?;
+        let v = core.project(normed, &layer.v, adapters, write)?;
+        let engine = &core.engine;
+        if let Some([of_q, of_k]) = &layer.head_norms {
+            q = engine.head_norm(q, &of_q.weight, core.epsilon)?;
+            k = engine.head_norm(k, &of_k.weight, core.epsilon)?;
+        }
+        Ok([engine.rotate(q, angles)?, engine.rotate(k, angles)?, v])
+    }
+
+    /// The feed-forward block with norm and residual.
+    pub(super) fn feed_forward<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        x: Act<E::Device, T>,
+        layer: &Layer<E>,
+        adapters: &AdapterPass<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let normed = core.norm(x.with_empty_tape(), &layer.feed_forward_norm)?;
+        let (add, write) = (InputGradient::Add, InputGradient::Write);
+        let gate = core.project(normed.with_empty_tape(), &layer.gate, adapters, add)?;
+        let up = core.project(normed, &layer.up, adapters, write)?;
+        let hidden = core.engine.gated_silu(gate, up)?;
+        core.project_onto(x, hidden, &layer.down, adapters)
+    }
+
+    /// Layer `i` over whole rows.
+    pub(super) fn layer<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        i: usize,
+        x: Act<E::Device, T>,
+        pass: &Pass<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let (layer, adapters) = (&self.layers[i], &pass.adapters);
+        let is_lowest = i == 0 && !trains_inputs(core);
+        let input = x.with_empty_tape();
+        let [q, k, v] = self.projections(core, input, layer, &pass.angles, adapters, is_lowest)?;
+        let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
+        let x = core.project_onto(x, mixed, &layer.o, adapters)?;
+        self.feed_forward(core, x, layer, adapters)
+    }
+}

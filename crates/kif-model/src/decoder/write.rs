@@ -1,0 +1,114 @@
+//! Texts that go on from prompts, token by token, with keys and values kept: those of a prompt once, whatever number of
+//! texts answer it.
+
+use super::{Decoder, angles};
+use crate::ModelError;
+use crate::engine::{Act, Engine, Span, Step};
+use crate::model::{AdapterPass, Cache, Core, Reading, spans};
+
+/// Texts that are being written.
+pub(crate) struct Written<E: Engine> {
+    /// Keys and values of all prompts, by layer.
+    of_prompts: Vec<[Vec<f32>; 2]>,
+    /// The rows of each prompt there.
+    prompts: Vec<Span>,
+    /// The texts' own keys and values, by layer.
+    caches: Vec<Cache>,
+    /// The prompt that each text answers.
+    answers: Vec<usize>,
+    /// Tokens of their own that texts have, all the same number.
+    position: usize,
+    /// Weights of the adapters, `[prompts, n_slots]`, where rows are routed.
+    weights: Option<Act<E::Device>>,
+}
+
+impl<E: Engine> Decoder<E> {
+    /// See [`Network::begin`](crate::model::Network::begin).
+    pub(super) fn read_prompts(
+        &self,
+        core: &Core<E>,
+        reading: &Reading<'_, E>,
+    ) -> Result<(Written<E>, Vec<f32>), ModelError> {
+        let (rows, weights) = (&*reading.inputs, &reading.weights);
+        let pass = self.pass(rows, weights.as_ref(), None);
+        let mut of_prompts = Vec::with_capacity(self.layers.len());
+        let mut x: Act<E::Device> = core.embed(&core.embedding, rows)?;
+        for layer in &self.layers {
+            let adapters = &pass.adapters;
+            let [q, k, v] =
+                self.projections(core, x.clone(), layer, &pass.angles, adapters, true)?;
+            of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
+            let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
+            x = core.project_onto(x, mixed, &layer.o, adapters)?;
+            x = self.feed_forward(core, x, layer, adapters)?;
+        }
+        let last: Vec<usize> = rows.offsets()[1..].iter().map(|end| end - 1).collect();
+        let hidden = core.norm(core.engine.select(x, &last)?, &self.final_norm)?;
+        let width = self.config.num_key_value_heads * self.config.head_dim;
+        let layers = self.layers.iter();
+        let written = Written {
+            of_prompts,
+            prompts: spans(rows),
+            caches: layers.map(|_| Cache::new(rows.n_rows(), width)).collect(),
+            answers: (0..rows.n_rows()).collect(),
+            position: 0,
+            weights: weights.clone(),
+        };
+        Ok((written, core.logits(hidden)?))
+    }
+
+    /// See [`Network::go_on`](crate::model::Network::go_on).
+    pub(super) fn write_on(
+        &self,
+        core: &Core<E>,
+        written: &mut Written<E>,
+        from: &[usize],
+        ids: &[u32],
+    ) -> Result<Vec<f32>, ModelError> {
+        if !from.iter().copied().eq(0..written.answers.len()) {
+            let caches = written.caches.iter_mut();
+            caches.for_each(|cache| cache.select(from));
+            written.answers = from.iter().map(|&text| written.answers[text]).collect();
+        }
+        let position = written.position;
+        written.position += 1;
+        let prompts: Vec<Span> = written
+            .answers
+            .iter()
+            .map(|&p| written.prompts[p])
+            .collect();
+        let positions = prompts.iter().map(|prompt| prompt.len + position);
+        let angles = angles::angles(&self.frequencies, positions);
+        let adapters = AdapterPass::of_rows(
+            written.weights.as_ref(),
+            written.answers.clone().into(),
+            None,
+        );
+        let table = &core.embedding.weight;
+        let mut x: Act<E::Device> = core.engine.embed(table, None, ids)?;
+        for ((layer, of_prompts), cache) in
+            (self.layers.iter().zip(&written.of_prompts)).zip(&mut written.caches)
+        {
+            let [q, k, v] = self.projections(core, x.clone(), layer, &angles, &adapters, true)?;
+            cache.append(
+                position,
+                &core.engine.to_host(&k)?,
+                &core.engine.to_host(&v)?,
+            );
+            let step = Step {
+                prompts: &prompts,
+                own: &cache.spans(ids.len(), position + 1),
+                n_heads: self.config.num_attention_heads,
+                n_kv_heads: self.config.num_key_value_heads,
+                head_dim: self.config.head_dim,
+                scale: self.scale(),
+            };
+            let [keys, values] = of_prompts;
+            let own = [cache.keys.as_slice(), &cache.values];
+            let mixed = core.engine.attention_step(q, [keys, values], own, &step)?;
+            x = core.project_onto(x, mixed, &layer.o, &adapters)?;
+            x = self.feed_forward(core, x, layer, &adapters)?;
+        }
+        core.logits(core.norm(x, &self.final_norm)?)
+    }
+}
