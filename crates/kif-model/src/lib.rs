@@ -6,17 +6,20 @@
 //! not depend on the architecture is in `model`.
 
 mod decoder;
+mod device_facts;
 mod engine;
 mod error;
 mod files;
 mod language_model;
 mod load;
 mod lora;
+mod matrix_rate;
 mod model;
 mod prompts;
 mod routing;
 mod t5;
 
+pub use device_facts::{Fact, device_facts};
 pub use error::{Mismatch, ModelError};
 pub use files::*;
 pub use language_model::{
@@ -24,5 +27,6 @@ pub use language_model::{
 };
 pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
+pub use matrix_rate::{gpu_peak_memory, matrix_rate};
 pub use prompts::{MAX_PROMPT_ROWS, PromptConfig, PromptSelection, closest_keys, cosine};
 pub use routing::{Router, Routing};

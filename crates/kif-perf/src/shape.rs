@@ -4,36 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use kif_model::{Dtype, ModelConfig, T5Config, random_weights, write_model};
-
-/// A published size of T5 v1.0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Shape {
-    /// Width 512, 6 + 6 layers, 8 heads of 64, feed-forward 2048
-    Small,
-    /// Width 768, 12 + 12 layers, 12 heads of 64, feed-forward 3072
-    Base,
-    /// Width 1024, 24 + 24 layers, 16 heads of 64, feed-forward 4096
-    Large,
-}
-
-impl Shape {
-    pub(crate) fn config(self) -> ModelConfig {
-        let (d_model, n_layers, num_heads, d_ff) = match self {
-            Shape::Small => (512, 6, 8, 2048),
-            Shape::Base => (768, 12, 12, 3072),
-            Shape::Large => (1024, 24, 16, 4096),
-        };
-        ModelConfig::T5(T5Config {
-            d_model,
-            d_ff,
-            num_layers: n_layers,
-            num_decoder_layers: n_layers,
-            num_heads,
-            ..T5Config::default()
-        })
-    }
-}
+use kif_model::{Dtype, ModelConfig, random_weights, write_model};
+use kif_runner::perf::Shape;
 
 /// Arguments of `kif-perf base`.
 #[derive(Debug, clap::Args)]
@@ -50,7 +22,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let config = arguments.shape.config();
+    let config = ModelConfig::T5(arguments.shape.config());
     write_model(
         &arguments.out,
         &config,

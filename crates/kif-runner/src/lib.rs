@@ -24,6 +24,7 @@ pub mod failure;
 pub mod learn;
 pub mod lock;
 pub mod matrices;
+pub mod perf;
 pub mod pretrain;
 pub mod process;
 pub mod progress;

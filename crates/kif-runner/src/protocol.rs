@@ -228,6 +228,25 @@ pub enum Precision {
     F16,
 }
 
+impl From<Device> for kif_model::DeviceKind {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::Cpu,
+            Device::Cuda => Self::Cuda,
+        }
+    }
+}
+
+impl From<Precision> for kif_model::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+            Precision::F16 => Self::F16,
+        }
+    }
+}
+
 /// Why a protocol cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {

@@ -3,10 +3,12 @@
 mod bench;
 mod check;
 mod common;
+mod doctor;
 mod inspect;
 mod learn;
 mod merge;
 mod metrics;
+mod perf;
 mod pretrain;
 mod report;
 mod reproduction;
@@ -53,6 +55,10 @@ enum Command {
     Report(report::Arguments),
     /// Hold the records of runs against published results
     Reproduction(reproduction::Arguments),
+    /// Say what a device needs, and what of it is missing
+    Doctor(doctor::Arguments),
+    /// Time training steps on a device and hold them against its rate of products
+    Perf(perf::Arguments),
     /// Compare a device with the CPU on small random models
     Selftest(selftest::Arguments),
 }
@@ -70,6 +76,8 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Reproduction(arguments) => reproduction::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
         Command::Selftest(arguments) => selftest::run(&arguments),
     }
 }

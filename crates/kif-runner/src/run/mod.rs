@@ -25,7 +25,7 @@ use crate::failure::{BadInput, OrBadInput};
 use crate::lock::{Lock, LockChanged, Writer};
 use crate::methods::{MethodConfig, Parts, Regime};
 use crate::progress::Progress;
-use crate::protocol::{Compute, Device, Precision, Protocol};
+use crate::protocol::{Compute, Protocol};
 use crate::report;
 use crate::signal::StopFlag;
 
@@ -221,19 +221,10 @@ fn base_options(protocol: &Protocol, seed: u64, parts: &Parts) -> ModelOptions {
 
 /// The model's own words for what it runs on.
 pub fn model_options(compute: &Compute, trainable: Trainable, seed: u64) -> ModelOptions {
-    let device = match compute.device {
-        Device::Cpu => kif_model::DeviceKind::Cpu,
-        Device::Cuda => kif_model::DeviceKind::Cuda,
-    };
-    let precision = match compute.precision {
-        Precision::F32 => kif_model::Precision::F32,
-        Precision::Bf16 => kif_model::Precision::Bf16,
-        Precision::F16 => kif_model::Precision::F16,
-    };
     ModelOptions {
-        device,
+        device: compute.device.into(),
         engine: kif_model::EngineKind::Fused,
-        precision,
+        precision: compute.precision.into(),
         trainable,
         seed,
         recompute: compute.recompute,

@@ -2,10 +2,12 @@
 
 mod bench;
 mod check;
+mod doctor;
 mod failures;
 mod golden;
 mod kit;
 mod learn;
 mod metrics;
+mod perf;
 mod report;
 mod reproduction;

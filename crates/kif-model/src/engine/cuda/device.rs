@@ -20,8 +20,9 @@ use cudarc::driver::{
 use dfdx::prelude::*;
 
 use super::kernels;
-use crate::ModelError;
+use crate::device_facts::memory;
 use crate::engine::Act;
+use crate::{Fact, ModelError};
 
 /// Results of the driver and of cuBLAS, as dfdx's tape wants them.
 pub(super) type Result<T> = std::result::Result<T, CudaError>;
@@ -356,6 +357,18 @@ impl Gpu {
         Ok(self)
     }
 
+    fn device_name(&self) -> Result<String> {
+        let mut name = [0u8; 256];
+        let length = name.len() as i32;
+        // SAFETY: the driver writes at most so many bytes, a zero last.
+        unsafe {
+            sys::cuDeviceGetName(name.as_mut_ptr().cast(), length, *self.device.cu_device())
+                .result()?;
+        }
+        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(name).into_owned())
+    }
+
     /// Major and minor number, as 9 and 0.
     fn compute_capability(&self) -> std::result::Result<(i32, i32), ModelError> {
         use sys::CUdevice_attribute::{
@@ -443,6 +456,11 @@ impl Gpu {
         // SAFETY: callers pass places with `len` values; the stream is the default one, which the copy waits for.
         unsafe { driver::memcpy_dtoh_sync(&mut values, at.0) }?;
         Ok(values)
+    }
+
+    /// Waits for everything that was launched.
+    pub(super) fn wait(&self) -> Result<()> {
+        Ok(self.device.synchronize()?)
     }
 
     /// Takes a gradient's memory; what is left in the store is a single value.
@@ -642,6 +660,54 @@ pub(super) fn open() -> std::result::Result<Cuda, ModelError> {
     }
 }
 
+/// What the driver says of itself and of the first GPU, and whether our kernels work there. Ends where nothing more can be
+/// asked.
+pub(super) fn facts() -> Vec<Fact> {
+    let mut facts = vec![Fact::new("CUDA of the driver", driver_version())];
+    let cuda = match open() {
+        Ok(cuda) => cuda,
+        Err(error) => {
+            facts.push(Fact::new("GPU", Err(error.to_string())));
+            return facts;
+        }
+    };
+    let text = |error: CudaError| device_error(error).to_string();
+    let gpu = match Gpu::with_device(cuda, false) {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            facts.push(Fact::new("GPU", Err(text(error))));
+            return facts;
+        }
+    };
+    let name = gpu.device_name().map_err(text);
+    facts.push(Fact::new("GPU", name));
+    let sizes = driver::mem_get_info().map(|(free, total)| memory(total as u64, free as u64));
+    let sizes = sizes.map_err(|error| text(error.into()));
+    facts.push(Fact::new("memory", sizes));
+    let capability = gpu.compute_capability();
+    let capability = capability.map(|(major, minor)| format!("{major}.{minor}"));
+    let capability = capability.map_err(|error| error.to_string());
+    facts.push(Fact::new("compute capability", capability));
+    let loaded = gpu.with_kernels();
+    let loaded = loaded.map(|gpu| format!("{} compiled and loaded", gpu.functions.len()));
+    facts.push(Fact::new(
+        "our kernels",
+        loaded.map_err(|error| error.to_string()),
+    ));
+    facts
+}
+
+/// The newest CUDA that the driver knows, as "13.0".
+fn driver_version() -> std::result::Result<String, String> {
+    let mut version = 0;
+    // SAFETY: the driver writes a number; this may be asked before anything else.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    match asked {
+        Ok(()) => Ok(format!("{}.{}", version / 1000, version % 1000 / 10)),
+        Err(error) => Err(device_error(error.into()).to_string()),
+    }
+}
+
 /// Freed memory stays with the process: without, the driver gives it back at every wait, and asks for it again in the next
 /// step. dfdx's own cache keeps memory by exact size, of which ragged batches have ever new ones.
 fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
@@ -658,6 +724,23 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
         .result()?;
     }
     Ok(())
+}
+
+/// Most bytes of the first GPU that the pool of [`keep_freed_memory`] has lent since the last call; counts anew.
+pub(super) fn take_peak_memory() -> Result<u64> {
+    const MOST_LENT: sys::CUmemPool_attribute =
+        sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    driver::init()?;
+    let device = driver::device::get(0)?;
+    let mut pool = std::ptr::null_mut();
+    let (mut most, mut anew) = (0u64, 0u64);
+    // SAFETY: the driver writes a handle into `pool` and a 64-bit number into `most`, and reads one from `anew`.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, device).result()?;
+        sys::cuMemPoolGetAttribute(pool, MOST_LENT, (&raw mut most).cast()).result()?;
+        sys::cuMemPoolSetAttribute(pool, MOST_LENT, (&raw mut anew).cast()).result()?;
+    }
+    Ok(most)
 }
 
 /// What a user is told when the device refuses.

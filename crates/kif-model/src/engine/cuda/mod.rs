@@ -33,7 +33,8 @@ use super::{
     Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
     WeightSpec,
 };
-use crate::{ModelError, Precision};
+use crate::matrix_rate::{best_rate, operand};
+use crate::{Fact, ModelError, Precision};
 
 /// The engine; clones share the device.
 #[derive(Clone)]
@@ -53,6 +54,42 @@ impl CudaEngine {
             in_half,
             last_half: Rc::default(),
         })
+    }
+
+    /// What there is of the GPU and of what its driver needs.
+    pub(crate) fn facts() -> Vec<Fact> {
+        device::facts()
+    }
+
+    /// Operations per second of a product of two `n` x `n` matrices, as products with frozen weights of this precision
+    /// are computed.
+    pub(crate) fn matrix_rate(precision: Precision, n: usize) -> Result<f64, ModelError> {
+        let engine = Self::new(precision)?;
+        let gpu = &engine.gpu;
+        let out = gpu.scratch::<f32>(n * n).map_err(device_error)?;
+        let rate = |format, a, b| {
+            let [a, b] = [a, b].map(|at| Operand::new(at, format, (n, n)));
+            let (b, one, out) = (b.transposed(), Factor::Host(1.0), Address::of(&out));
+            best_rate(n, || {
+                let launched = gpu.product((n, n, n), a, b, one, out, Into::Replace);
+                launched.and_then(|()| gpu.wait()).map_err(device_error)
+            })
+        };
+        let (a, b) = (operand(n, 1), operand(n, 2));
+        if engine.in_half {
+            let copied = |values: &[f32]| gpu.copied(half_bits(values)?).map_err(device_error);
+            let (a, b) = (copied(&a)?, copied(&b)?);
+            rate(Format::F16, Address::of(&a), Address::of(&b))
+        } else {
+            let copied = |values| gpu.copied(values).map_err(device_error);
+            let (a, b) = (copied(a)?, copied(b)?);
+            rate(Format::F32, Address::of(&a), Address::of(&b))
+        }
+    }
+
+    /// Most bytes that tensors have held since the last call.
+    pub(crate) fn peak_memory() -> Result<u64, ModelError> {
+        device::take_peak_memory().map_err(device_error)
     }
 
     /// dfdx's own device, for the stock engine.
