@@ -2,7 +2,7 @@
 //!
 //! Inputs are rows of trained tables, so that their gradients can be read through the border of the engine, too.
 
-use dfdx::prelude::{Backward, Merge, OwnedTape, PutTape, SplitTape, WithEmptyTape};
+use dfdx::prelude::{Backward, HasShape, Merge, OwnedTape, PutTape, SplitTape, WithEmptyTape};
 use kif_data::chance::{Purpose, below, key, stream, uniform};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use super::CudaEngine;
 use crate::engine::fused::Fused;
 use crate::engine::{
-    Act, Attention, Engine, Gate, InputGradient, LowRank, PositionBias, Role, Span, WeightSpec,
+    Act, Angles, Attention, Engine, Gate, InputGradient, LowRank, PositionBias, Role, Span,
+    WeightSpec,
 };
 use crate::{Dropout, ModelError, Precision};
 
@@ -31,9 +32,15 @@ enum Operation {
     TrainedHead,
     Divergence,
     MoreRows,
+    GatedSilu,
+    HeadNorm,
+    Bias,
+    Rotation,
+    Selection,
+    GroupedAttention,
 }
 
-const OPERATIONS: [Operation; 11] = [
+const OPERATIONS: [Operation; 17] = [
     Operation::Norm,
     Operation::Relu,
     Operation::GatedGelu,
@@ -45,6 +52,12 @@ const OPERATIONS: [Operation; 11] = [
     Operation::TrainedHead,
     Operation::Divergence,
     Operation::MoreRows,
+    Operation::GatedSilu,
+    Operation::HeadNorm,
+    Operation::Bias,
+    Operation::Rotation,
+    Operation::Selection,
+    Operation::GroupedAttention,
 ];
 
 /// An engine, its trained weights in the order in which they were made, and the chance that they come from.
@@ -125,7 +138,10 @@ fn outcome<E: Engine>(
     let lens: Vec<usize> = (0..1 + below(&mut bench.rng, 3))
         .map(|_| 1 + below(&mut bench.rng, 9))
         .collect();
-    let (n_heads, head_dim) = (1 + below(&mut bench.rng, 3), 1 + below(&mut bench.rng, 6));
+    let (n_heads, head_dim) = (
+        1 + below(&mut bench.rng, 3),
+        2 + 2 * below(&mut bench.rng, 3),
+    );
     let (n, width) = (lens.iter().sum::<usize>(), n_heads * head_dim);
     let (write, add) = (InputGradient::Write, InputGradient::Add);
     let spans = |lens: &[usize]| -> Vec<Span> {
@@ -210,6 +226,39 @@ fn outcome<E: Engine>(
             let shape = attention(spans(&lens), spans(&key_lens), (n_heads, head_dim), false);
             engine.attention(x, k, v, &shape, None)?
         }
+        Operation::GatedSilu => {
+            let up = bench.input(n, width)?;
+            engine.gated_silu(x, up)?
+        }
+        Operation::HeadNorm => {
+            let gain = bench.trained(1, head_dim, Role::Lookup)?;
+            engine.head_norm(x, bench.weight(gain), 1e-6)?
+        }
+        Operation::Bias => {
+            let bias = bench.trained(1, width, Role::Lookup)?;
+            engine.add_bias(x, bench.weight(bias))?
+        }
+        Operation::Rotation => {
+            let angles: Vec<f32> = bench.values(n * head_dim / 2);
+            let angles = Angles {
+                cos: angles.iter().map(|angle| angle.cos()).collect(),
+                sin: angles.iter().map(|angle| angle.sin()).collect(),
+                half: head_dim / 2,
+            };
+            engine.rotate(x, &angles)?
+        }
+        Operation::Selection => {
+            let rows: Vec<usize> = (0..n).rev().step_by(2).collect();
+            engine.select(x, &rows)?
+        }
+        Operation::GroupedAttention => {
+            let (k, v) = (bench.input(n, head_dim)?, bench.input(n, head_dim)?);
+            let shape = Attention {
+                n_kv_heads: 1,
+                ..attention(spans(&lens), spans(&lens), (n_heads, head_dim), true)
+            };
+            engine.attention(x, k, v, &shape, None)?
+        }
         Operation::MoreRows => {
             let (table, more) = (
                 bench.trained(5, width, Role::Lookup)?,
@@ -219,6 +268,7 @@ fn outcome<E: Engine>(
             engine.embed(bench.weight(table), Some(bench.weight(more)), &ids)?
         }
     };
+    let n = y.shape().0;
     let head = match operation {
         Operation::TrainedHead => bench.trained(VOCAB, width, Role::Product)?,
         // The last one in the list is none of a gradient.
@@ -230,7 +280,12 @@ fn outcome<E: Engine>(
     };
     let (loss, losses) = match operation {
         Operation::Divergence => {
-            let log_q = vec![-(VOCAB as f32).ln(); n * VOCAB];
+            // Far enough from what the model says: a small divergence is all rounding.
+            let mut log_q: Vec<f32> = bench.values(n * VOCAB).iter().map(|x| 6.0 * x).collect();
+            for row in log_q.chunks_exact_mut(VOCAB) {
+                let log_sum = row.iter().map(|x| x.exp()).sum::<f32>().ln();
+                row.iter_mut().for_each(|x| *x -= log_sum);
+            }
             engine.divergence(y, bench.weight(head), 0.9, &log_q, 0.7)?
         }
         _ => {
