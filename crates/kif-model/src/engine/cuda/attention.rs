@@ -5,7 +5,7 @@ use std::rc::Rc;
 use cudarc::driver::CudaSlice;
 use dfdx::prelude::*;
 
-use super::device::{Address, Factor, Gpu, Grid, Into, Operand, Result, arguments, take_gradient};
+use super::device::{Address, Factor, Gpu, Grid, Operand, Result, Store, arguments, take_gradient};
 use super::{CudaEngine, CudaWeight};
 use crate::engine::{Act, Attention, HostCache, PositionBias, Span, Step};
 
@@ -139,7 +139,7 @@ impl Shape {
             self.heads(KEYS, k).transposed(),
             Factor::Host(factor),
             Address::of(&scores),
-            Into::Replace,
+            Store::Replace,
         )?;
         Ok(scores)
     }
@@ -160,7 +160,7 @@ impl Shape {
             self.heads(KEYS, rows),
             Factor::Host(factor),
             Address::of(&out),
-            Into::Replace,
+            Store::Replace,
         )?;
         Ok(out)
     }
@@ -181,7 +181,7 @@ impl Shape {
             self.heads(QUERIES, rows),
             Factor::Host(factor),
             Address::of(&out),
-            Into::Replace,
+            Store::Replace,
         )?;
         Ok(out)
     }

@@ -254,7 +254,7 @@ pub(super) enum Factor {
 
 /// What becomes of the values that lie where a product goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Into {
+pub(super) enum Store {
     Replace,
     Add,
 }
@@ -558,7 +558,7 @@ impl Gpu {
         b: Operand,
         factor: Factor,
         out: Address,
-        into: Into,
+        into: Store,
     ) -> Result<()> {
         self.products(1, shape, a, b, factor, out, into)
     }
@@ -572,7 +572,7 @@ impl Gpu {
         b: Operand,
         factor: Factor,
         out: Address,
-        into: Into,
+        into: Store,
     ) -> Result<()> {
         if n_products == 0 || m == 0 || n == 0 {
             return Ok(());
@@ -583,19 +583,19 @@ impl Gpu {
         let on_device = Address::of(&self.zero_and_one);
         type Number = *const c_void;
         let (alpha, beta, mode): (Number, Number, _) = match (&factor, into) {
-            (Factor::Host(factor), Into::Replace) => (
+            (Factor::Host(factor), Store::Replace) => (
                 (&raw const *factor).cast(),
                 (&raw const zero).cast(),
                 cublas_sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_HOST,
             ),
-            (Factor::Host(factor), Into::Add) => (
+            (Factor::Host(factor), Store::Add) => (
                 (&raw const *factor).cast(),
                 (&raw const one).cast(),
                 cublas_sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_HOST,
             ),
             (Factor::Device(factor), into) => (
                 factor.0 as Number,
-                on_device.offset::<f32>(usize::from(into == Into::Add)).0 as Number,
+                on_device.offset::<f32>(usize::from(into == Store::Add)).0 as Number,
                 cublas_sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_DEVICE,
             ),
         };

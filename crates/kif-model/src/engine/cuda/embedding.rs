@@ -18,7 +18,7 @@ pub(super) fn embed<T: Tape<f32, Cuda>>(
     let (n_ids, width) = (table.spec.n_rows as u32, table.spec.n_cols);
     let out = gpu.tensor(ids.len(), width)?;
     let on_device = gpu.indices(ids)?;
-    // Only what is looked up and nothing else has no values in f32 here.
+    // A frozen table that is the output head, too, exists once, in f16 if products are.
     let (kernel, table_at) = match &table.half {
         Some(half) if table.leaf.is_none() => ("embed_half", Address::of(half)),
         _ => ("embed", table.full()),

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use cudarc::driver::CudaSlice;
 use dfdx::prelude::*;
 
-use super::device::{Address, Factor, Gpu, Grid, Into, Operand, Result, arguments, take_gradient};
+use super::device::{Address, Factor, Gpu, Grid, Operand, Result, Store, arguments, take_gradient};
 use super::gate::DeviceGate;
-use super::{CudaEngine, CudaWeight, FrozenValues};
+use super::{CudaEngine, CudaWeight, ProductValues};
 use crate::Dropout;
 use crate::engine::{Act, Gate, InputGradient, LowRank};
 
@@ -15,7 +15,6 @@ use crate::engine::{Act, Gate, InputGradient, LowRank};
 struct DeviceLowRank {
     a: Act<Cuda>,
     b: Act<Cuda>,
-    /// Whether A and B get a gradient.
     scale: f32,
     dropout: Option<(Dropout, u64)>,
     gate: Option<DeviceGate>,
@@ -38,13 +37,13 @@ impl DeviceLowRank {
             n_rows * width,
             Address::of_tensor(x),
             Address::of(&y),
-            Into::Replace,
+            Store::Replace,
         )?;
         Ok(Some(y))
     }
 
     /// `y = x mask`, or `y += x mask`, for `n` values.
-    fn drop_out(&self, gpu: &Gpu, n: usize, x: Address, y: Address, into: Into) -> Result<()> {
+    fn drop_out(&self, gpu: &Gpu, n: usize, x: Address, y: Address, into: Store) -> Result<()> {
         let (Dropout { p, key }, stream) = self.dropout.expect("asked for where there is dropout");
         let mut words = [0; 8];
         for (word, bytes) in words.iter_mut().zip(key.as_chunks::<4>().0) {
@@ -52,7 +51,7 @@ impl DeviceLowRank {
         }
         let [k0, k1, k2, k3, k4, k5, k6, k7] = words;
         let (threshold, kept) = ((p * 65536.0).round() as u32, 1.0 / (1.0 - p));
-        let add = into == Into::Add;
+        let add = into == Store::Add;
         gpu.launch(
             "dropout",
             Grid::exactly(n.div_ceil(2048), (64, 1)),
@@ -78,7 +77,7 @@ impl DeviceLowRank {
             a,
             Factor::Host(1.0),
             Address::of(&hidden),
-            Into::Replace,
+            Store::Replace,
         )?;
         let gated = self.gated(gpu, &hidden, n_rows)?;
         let hidden_at = Operand::f32(
@@ -92,7 +91,7 @@ impl DeviceLowRank {
             b,
             Factor::Host(self.scale),
             y,
-            Into::Add,
+            Store::Add,
         )?;
         Ok(hidden)
     }
@@ -136,7 +135,7 @@ impl DeviceLowRank {
             b_input,
             scale,
             gb,
-            Into::Add,
+            Store::Add,
         )?;
 
         let g_hidden = gpu.scratch::<f32>(n_rows * rank)?;
@@ -148,7 +147,7 @@ impl DeviceLowRank {
             b,
             scale,
             g_hidden_at,
-            Into::Replace,
+            Store::Replace,
         )?;
         if let Some(gate) = &self.gate {
             let g_weights = Address::of_gradient(gradients.get_or_alloc_mut(&gate.weights)?);
@@ -168,7 +167,7 @@ impl DeviceLowRank {
             input,
             one,
             ga,
-            Into::Add,
+            Store::Add,
         )?;
         if !with_input {
             return Ok(());
@@ -177,12 +176,12 @@ impl DeviceLowRank {
         let a = Operand::f32(Address::of_tensor(&self.a), (rank, n_in));
         let shape = (n_rows, n_in, rank);
         match dropped {
-            None => gpu.product(shape, g_hidden_rows, a, one, gx, Into::Add),
+            None => gpu.product(shape, g_hidden_rows, a, one, gx, Store::Add),
             // What was dropped is not needed any more: its place will do for its gradient.
             Some(dropped) => {
                 let g_dropped = Address::of(&dropped);
-                gpu.product(shape, g_hidden_rows, a, one, g_dropped, Into::Replace)?;
-                self.drop_out(gpu, n_rows * n_in, g_dropped, gx, Into::Add)
+                gpu.product(shape, g_hidden_rows, a, one, g_dropped, Store::Replace)?;
+                self.drop_out(gpu, n_rows * n_in, g_dropped, gx, Store::Add)
             }
         }
     }
@@ -213,9 +212,9 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
         gpu.copy(&residual, &out)?;
     }
     let into = if residual_ghost.is_some() {
-        Into::Add
+        Store::Add
     } else {
-        Into::Replace
+        Store::Replace
     };
     let values = weight.product_values();
     engine.times_transposed(&x, &values, 1.0, y, into)?;
@@ -237,8 +236,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
             if input_gradient != InputGradient::Skip {
                 let gx = Address::of_gradient(gradients.get_or_alloc_mut(&x_ghost)?);
                 let into = match input_gradient {
-                    InputGradient::Write => Into::Replace,
-                    _ => Into::Add,
+                    InputGradient::Write => Store::Replace,
+                    _ => Store::Add,
                 };
                 times(&gpu, gy, n_rows, &values, gx, into)?;
             }
@@ -297,9 +296,9 @@ pub(super) fn times(
     gpu: &Gpu,
     x: Address,
     n_rows: usize,
-    weight: &FrozenValues,
+    weight: &ProductValues,
     out: Address,
-    into: Into,
+    into: Store,
 ) -> Result<()> {
     let (n_out, n_in) = weight.shape;
     let shape = (n_rows, n_in, n_out);
@@ -338,7 +337,7 @@ pub(super) fn add_weight_gradient(
         x,
         Factor::Host(1.0),
         into,
-        Into::Add,
+        Store::Add,
     )
 }
 

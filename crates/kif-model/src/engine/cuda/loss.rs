@@ -3,7 +3,7 @@
 
 use dfdx::prelude::*;
 
-use super::device::{Address, Grid, Into, Result, arguments};
+use super::device::{Address, Grid, Result, Store, arguments};
 use super::{CudaEngine, CudaWeight, linear};
 use crate::engine::{Act, Loss};
 
@@ -79,12 +79,12 @@ pub(super) fn loss<T: Tape<f32, Cuda>>(
         let n = rows_at_once.min(n_rows - first);
         let rows = Address::of_tensor(&x).offset::<f32>(first * width);
         let logits = Address::of(&logits);
-        engine.rows_times_transposed(rows, n, &values, scale, logits, Into::Replace)?;
+        engine.rows_times_transposed(rows, n, &values, scale, logits, Store::Replace)?;
         let losses = Address::of(&losses).offset::<f32>(first);
         wanted.compare(engine, (first, n, vocab), T::OWNS_TAPE, logits, losses)?;
         if T::OWNS_TAPE {
             let gx = Address::of(&gx).offset::<f32>(first * width);
-            linear::times(&gpu, logits, n, &values, gx, Into::Replace)?;
+            linear::times(&gpu, logits, n, &values, gx, Store::Replace)?;
         }
     }
     let losses = gpu.read(Address::of(&losses), n_rows)?;

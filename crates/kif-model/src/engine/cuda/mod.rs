@@ -25,7 +25,7 @@ use cudarc::driver::CudaSlice;
 use dfdx::prelude::*;
 
 use self::device::{
-    Address, Factor, Format, Gpu, Into, Operand, Result as DeviceResult, device_error,
+    Address, Factor, Format, Gpu, Operand, Result as DeviceResult, Store, device_error,
 };
 use self::groups::Groups;
 use self::loss::Wanted;
@@ -71,7 +71,7 @@ impl CudaEngine {
             let [a, b] = [a, b].map(|at| Operand::new(at, format, (n, n)));
             let (b, one, out) = (b.transposed(), Factor::Host(1.0), Address::of(&out));
             best_rate(n, || {
-                let launched = gpu.product((n, n, n), a, b, one, out, Into::Replace);
+                let launched = gpu.product((n, n, n), a, b, one, out, Store::Replace);
                 launched.and_then(|()| gpu.wait()).map_err(device_error)
             })
         };
@@ -101,10 +101,10 @@ impl CudaEngine {
     fn times_transposed(
         &self,
         x: &Act<Cuda>,
-        weight: &FrozenValues,
+        weight: &ProductValues,
         factor: f32,
         out: Address,
-        into: Into,
+        into: Store,
     ) -> DeviceResult<()> {
         let n_rows = x.shape().0;
         if weight.half().is_none() {
@@ -135,10 +135,10 @@ impl CudaEngine {
         &self,
         x: Address,
         n_rows: usize,
-        weight: &FrozenValues,
+        weight: &ProductValues,
         factor: f32,
         out: Address,
-        into: Into,
+        into: Store,
     ) -> DeviceResult<()> {
         let (n_out, n_in) = weight.shape;
         let (shape, w) = ((n_rows, n_out, n_in), weight.operand().transposed());
@@ -185,7 +185,7 @@ impl FullValues {
 }
 
 /// What a product with a weight reads, kept alive.
-struct FrozenValues {
+struct ProductValues {
     values: Values,
     /// `[out, in]`
     shape: (usize, usize),
@@ -196,7 +196,7 @@ enum Values {
     Half(Rc<CudaSlice<u16>>),
 }
 
-impl FrozenValues {
+impl ProductValues {
     fn half(&self) -> Option<&CudaSlice<u16>> {
         match &self.values {
             Values::Full(_) => None,
@@ -229,8 +229,8 @@ impl CudaWeight {
         self.values().address()
     }
 
-    fn product_values(&self) -> FrozenValues {
-        FrozenValues {
+    fn product_values(&self) -> ProductValues {
+        ProductValues {
             values: match &self.half {
                 Some(half) => Values::Half(half.clone()),
                 None => Values::Full(self.values()),
@@ -454,7 +454,7 @@ impl Engine for CudaEngine {
         let of_rows = || {
             let logits = self.gpu.scratch::<f32>(n)?;
             let out = Address::of(&logits);
-            self.times_transposed(&x, &head.product_values(), scale, out, Into::Replace)?;
+            self.times_transposed(&x, &head.product_values(), scale, out, Store::Replace)?;
             self.gpu.read(out, n)
         };
         of_rows().map_err(device_error)
