@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use kif_data::Tokenizer;
 use kif_model::{LoraConfig, ModelOptions, Trainable};
 use kif_runner::failure::{Exit, exit_of};
+use kif_runner::pretrain::config::TokenizerSource;
 use kif_runner::pretrain::{Inputs, PretrainConfig, run};
 use kif_runner::progress::Progress;
 use kif_runner::signal::StopFlag;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 const CONFIG: &str = "(
     model: (d_model: 16, d_ff: 32, d_kv: 8, n_heads: 2, n_layers: 1, n_decoder_layers: 2),
@@ -67,6 +70,68 @@ fn pretrain(
         &mut Progress::hidden(),
     )
     .map(drop)
+}
+
+/// The corpus as a shard of token ids, by the tokenizer of a finished base.
+fn shard_of(corpus: &[PathBuf], tokenizer: &Path) -> Vec<u8> {
+    let tokenizer = Tokenizer::from_file(tokenizer).unwrap();
+    let text = |file: &Path| std::fs::read_to_string(file).unwrap();
+    let (mut inputs, mut targets, mut passages) = (Vec::new(), Vec::new(), Vec::new());
+    for line in text(&corpus[0]).lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        inputs.push(tokenizer.encode(row["input"].as_str().unwrap()).unwrap());
+        targets.push(tokenizer.encode(row["output"].as_str().unwrap()).unwrap());
+    }
+    for line in text(&corpus[1]).lines() {
+        let mut ids = tokenizer.encode(line).unwrap();
+        ids.pop();
+        passages.push(ids);
+    }
+    let bytes = |ids: &[u32]| -> Vec<u8> {
+        ids.iter()
+            .flat_map(|&id| u16::try_from(id).unwrap().to_le_bytes())
+            .collect()
+    };
+    let mut vectors = Vec::new();
+    for (ids, lengths, rows) in [
+        ("i", "il", inputs),
+        ("o", "ol", targets),
+        ("n", "nl", passages),
+    ] {
+        let row_lengths: Vec<u32> = rows.iter().map(|row| row.len() as u32).collect();
+        vectors.push((ids, bytes(&rows.concat())));
+        vectors.push((lengths, bytes(&row_lengths)));
+    }
+    let views = vectors.iter().map(|(name, bytes)| {
+        (
+            *name,
+            TensorView::new(Dtype::U16, vec![bytes.len() / 2], bytes).unwrap(),
+        )
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn a_shard_of_token_ids_gives_the_bits_of_its_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let (corpus, mut config) = prepare(folder.path());
+    let of_text = folder.path().join("text");
+    pretrain(&corpus, &of_text, &config, &StopFlag::default()).unwrap();
+    let shard = folder.path().join("shard.safetensors");
+    std::fs::write(&shard, shard_of(&corpus, &of_text.join("tokenizer.json"))).unwrap();
+
+    let of_shard = folder.path().join("of_shard");
+    let error = pretrain(&[shard.clone()], &of_shard, &config, &StopFlag::default()).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("tokenized already"),
+        "{error:#}"
+    );
+    assert_eq!(exit_of(&error), Exit::BadInput);
+
+    config.tokenizer = TokenizerSource::File(of_text.join("tokenizer.json"));
+    pretrain(&[shard], &of_shard, &config, &StopFlag::default()).unwrap();
+    let weights = |base: &Path| std::fs::read(base.join("model.safetensors")).unwrap();
+    assert!(weights(&of_text) == weights(&of_shard), "other weights");
 }
 
 #[test]

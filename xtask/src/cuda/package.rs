@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let bytes = pack(&toolchain, &out)?;
     println!(
         "{}: {:.1} MiB. Bring it to the machine with the GPU and run there:\n\n  tar xzf {} && cd {}\n  \
-         ./run.sh kif selftest --device cuda\n  ./run.sh test-kif_model cuda",
+         ./run.sh kif selftest --device cuda\n  ./run.sh test-kif_model cuda\n  ./run.sh kif perf --device cuda",
         archive(&out).display(),
         bytes as f64 / f64::from(1 << 20),
         file_name(&archive(&out)),

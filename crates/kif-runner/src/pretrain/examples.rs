@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::config::Batches;
 use super::corrupt::{Noise, corrupt};
+use super::shard::{Shard, is_shard};
 use crate::failure::BadInput;
 
 /// Pieces of a corpus that are tokenized at a time.
@@ -29,6 +30,8 @@ pub struct Examples {
     seed: u64,
     /// Passages that were too short to use.
     pub n_short: usize,
+    /// Tokenized pairs that were longer than the limits.
+    pub n_long: usize,
 }
 
 /// Ids with a meaning of their own.
@@ -87,9 +90,15 @@ impl Examples {
             pairs: Pairs::default(),
             passages: Ragged::default(),
             n_short: 0,
+            n_long: 0,
         };
+        let (shards, texts): (Vec<PathBuf>, Vec<PathBuf>) =
+            files.iter().cloned().partition(|file| is_shard(file));
+        for file in &shards {
+            reader.add(Shard::read(file, tokenizer.vocab_size())?);
+        }
         let mut chunk = Vec::with_capacity(CHUNK);
-        for_each_item(files, |item| {
+        for_each_item(&texts, |item| {
             chunk.push(item);
             if chunk.len() == CHUNK {
                 reader.take(&mut chunk)
@@ -102,6 +111,7 @@ impl Examples {
             pairs,
             passages,
             n_short,
+            n_long,
             ..
         } = reader;
         if pairs.inputs.n_rows() + passages.n_rows() == 0 {
@@ -117,6 +127,7 @@ impl Examples {
             special,
             seed,
             n_short,
+            n_long,
         };
         all.hold_out(n_validation);
         Ok(all)
@@ -225,9 +236,33 @@ struct Reader<'a> {
     pairs: Pairs,
     passages: Ragged,
     n_short: usize,
+    n_long: usize,
 }
 
 impl Reader<'_> {
+    /// Takes in what is tokenized already. Pairs that are too long are left out whole: their ends would be lost.
+    fn add(&mut self, shard: Shard) {
+        let Limits {
+            max_input,
+            max_target,
+        } = self.limits;
+        for (input, target) in shard.inputs.rows().zip(shard.targets.rows()) {
+            if input.len() <= max_input && target.len() <= max_target {
+                self.pairs.inputs.push(input);
+                self.pairs.targets.push(target);
+            } else {
+                self.n_long += 1;
+            }
+        }
+        for passage in shard.passages.rows() {
+            if passage.len() >= MIN_PASSAGE {
+                self.passages.push(passage);
+            } else {
+                self.n_short += 1;
+            }
+        }
+    }
+
     /// Tokenizes pieces, in parallel and in order.
     fn take(&mut self, chunk: &mut Vec<CorpusItem>) -> Result<()> {
         let encoded: Vec<Result<Encoded>> = chunk

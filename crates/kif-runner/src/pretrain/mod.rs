@@ -13,6 +13,7 @@ pub mod examples;
 pub mod export;
 pub mod relative;
 pub mod run;
+pub mod shard;
 pub mod start;
 pub mod tokenizer;
 pub mod trainer;

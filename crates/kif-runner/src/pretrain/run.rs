@@ -11,6 +11,7 @@ use super::checkpoint::Checkpoint;
 use super::config::{PretrainConfig, Start, TokenizerSource};
 use super::examples::{Examples, Special, end_token, for_each_item};
 use super::export::{CorpusFile, Record, export};
+use super::shard::is_shard;
 use super::{start, tokenizer, trainer};
 use crate::atomic;
 use crate::failure::{BadInput, OrBadInput};
@@ -21,7 +22,7 @@ use crate::signal::StopFlag;
 /// What a run reads and writes.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// Corpus files, `.jsonl[.zst]` or `.txt[.zst]`.
+    /// Corpus files: `.jsonl[.zst]`, `.txt[.zst]`, or token ids in `.safetensors`.
     pub corpus: Vec<PathBuf>,
     /// The model directory to be.
     pub out: PathBuf,
@@ -71,6 +72,12 @@ pub fn run(
     progress.line(&format!(
         "{n_pairs} pairs and {n_passages} passages, {n_tokens} tokens"
     ));
+    if examples.n_long > 0 {
+        let n = examples.n_long;
+        progress.line(&format!(
+            "{n} tokenized pairs are longer than max_input or max_target and left out"
+        ));
+    }
 
     let model_config = config
         .model
@@ -127,6 +134,12 @@ fn prepare_tokenizer(
             vocab_size,
             n_sentinels,
         } => {
+            if let Some(shard) = inputs.corpus.iter().find(|file| is_shard(file)) {
+                let shard = shard.display();
+                bail!(BadInput(format!(
+                    "{shard} is tokenized already: `tokenizer` must name the tokenizer file that it was made with"
+                )));
+            }
             progress.line("learning a vocabulary");
             let mut texts = Vec::new();
             for_each_item(&inputs.corpus, |item| {
