@@ -117,7 +117,7 @@ impl Tokenizer {
                     self.prompt_within(prompt, limits.max_input, template, row)?;
                 let mut target_ids = self.encode_continuation(target, *end_id)?;
                 if target_ids.len() > limits.max_target {
-                    target_ids.truncate(limits.max_target - 1);
+                    target_ids.truncate(limits.max_target.saturating_sub(1));
                     target_ids.push(*end_id);
                 }
                 (input_ids, cut, target_ids)
@@ -179,13 +179,14 @@ impl Tokenizer {
         // The longest beginning of the input that fits: more text has hardly ever fewer tokens.
         let (mut fits, mut too_long) = (0, prompt.input().len());
         let mut kept = ids_of(fits)?;
-        if kept.len() > limit || kept.is_empty() {
-            return Err(DataError::NoRoom {
-                id: row.id.clone(),
-                side,
-                limit,
-                n_around: kept.len(),
-            });
+        let no_room = |n_around| DataError::NoRoom {
+            id: row.id.clone(),
+            side,
+            limit,
+            n_around,
+        };
+        if kept.len() > limit {
+            return Err(no_room(kept.len()));
         }
         while too_long - fits > 1 {
             let middle = fits + (too_long - fits) / 2;
@@ -195,6 +196,9 @@ impl Tokenizer {
             } else {
                 too_long = middle;
             }
+        }
+        if kept.is_empty() {
+            return Err(no_room(0));
         }
         Ok((kept, true))
     }
@@ -261,8 +265,12 @@ mod tests {
 
     /// Words w3..w511, ids 3..511; `</s>` (1) is appended.
     fn tiny() -> Tokenizer {
+        Tokenizer::from_file(&tiny_path()).unwrap()
+    }
+
+    fn tiny_path() -> PathBuf {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden");
-        Tokenizer::from_file(&golden.join("tiny-t5/tokenizer.json")).unwrap()
+        golden.join("tiny-t5/tokenizer.json")
     }
 
     fn row(prompt: &str, reference: &str) -> Row {
@@ -383,6 +391,40 @@ mod tests {
         assert_eq!((cut.input_ids, cut.cut), (expected, true));
         assert_eq!(cut.target_ids, [7, 8, 2]);
         assert!(matches!(encode(1, 9), Err(DataError::NoRoom { .. })));
+    }
+
+    /// Tokenizers that add no token of their own, and rows that are all input.
+    #[test]
+    fn a_prompt_with_nothing_around_its_input_is_cut_too() {
+        let text = std::fs::read_to_string(tiny_path()).unwrap();
+        let mut fields: serde_json::Value = serde_json::from_str(&text).unwrap();
+        fields["post_processor"] = serde_json::Value::Null;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, fields.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        let content = Content::Text {
+            prompt: "w3 w4 w5".into(),
+            references: vec!["w7".into()],
+        };
+        let row = Row {
+            id: "r".into(),
+            content,
+        };
+        let format = Format {
+            template: Template::Plain,
+            end_id: Some(2),
+        };
+        let encode = |max_input| {
+            let limits = Limits {
+                max_input,
+                max_target: 9,
+            };
+            tokenizer.encode_row_as(&row, limits, &format)
+        };
+        let cut = encode(2).unwrap();
+        assert_eq!((cut.input_ids, cut.cut), (vec![3, 4], true));
+        assert!(matches!(encode(0), Err(DataError::NoRoom { .. })));
     }
 
     #[test]

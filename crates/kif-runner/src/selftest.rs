@@ -265,14 +265,28 @@ pub fn compare(device: DeviceKind, precisions: &[Precision]) -> Result<Vec<Check
             Precision::F16 | Precision::Bf16 => (2e-2, 0.2),
         };
         for case in cases() {
-            let doing = || format!("{} in {precision:?}", case.name);
-            let checked = check_case(&case, device, precision, close).with_context(doing)?;
-            checks.extend(checked);
+            match check_case(&case, device, precision, close) {
+                Ok(checked) => checks.extend(checked),
+                Err(error) => checks.push(failed(case.name, precision, &error)),
+            }
         }
-        checks.push(check_rounds(device, precision, after_rounds)?);
-        checks.push(check_full_memory(device, precision)?);
+        let rounds = check_rounds(device, precision, after_rounds);
+        checks.push(rounds.unwrap_or_else(|error| failed("KIF rounds", precision, &error)));
+        let full = check_full_memory(device, precision);
+        checks.push(full.unwrap_or_else(|error| failed("a full memory", precision, &error)));
     }
     Ok(checks)
+}
+
+/// What could not be compared: the others still are.
+fn failed(case: &'static str, precision: Precision, error: &anyhow::Error) -> Check {
+    Check {
+        case,
+        precision,
+        what: format!("{error:#}"),
+        difference: f64::NAN,
+        tolerance: 0.0,
+    }
 }
 
 fn check_case(

@@ -121,7 +121,13 @@ fn a_shard_of_token_ids_gives_the_bits_of_its_text() {
     std::fs::write(&shard, shard_of(&corpus, &of_text.join("tokenizer.json"))).unwrap();
 
     let of_shard = folder.path().join("of_shard");
-    let error = pretrain(&[shard.clone()], &of_shard, &config, &StopFlag::default()).unwrap_err();
+    let error = pretrain(
+        std::slice::from_ref(&shard),
+        &of_shard,
+        &config,
+        &StopFlag::default(),
+    )
+    .unwrap_err();
     assert!(
         format!("{error:#}").contains("tokenized already"),
         "{error:#}"

@@ -207,60 +207,48 @@ pub(crate) trait Engine: Clone {
     /// `silu(gate) * up`; neither has another consumer.
     fn gated_silu<T: Tape<f32, Self::Device>>(
         &self,
-        _gate: Act<Self::Device, T>,
-        _up: Act<Self::Device, T>,
-    ) -> Result<Act<Self::Device, T>, ModelError> {
-        Err(not_here("a gated silu"))
-    }
+        gate: Act<Self::Device, T>,
+        up: Act<Self::Device, T>,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// [`rms_norm`](Self::rms_norm) of every head by itself, for a gain `[1, head_dim]`.
     fn head_norm<T: Tape<f32, Self::Device>>(
         &self,
-        _x: Act<Self::Device, T>,
-        _gain: &Self::Weight,
-        _eps: f32,
-    ) -> Result<Act<Self::Device, T>, ModelError> {
-        Err(not_here("norms of single heads"))
-    }
+        x: Act<Self::Device, T>,
+        gain: &Self::Weight,
+        eps: f32,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// `x + bias` in every row, for a bias `[1, width]`; `x` has no other consumer.
     fn add_bias<T: Tape<f32, Self::Device>>(
         &self,
-        _x: Act<Self::Device, T>,
-        _bias: &Self::Weight,
-    ) -> Result<Act<Self::Device, T>, ModelError> {
-        Err(not_here("biases of linear layers"))
-    }
+        x: Act<Self::Device, T>,
+        bias: &Self::Weight,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// Rotary position embedding: every pair `(x[i], x[i + head_dim / 2])` of a head turned by the angle i of its token;
     /// `x` has no other consumer.
     fn rotate<T: Tape<f32, Self::Device>>(
         &self,
-        _x: Act<Self::Device, T>,
-        _angles: &Angles,
-    ) -> Result<Act<Self::Device, T>, ModelError> {
-        Err(not_here("rotary position embedding"))
-    }
+        x: Act<Self::Device, T>,
+        angles: &Angles,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// The given rows of `x`, which has no other consumer; each at most once.
     fn select<T: Tape<f32, Self::Device>>(
         &self,
-        _x: Act<Self::Device, T>,
-        _rows: &[usize],
-    ) -> Result<Act<Self::Device, T>, ModelError> {
-        Err(not_here("a choice of rows"))
-    }
+        x: Act<Self::Device, T>,
+        rows: &[usize],
+    ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// Attention of one new token of each text, `[texts, H * head_dim]`, to keys and values kept on the host.
     fn attention_step(
         &self,
-        _q: Act<Self::Device>,
-        _prompts: HostCache<'_>,
-        _own: HostCache<'_>,
-        _shape: &Step<'_>,
-    ) -> Result<Act<Self::Device>, ModelError> {
-        Err(not_here("attention to shared prompts"))
-    }
+        q: Act<Self::Device>,
+        prompts: HostCache<'_>,
+        own: HostCache<'_>,
+        shape: &Step<'_>,
+    ) -> Result<Act<Self::Device>, ModelError>;
 
     /// Multi-head attention; q is `[tokens, H * head_dim]`, k and v have the columns of their own number of heads, and
     /// none has another consumer.
@@ -323,16 +311,14 @@ pub(crate) trait Engine: Clone {
     ) -> Result<Act<Self::Device>, ModelError>;
 }
 
-/// What a decoder-only model needs and an engine does not have.
-fn not_here(what: &str) -> ModelError {
-    ModelError::Unsupported {
-        what: format!("{what} on CUDA"),
-    }
-}
-
-/// Errors of dfdx are allocation failures: their text is all there is to keep.
+/// Errors of dfdx, whose text is all that backward passes keep. A full memory is told apart by it.
 pub(crate) fn device_error(error: impl std::fmt::Debug) -> ModelError {
-    ModelError::Device(format!("{error:?}"))
+    let text = format!("{error:?}");
+    let is_full = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
+    if is_full.iter().any(|name| text.contains(name)) {
+        return ModelError::OutOfDeviceMemory;
+    }
+    ModelError::Device(text)
 }
 
 /// Bias by head and distance, `[H, distances]`, from a table `[buckets, H]`.
@@ -342,4 +328,21 @@ pub(crate) fn bias_by_distance(table: &[f32], n_heads: usize, buckets: &[usize])
         by_distance.extend(buckets.iter().map(|bucket| table[bucket * n_heads + head]));
     }
     by_distance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_memory_is_told_apart_wherever_it_shows() {
+        let driver = "Driver(DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\"))";
+        for text in [driver, "Blas(CublasError(CUBLAS_STATUS_ALLOC_FAILED))"] {
+            assert!(matches!(
+                device_error(format_args!("{text}")),
+                ModelError::OutOfDeviceMemory
+            ));
+        }
+        assert!(matches!(device_error("another"), ModelError::Device(_)));
+    }
 }

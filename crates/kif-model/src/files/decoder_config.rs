@@ -357,6 +357,10 @@ impl Fields<'_> {
             Some(_) => inner.number_or("rope_theta", 0.0)?,
             None => self.number_or("rope_theta", 10_000.0)?,
         };
+        if self.get("rope_theta").is_some() && self.number_or("rope_theta", theta)? != theta {
+            let problem = format!("differs from {}, which is {theta}", named("rope_theta"));
+            return Err(self.bad("rope_theta", problem));
+        }
         let kind = match inner.parse::<String>("rope_type", "a string")? {
             Some(kind) => kind,
             None => inner

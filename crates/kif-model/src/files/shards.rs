@@ -81,9 +81,10 @@ pub fn model_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
         files.push(single);
     }
     let mut others = vec![dir.join("tokenizer.json")];
-    // Its end tokens are those of decoder-only models alone.
+    // Both have end tokens, of decoder-only models alone.
     if ModelConfig::read(dir).is_ok_and(|config| config.is_decoder_only()) {
         others.insert(0, dir.join("generation_config.json"));
+        others.push(dir.join("tokenizer_config.json"));
     }
     files.extend(others.into_iter().filter(|path| path.exists()));
     Ok(files)

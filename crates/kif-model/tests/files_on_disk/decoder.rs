@@ -100,6 +100,10 @@ fn what_is_not_implemented_is_refused_by_name() {
             "partial_rotary_factor",
             json!({"partial_rotary_factor": 0.5}),
         ),
+        (
+            "rope_theta",
+            json!({"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
+        ),
         ("rope_parameters.rope_type", rope("yarn")),
         ("rope_parameters.rope_type", rope("linear")),
         ("rope_parameters.low_freq_factor", rope("llama3")),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
 use kif_model::{LoraConfig, ModelConfig};
-use kif_runner::codec::{Codec, check_vocabulary};
+use kif_runner::codec::{Codec, TemplateSetting, check_vocabulary};
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 use kif_runner::lock::Writer;
@@ -135,8 +135,11 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     };
     arguments.check_adapter(&lora)?;
     let settings = arguments.settings(method, lora, &compute)?;
-    let base_files = kif_model::model_files(&arguments.model)
+    let mut base_files = kif_model::model_files(&arguments.model)
         .or_bad_input(|| format!("reading model {}", arguments.model.display()))?;
+    if let TemplateSetting::File(path) = &settings.template {
+        base_files.push(path.clone());
+    }
     let base_name = arguments.model.display().to_string();
     let sources = Sources {
         model: arguments.model,

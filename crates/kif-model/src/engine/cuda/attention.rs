@@ -198,8 +198,9 @@ impl Shape {
         let (n_rows, n_cols, spans) = (self.n_queries, self.n_keys, Address::of(&self.spans));
         gpu.launch(
             "softmax_rows",
-            Grid::blocks((n_rows, self.n_heads, self.n_sequences), n_cols),
+            Grid::blocks((n_rows * self.n_sequences, self.n_heads), n_cols),
             arguments![
+                self.n_sequences,
                 n_rows,
                 n_cols,
                 spans,
@@ -294,7 +295,7 @@ impl Bias {
         gpu.launch(
             "bias_backward",
             Grid::blocks(
-                (self.n_distances, shape.n_heads, 1),
+                (self.n_distances, shape.n_heads),
                 shape.n_sequences * n_rows,
             ),
             arguments![

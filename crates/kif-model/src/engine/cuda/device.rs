@@ -21,7 +21,7 @@ use dfdx::prelude::*;
 
 use super::kernels;
 use crate::device_facts::memory;
-use crate::engine::Act;
+use crate::engine::{Act, Angles, device_error};
 use crate::{Fact, ModelError};
 
 /// Results of the driver and of cuBLAS, as dfdx's tape wants them.
@@ -32,6 +32,9 @@ type TensorMemory = <Cuda as Storage<f32>>::Vec;
 
 /// Indices, and the same on the device.
 type IndexList = (Vec<u32>, Rc<CudaSlice<u32>>);
+
+/// Angles, kept alive so that no others can have their address, and their cosines and sines on the device.
+type KnownAngles = (Angles, [Rc<CudaSlice<f32>>; 2]);
 
 /// A place in device memory. Who launches with it keeps its owner until after the launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +153,7 @@ pub(super) use arguments;
 /// How many blocks of how many threads.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
-    blocks: (u32, u32, u32),
+    blocks: (u32, u32),
     threads: (u32, u32),
 }
 
@@ -159,21 +162,21 @@ impl Grid {
     pub(super) fn elements(n: usize) -> Self {
         let blocks = n.div_ceil(256).min(1 << 20) as u32;
         Self {
-            blocks: (blocks, 1, 1),
+            blocks: (blocks, 1),
             threads: (256, 1),
         }
     }
 
     /// A block for each of `n` rows of `width` values.
     pub(super) fn rows(n: usize, width: usize) -> Self {
-        Self::blocks((n, 1, 1), width)
+        Self::blocks((n, 1), width)
     }
 
-    /// Blocks in up to three dimensions, each of which works on a row of `width` values.
-    pub(super) fn blocks((x, y, z): (usize, usize, usize), width: usize) -> Self {
+    /// Blocks in two dimensions, each of which works on a row of `width` values.
+    pub(super) fn blocks((x, y): (usize, usize), width: usize) -> Self {
         let threads = width.next_multiple_of(32).clamp(32, 256) as u32;
         Self {
-            blocks: (x as u32, y as u32, z as u32),
+            blocks: (x as u32, y as u32),
             threads: (threads, 1),
         }
     }
@@ -181,7 +184,7 @@ impl Grid {
     /// Exactly so many blocks of so many threads.
     pub(super) fn exactly(blocks: usize, threads: (u32, u32)) -> Self {
         Self {
-            blocks: (blocks as u32, 1, 1),
+            blocks: (blocks as u32, 1),
             threads,
         }
     }
@@ -300,6 +303,8 @@ pub(super) struct Gpu {
     compute: cublas_sys::cublasComputeType_t,
     /// A tensor of one value, which names what [`Taken`] owns.
     name: Tensor<Rank0, f32, Cuda>,
+    /// Angles of rotary embedding that were used last: all layers of a pass turn by the same ones.
+    angles: RefCell<Option<KnownAngles>>,
     /// Index lists that were used last: all layers of a pass read the same ones.
     lists: RefCell<Vec<IndexList>>,
 }
@@ -334,6 +339,7 @@ impl Gpu {
             functions: BTreeMap::new(),
             compute,
             name,
+            angles: RefCell::default(),
             lists: RefCell::default(),
         })
     }
@@ -344,8 +350,8 @@ impl Gpu {
         let ptx =
             CString::new(ptx).map_err(|_| ModelError::Device("PTX with a zero byte".to_owned()))?;
         // SAFETY: the image is a C string that lives until the driver has read it.
-        self.module = unsafe { driver::module::load_data(ptx.as_ptr().cast()) }
-            .map_err(|error| device_error(error.into()))?;
+        self.module =
+            unsafe { driver::module::load_data(ptx.as_ptr().cast()) }.map_err(device_error)?;
         for name in kernels::names() {
             let c_name = CString::new(name).expect("names of kernels have no zero byte");
             // SAFETY: the module has just been loaded, and is unloaded when this value is dropped.
@@ -377,7 +383,7 @@ impl Gpu {
         };
         let read = |attribute| {
             let value = self.device.attribute(attribute);
-            value.map_err(|error| device_error(error.into()))
+            value.map_err(device_error)
         };
         Ok((read(MAJOR)?, read(MINOR)?))
     }
@@ -419,7 +425,8 @@ impl Gpu {
 
     /// Memory with these values.
     pub(super) fn copied<E: DeviceRepr + Unpin>(&self, values: Vec<E>) -> Result<CudaSlice<E>> {
-        Ok(self.device.htod_copy(values)?)
+        // Not `htod_copy`, which keeps the host's copy, too.
+        Ok(self.device.htod_sync_copy(&values)?)
     }
 
     /// Indices on the device. Lists that were used lately are there already.
@@ -436,6 +443,21 @@ impl Gpu {
             lists.remove(0);
         }
         lists.push((values.to_vec(), on_device.clone()));
+        Ok(on_device)
+    }
+
+    /// Cosines and sines on the device.
+    pub(super) fn angles(&self, angles: &Angles) -> Result<[Rc<CudaSlice<f32>>; 2]> {
+        let mut known = self.angles.borrow_mut();
+        if let Some((same, on_device)) = known.as_ref()
+            && Arc::ptr_eq(&same.cos, &angles.cos)
+            && Arc::ptr_eq(&same.sin, &angles.sin)
+        {
+            return Ok(on_device.clone());
+        }
+        let upload = |values: &[f32]| Ok::<_, CudaError>(Rc::new(self.copied(values.to_vec())?));
+        let on_device = [upload(&angles.cos)?, upload(&angles.sin)?];
+        *known = Some((angles.clone(), on_device.clone()));
         Ok(on_device)
     }
 
@@ -520,14 +542,11 @@ impl Gpu {
         grid: Grid,
         arguments: &[Argument],
     ) -> Result<()> {
-        let (x, y, z) = grid.blocks;
-        if x == 0 || y == 0 || z == 0 {
+        let (x, y) = grid.blocks;
+        if x == 0 || y == 0 {
             return Ok(());
         }
-        assert!(
-            y < 65536 && z < 65536,
-            "{name}: a grid of {x} x {y} x {z} blocks"
-        );
+        assert!(y < 65536, "{name}: a grid of {x} x {y} blocks");
         let function = self.functions[name];
         let mut bits: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
         let mut pointers: Vec<*mut c_void> = bits
@@ -540,7 +559,7 @@ impl Gpu {
         unsafe {
             driver::launch_kernel(
                 function,
-                grid.blocks,
+                (x, y, 1),
                 (grid.threads.0, grid.threads.1, 1),
                 0,
                 *self.device.cu_stream(),
@@ -656,7 +675,7 @@ pub(super) fn open() -> std::result::Result<Cuda, ModelError> {
     match count {
         Ok(0) => Err(ModelError::Device("the driver knows no GPU".to_owned())),
         Ok(_) => Cuda::try_build(0, 0).map_err(device_error),
-        Err(error) => Err(device_error(error.into())),
+        Err(error) => Err(device_error(error)),
     }
 }
 
@@ -704,13 +723,17 @@ fn driver_version() -> std::result::Result<String, String> {
     let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
     match asked {
         Ok(()) => Ok(format!("{}.{}", version / 1000, version % 1000 / 10)),
-        Err(error) => Err(device_error(error.into()).to_string()),
+        Err(error) => Err(device_error(error).to_string()),
     }
 }
 
 /// Freed memory stays with the process: without, the driver gives it back at every wait, and asks for it again in the next
 /// step. dfdx's own cache keeps memory by exact size, of which ragged batches have ever new ones.
 fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED as POOLS;
+    if device.attribute(POOLS)? == 0 {
+        return Ok(());
+    }
     let mut pool = std::ptr::null_mut();
     let mut threshold = u64::MAX;
     // SAFETY: the driver writes a handle into `pool`, and reads a 64-bit number from `threshold`.
@@ -741,14 +764,4 @@ pub(super) fn take_peak_memory() -> Result<u64> {
         sys::cuMemPoolSetAttribute(pool, MOST_LENT, (&raw mut anew).cast()).result()?;
     }
     Ok(most)
-}
-
-/// What a user is told when the device refuses.
-pub(super) fn device_error(error: CudaError) -> ModelError {
-    match &error {
-        CudaError::Driver(driver) if driver.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-            ModelError::OutOfDeviceMemory
-        }
-        _ => crate::engine::device_error(error),
-    }
 }

@@ -36,12 +36,11 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// last entry.
 pub(super) fn compile(capability: (i32, i32)) -> Result<String, ModelError> {
     let arch = match capability {
-        (..7, _) => {
+        (..7, _) | (7, ..5) => {
             let (major, minor) = capability;
-            let what = format!("a GPU of compute capability {major}.{minor} (7.0 and newer are)");
+            let what = format!("a GPU of compute capability {major}.{minor} (7.5 and newer are)");
             return Err(ModelError::Unsupported { what });
         }
-        (7, ..5) => "compute_70",
         (7, _) => "compute_75",
         (8, ..6) => "compute_80",
         (8, ..9) => "compute_86",

@@ -7,8 +7,8 @@ use super::device::{Address, Grid, Result, Store, arguments};
 use super::{CudaEngine, CudaWeight, linear};
 use crate::engine::{Act, Loss};
 
-/// Rows whose logits live at once: half a GiB for a vocabulary of 32,128.
-const ROWS: usize = 4096;
+/// Logits that live at once, unless the head is trained: half a GiB.
+const N_LOGITS: usize = 1 << 27;
 
 /// What the rows of logits are compared with.
 #[derive(Clone, Copy)]
@@ -70,7 +70,7 @@ pub(super) fn loss<T: Tape<f32, Cuda>>(
     let rows_at_once = if T::OWNS_TAPE && head.leaf.is_some() {
         n_rows
     } else {
-        ROWS.min(n_rows)
+        (N_LOGITS / vocab).clamp(1, n_rows)
     };
     let logits = gpu.scratch::<f32>(rows_at_once * vocab)?;
     let gx = gpu.scratch::<f32>(if T::OWNS_TAPE { n_rows * width } else { 0 })?;

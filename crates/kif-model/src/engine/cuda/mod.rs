@@ -24,14 +24,12 @@ use std::rc::Rc;
 use cudarc::driver::CudaSlice;
 use dfdx::prelude::*;
 
-use self::device::{
-    Address, Factor, Format, Gpu, Operand, Result as DeviceResult, Store, device_error,
-};
+use self::device::{Address, Factor, Format, Gpu, Operand, Result as DeviceResult, Store};
 use self::groups::Groups;
 use self::loss::Wanted;
 use super::{
     Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
-    WeightSpec,
+    WeightSpec, device_error,
 };
 use crate::matrix_rate::{best_rate, operand};
 use crate::{Fact, ModelError, Precision};

@@ -51,10 +51,7 @@ pub(super) fn rotate<T: Tape<f32, Cuda>>(
     let (x, mut tape) = x.split_tape();
     let (n_rows, width) = *x.shape();
     let half = angles.half;
-    let (cos, sin) = (
-        gpu.copied(angles.cos.to_vec())?,
-        gpu.copied(angles.sin.to_vec())?,
-    );
+    let [cos, sin] = gpu.angles(angles)?;
     let grid = Grid::elements(n_rows * width / 2);
     let out = gpu.tensor(n_rows, width)?;
     let (x_at, y) = (Address::of_tensor(&x), Address::of_tensor(&out));

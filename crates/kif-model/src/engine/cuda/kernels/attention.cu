@@ -44,10 +44,10 @@ __device__ __forceinline__ u64 n_visible(u64 i, u64 n_queries, u64 n_keys, u32 c
 }
 
 // scores[b, h, i, :] = softmax(scores + bias) over the keys that query i sees, and 0 elsewhere. Query i stands at position
-// i + n_keys - n_queries; bias is [H, n_distances] with column 0 for min_distance, or null. A block for a row: (i, h, b).
-extern "C" __global__ void softmax_rows(u64 n_rows, u64 n_cols, const u32 *spans, u32 causal, const float *bias,
+// i + n_keys - n_queries; bias is [H, n_distances] with column 0 for min_distance, or null. A block for a row: (i + n_rows b, h).
+extern "C" __global__ void softmax_rows(u64 n_sequences, u64 n_rows, u64 n_cols, const u32 *spans, u32 causal, const float *bias,
                                         u64 n_distances, long long min_distance, float *scores) {
-    u64 i = blockIdx.x, h = blockIdx.y, b = blockIdx.z, n_heads = gridDim.y, n_sequences = gridDim.z;
+    u64 i = blockIdx.x % n_rows, b = blockIdx.x / n_rows, h = blockIdx.y, n_heads = gridDim.y;
     float *row = scores + ((b * n_heads + h) * n_rows + i) * n_cols;
     u64 n_queries = spans[n_sequences + b], n_keys = spans[3 * n_sequences + b];
     u64 seen = i < n_queries ? n_visible(i, n_queries, n_keys, causal) : 0;

@@ -20,8 +20,3 @@ extern "C" __global__ void scaled_half(u64 n, const float *x, const u32 *most, f
     if (blockIdx.x == 0 && threadIdx.x == 0) *alpha = factor * __uint_as_float((u32)(127 - k) << 23);
     FOR_ELEMENTS(i, n) y[i] = to_half(x[i] * scale);
 }
-
-// y = f16(x), for weights that are known to fit.
-extern "C" __global__ void plain_half(u64 n, const float *x, half_bits *y) {
-    FOR_ELEMENTS(i, n) y[i] = to_half(x[i]);
-}
