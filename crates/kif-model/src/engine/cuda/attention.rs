@@ -144,41 +144,25 @@ impl Shape {
         Ok(scores)
     }
 
-    /// `scores rows`, for rows of keys: a row for every query.
-    fn by_keys(
+    /// Sums of rows, weighted by scores: of rows of keys a sum for every query, `scores rows`, and of rows of queries one for
+    /// every key, `scores^T rows`.
+    fn mix(
         &self,
         gpu: &Gpu,
         scores: &CudaSlice<f32>,
-        rows: &CudaSlice<f32>,
+        (which, rows): (u32, &CudaSlice<f32>),
         factor: f32,
     ) -> Result<CudaSlice<f32>> {
-        let out = gpu.scratch::<f32>(self.head_values(QUERIES))?;
+        let (to, weights) = match which {
+            KEYS => (QUERIES, self.scores(scores)),
+            _ => (KEYS, self.scores(scores).transposed()),
+        };
+        let out = gpu.scratch::<f32>(self.head_values(to))?;
         gpu.products(
             self.n_products(),
-            (self.n_queries, self.head_dim, self.n_keys),
-            self.scores(scores),
-            self.heads(KEYS, rows),
-            Factor::Host(factor),
-            Address::of(&out),
-            Store::Replace,
-        )?;
-        Ok(out)
-    }
-
-    /// `scores^T rows`, for rows of queries: a row for every key.
-    fn by_queries(
-        &self,
-        gpu: &Gpu,
-        scores: &CudaSlice<f32>,
-        rows: &CudaSlice<f32>,
-        factor: f32,
-    ) -> Result<CudaSlice<f32>> {
-        let out = gpu.scratch::<f32>(self.head_values(KEYS))?;
-        gpu.products(
-            self.n_products(),
-            (self.n_keys, self.head_dim, self.n_queries),
-            self.scores(scores).transposed(),
-            self.heads(QUERIES, rows),
+            (self.n_rows(to), self.head_dim, self.n_rows(which)),
+            weights,
+            self.heads(which, rows),
             Factor::Host(factor),
             Address::of(&out),
             Store::Replace,
@@ -240,7 +224,7 @@ impl Shape {
             self.between(gpu, &q, &k, self.scale)?
         };
         self.softmax(gpu, &probs, bias)?;
-        let mixed = self.by_keys(gpu, &probs, &self.gather(gpu, KEYS, v)?, 1.0)?;
+        let mixed = self.mix(gpu, &probs, (KEYS, &self.gather(gpu, KEYS, v)?), 1.0)?;
         self.scatter(gpu, QUERIES, &mixed, out)?;
         Ok(probs)
     }
@@ -274,7 +258,7 @@ impl Bias {
             n_buckets: bias.table.spec.n_rows,
             n_distances,
             min_distance: bias.min_distance as i64,
-            leaf: bias.table.leaf.clone(),
+            leaf: bias.table.leaf(),
         })
     }
 
@@ -355,7 +339,7 @@ pub(super) fn attention<T: Tape<f32, Cuda>>(
             let into = |gradients: &mut Gradients<f32, Cuda>, x: &Act<Cuda>| {
                 Ok::<_, CudaError>(Address::of_gradient(gradients.get_or_alloc_mut(x)?))
             };
-            let gv = shape.by_queries(&gpu, &probs, &gy, 1.0)?;
+            let gv = shape.mix(&gpu, &probs, (QUERIES, &gy), 1.0)?;
             shape.scatter(&gpu, KEYS, &gv, into(gradients, &v)?)?;
             let g_scores = shape.between(
                 &gpu,
@@ -368,10 +352,10 @@ pub(super) fn attention<T: Tape<f32, Cuda>>(
                 bias.add_gradient(&gpu, &shape, &g_scores, gradients)?;
             }
             let k_heads = shape.gather(&gpu, KEYS, Address::of_tensor(&k))?;
-            let gq = shape.by_keys(&gpu, &g_scores, &k_heads, shape.scale)?;
+            let gq = shape.mix(&gpu, &g_scores, (KEYS, &k_heads), shape.scale)?;
             shape.scatter(&gpu, QUERIES, &gq, into(gradients, &q)?)?;
             let q_heads = shape.gather(&gpu, QUERIES, Address::of_tensor(&q))?;
-            let gk = shape.by_queries(&gpu, &g_scores, &q_heads, shape.scale)?;
+            let gk = shape.mix(&gpu, &g_scores, (QUERIES, &q_heads), shape.scale)?;
             shape.scatter(&gpu, KEYS, &gk, into(gradients, &k)?)
         });
     }

@@ -598,23 +598,20 @@ impl Gpu {
         }
         let int =
             |n: usize| i32::try_from(n).expect("a matrix of fewer than 2^31 rows and columns");
-        let (zero, one) = (0f32, 1f32);
-        let on_device = Address::of(&self.zero_and_one);
+        let add = into == Store::Add;
+        let beta = f32::from(u8::from(add));
         type Number = *const c_void;
-        let (alpha, beta, mode): (Number, Number, _) = match (&factor, into) {
-            (Factor::Host(factor), Store::Replace) => (
+        let (alpha, beta, mode): (Number, Number, _) = match &factor {
+            Factor::Host(factor) => (
                 (&raw const *factor).cast(),
-                (&raw const zero).cast(),
+                (&raw const beta).cast(),
                 cublas_sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_HOST,
             ),
-            (Factor::Host(factor), Store::Add) => (
-                (&raw const *factor).cast(),
-                (&raw const one).cast(),
-                cublas_sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_HOST,
-            ),
-            (Factor::Device(factor), into) => (
+            Factor::Device(factor) => (
                 factor.0 as Number,
-                on_device.offset::<f32>(usize::from(into == Store::Add)).0 as Number,
+                Address::of(&self.zero_and_one)
+                    .offset::<f32>(usize::from(add))
+                    .0 as Number,
                 cublas_sys::cublasPointerMode_t::CUBLAS_POINTER_MODE_DEVICE,
             ),
         };

@@ -2,7 +2,7 @@
 
 use dfdx::prelude::*;
 
-use super::device::{Address, Grid, Result, arguments, take_gradient};
+use super::device::{Address, Format, Grid, Result, arguments, take_gradient};
 use super::{CudaEngine, CudaWeight, Groups};
 use crate::engine::Act;
 
@@ -19,9 +19,9 @@ pub(super) fn embed<T: Tape<f32, Cuda>>(
     let out = gpu.tensor(ids.len(), width)?;
     let on_device = gpu.indices(ids)?;
     // A frozen table that is the output head, too, exists once, in f16 if products are.
-    let (kernel, table_at) = match &table.half {
-        Some(half) if table.leaf.is_none() => ("embed_half", Address::of(half)),
-        _ => ("embed", table.full()),
+    let kernel = match table.values.format() {
+        Format::F16 => "embed_half",
+        Format::F32 => "embed",
     };
     let more_at = more.map_or(Address::NULL, CudaWeight::full);
     let y = Address::of_tensor(&out);
@@ -32,14 +32,14 @@ pub(super) fn embed<T: Tape<f32, Cuda>>(
             ids.len(),
             width,
             n_ids,
-            table_at,
+            table.values.address(),
             more_at,
             Address::of(&on_device),
             y
         ],
     )?;
     let mut tape = T::default();
-    let leaves = [table.leaf.clone(), more.and_then(|more| more.leaf.clone())];
+    let leaves = [table.leaf(), more.and_then(CudaWeight::leaf)];
     if T::OWNS_TAPE && leaves.iter().any(Option::is_some) {
         let (out_ghost, ids) = (out.ghost(), ids.to_vec());
         tape.add_backward_op(move |gradients| {

@@ -7,7 +7,7 @@ use dfdx::prelude::*;
 
 use super::device::{Address, Factor, Gpu, Grid, Operand, Result, Store, arguments, take_gradient};
 use super::gate::DeviceGate;
-use super::{CudaEngine, CudaWeight, ProductValues};
+use super::{CudaEngine, CudaWeight, Side};
 use crate::Dropout;
 use crate::engine::{Act, Gate, InputGradient, LowRank};
 
@@ -216,8 +216,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     } else {
         Store::Replace
     };
-    let values = weight.product_values();
-    engine.times_transposed(&x, &values, 1.0, y, into)?;
+    let side = engine.activations(&x, weight, 1.0)?;
+    side.times_transposed(&gpu, n_rows, weight, y, into)?;
     let mut saved = None;
     if let Some(low_rank) = low_rank {
         let (low_rank, gate_tape) = on_device(&gpu, low_rank, n_rows)?;
@@ -227,7 +227,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     }
 
     if T::OWNS_TAPE {
-        let (x_ghost, out_ghost, leaf) = (x.ghost(), out.ghost(), weight.leaf.clone());
+        let (x_ghost, out_ghost, leaf) = (x.ghost(), out.ghost(), weight.leaf());
+        let weight = weight.clone();
         // A frozen layer without a low-rank part does not have to keep its input alive.
         let x = (saved.is_some() || leaf.is_some()).then_some(x);
         tape.add_backward_op(move |gradients| {
@@ -239,7 +240,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
                     InputGradient::Write => Store::Replace,
                     _ => Store::Add,
                 };
-                times(&gpu, gy, n_rows, &values, gx, into)?;
+                let side = Side::of_rows(&gpu, gy, (n_rows, n_out), &weight, 1.0)?;
+                side.times(&gpu, n_rows, &weight, gx, into)?;
             }
             if let (Some(leaf), Some(x)) = (&leaf, &x) {
                 let into = Address::of_gradient(gradients.get_or_alloc_mut(leaf)?);
@@ -275,12 +277,7 @@ fn on_device<T: Tape<f32, Cuda>>(
             )
         }
     };
-    let leaf = |weight: &CudaWeight| {
-        weight
-            .leaf
-            .clone()
-            .expect("matrices of an adapter are trained")
-    };
+    let leaf = |weight: &CudaWeight| weight.leaf().expect("matrices of an adapter are trained");
     let low_rank = DeviceLowRank {
         a: leaf(low_rank.a),
         b: leaf(low_rank.b),
@@ -289,36 +286,6 @@ fn on_device<T: Tape<f32, Cuda>>(
         gate,
     };
     Ok((low_rank, tape))
-}
-
-/// `into[n_rows, n_in] (+)= x[n_rows, n_out] W`, for a gradient `x`.
-pub(super) fn times(
-    gpu: &Gpu,
-    x: Address,
-    n_rows: usize,
-    weight: &ProductValues,
-    out: Address,
-    into: Store,
-) -> Result<()> {
-    let (n_out, n_in) = weight.shape;
-    let shape = (n_rows, n_in, n_out);
-    match weight.half() {
-        None => {
-            let x = Operand::f32(x, (n_rows, n_out));
-            gpu.product(shape, x, weight.operand(), Factor::Host(1.0), out, into)
-        }
-        Some(_) => {
-            let half = Half::new(gpu, x, (n_rows, n_out), 1.0)?;
-            gpu.product(
-                shape,
-                half.operand(),
-                weight.operand(),
-                half.factor(),
-                out,
-                into,
-            )
-        }
-    }
 }
 
 /// `into[n_out, n_in] += gy[tokens, n_out]^T x[tokens, n_in]`.

@@ -4,7 +4,7 @@
 use dfdx::prelude::*;
 
 use super::device::{Address, Grid, Result, Store, arguments};
-use super::{CudaEngine, CudaWeight, linear};
+use super::{CudaEngine, CudaWeight, Side, linear};
 use crate::engine::{Act, Loss};
 
 /// Logits that live at once, unless the head is trained: half a GiB.
@@ -67,30 +67,31 @@ pub(super) fn loss<T: Tape<f32, Cuda>>(
     let vocab = head.spec.n_rows;
     let losses = gpu.scratch::<f32>(n_rows)?;
     // The gradient of a trained head needs that of all logits.
-    let rows_at_once = if T::OWNS_TAPE && head.leaf.is_some() {
+    let rows_at_once = if T::OWNS_TAPE && head.leaf().is_some() {
         n_rows
     } else {
-        (N_LOGITS / vocab).clamp(1, n_rows)
+        (N_LOGITS / vocab).max(1).min(n_rows)
     };
     let logits = gpu.scratch::<f32>(rows_at_once * vocab)?;
     let gx = gpu.scratch::<f32>(if T::OWNS_TAPE { n_rows * width } else { 0 })?;
-    let values = head.product_values();
     for first in (0..n_rows).step_by(rows_at_once.max(1)) {
         let n = rows_at_once.min(n_rows - first);
         let rows = Address::of_tensor(&x).offset::<f32>(first * width);
         let logits = Address::of(&logits);
-        engine.rows_times_transposed(rows, n, &values, scale, logits, Store::Replace)?;
+        let side = Side::of_rows(&gpu, rows, (n, width), head, scale)?;
+        side.times_transposed(&gpu, n, head, logits, Store::Replace)?;
         let losses = Address::of(&losses).offset::<f32>(first);
         wanted.compare(engine, (first, n, vocab), T::OWNS_TAPE, logits, losses)?;
         if T::OWNS_TAPE {
             let gx = Address::of(&gx).offset::<f32>(first * width);
-            linear::times(&gpu, logits, n, &values, gx, Store::Replace)?;
+            let side = Side::of_rows(&gpu, logits, (n, vocab), head, 1.0)?;
+            side.times(&gpu, n, head, gx, Store::Replace)?;
         }
     }
     let losses = gpu.read(Address::of(&losses), n_rows)?;
     let out = gpu.scalar(weight * losses.iter().sum::<f32>())?;
     if T::OWNS_TAPE {
-        let (out_ghost, leaf) = (out.ghost(), head.leaf.clone());
+        let (out_ghost, leaf) = (out.ghost(), head.leaf());
         tape.add_backward_op(move |gradients| {
             let factor = Address::of_gradient(gradients.get_or_alloc_mut(&out_ghost)?);
             let into = Address::of_gradient(gradients.get_or_alloc_mut(&x)?);

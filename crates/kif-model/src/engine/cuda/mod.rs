@@ -95,146 +95,155 @@ impl CudaEngine {
         device::open()
     }
 
-    /// `out (+)= factor * x W^T`, for activations that nobody changes.
-    fn times_transposed(
-        &self,
-        x: &Act<Cuda>,
-        weight: &ProductValues,
-        factor: f32,
-        out: Address,
-        into: Store,
-    ) -> DeviceResult<()> {
-        let n_rows = x.shape().0;
-        if weight.half().is_none() {
-            return self.rows_times_transposed(
-                Address::of_tensor(x),
-                n_rows,
-                weight,
-                factor,
-                out,
-                into,
-            );
-        }
-        let half = self.last_half.borrow_mut().of(&self.gpu, x, factor)?;
-        let (n_out, n_in) = weight.shape;
-        let w = weight.operand().transposed();
-        self.gpu.product(
-            (n_rows, n_out, n_in),
-            half.operand(),
-            w,
-            half.factor(),
-            out,
-            into,
-        )
-    }
-
-    /// The same for `n_rows` rows at `x`.
-    fn rows_times_transposed(
-        &self,
-        x: Address,
-        n_rows: usize,
-        weight: &ProductValues,
-        factor: f32,
-        out: Address,
-        into: Store,
-    ) -> DeviceResult<()> {
-        let (n_out, n_in) = weight.shape;
-        let (shape, w) = ((n_rows, n_out, n_in), weight.operand().transposed());
-        match weight.half() {
-            None => {
-                let x = Operand::f32(x, (n_rows, n_in));
-                self.gpu
-                    .product(shape, x, w, Factor::Host(factor), out, into)
+    /// Activations that nobody changes as the left side of a product with a weight: what was last brought to f16 is kept.
+    fn activations(&self, x: &Act<Cuda>, weight: &CudaWeight, factor: f32) -> DeviceResult<Side> {
+        match weight.values.format() {
+            Format::F32 => {
+                Side::of_rows(&self.gpu, Address::of_tensor(x), *x.shape(), weight, factor)
             }
-            Some(_) => {
-                let half = linear::Half::new(&self.gpu, x, (n_rows, n_in), factor)?;
-                self.gpu
-                    .product(shape, half.operand(), w, half.factor(), out, into)
+            Format::F16 => {
+                let half = self.last_half.borrow_mut().of(&self.gpu, x, factor)?;
+                Ok(Side::Half(half))
             }
         }
     }
 }
 
-/// A weight on the device.
+/// A weight on the device; clones share its values.
+#[derive(Clone)]
 pub(crate) struct CudaWeight {
     spec: WeightSpec,
-    /// f32, of frozen weights that are not kept in f16.
-    full: Option<Rc<CudaSlice<f32>>>,
-    /// f16, for products.
-    half: Option<Rc<CudaSlice<u16>>>,
-    /// f32, of trainable weights; names the gradient in dfdx's store.
-    leaf: Option<Act<Cuda>>,
+    values: Values,
 }
 
-/// The f32 values of a weight, kept alive.
+/// The values of a weight, kept alive by whoever has them.
 #[derive(Clone)]
-enum FullValues {
-    Frozen(Rc<CudaSlice<f32>>),
+enum Values {
+    /// f32, frozen.
+    Full(Rc<CudaSlice<f32>>),
+    /// f16, frozen.
+    Half(Rc<CudaSlice<u16>>),
+    /// f32, and the name of the gradient in dfdx's store.
     Trained(Act<Cuda>),
 }
 
-impl FullValues {
+impl Values {
     fn address(&self) -> Address {
         match self {
-            Self::Frozen(values) => Address::of(values),
+            Self::Full(values) => Address::of(values),
+            Self::Half(values) => Address::of(values),
             Self::Trained(leaf) => Address::of_tensor(leaf),
         }
     }
-}
 
-/// What a product with a weight reads, kept alive.
-struct ProductValues {
-    values: Values,
-    /// `[out, in]`
-    shape: (usize, usize),
-}
-
-enum Values {
-    Full(FullValues),
-    Half(Rc<CudaSlice<u16>>),
-}
-
-impl ProductValues {
-    fn half(&self) -> Option<&CudaSlice<u16>> {
-        match &self.values {
-            Values::Full(_) => None,
-            Values::Half(half) => Some(half),
+    fn format(&self) -> Format {
+        match self {
+            Self::Full(_) | Self::Trained(_) => Format::F32,
+            Self::Half(_) => Format::F16,
         }
     }
 
-    fn operand(&self) -> Operand {
-        match &self.values {
-            Values::Full(values) => Operand::f32(values.address(), self.shape),
-            Values::Half(half) => Operand::new(Address::of(half), Format::F16, self.shape),
+    fn leaf(&self) -> Option<&Act<Cuda>> {
+        match self {
+            Self::Trained(leaf) => Some(leaf),
+            Self::Full(_) | Self::Half(_) => None,
         }
     }
 }
 
 impl CudaWeight {
-    /// The values in f32; there are none of frozen weights in f16.
-    fn values(&self) -> FullValues {
-        match (&self.leaf, &self.full) {
-            (Some(leaf), _) => FullValues::Trained(leaf.clone()),
-            (None, Some(full)) => FullValues::Frozen(full.clone()),
-            (None, None) => unreachable!(
-                "a frozen weight in f16 is used for products and look-ups of f16 rows alone"
-            ),
-        }
+    /// `[out, in]`
+    fn shape(&self) -> (usize, usize) {
+        (self.spec.n_rows, self.spec.n_cols)
     }
 
-    /// Where they lie; the weight outlives every launch that is made while it is borrowed.
+    fn operand(&self) -> Operand {
+        Operand::new(self.values.address(), self.values.format(), self.shape())
+    }
+
+    /// Where the f32 values lie. Only what products read is kept in f16.
     fn full(&self) -> Address {
-        self.values().address()
+        assert_eq!(
+            self.values.format(),
+            Format::F32,
+            "a weight that is read in f32"
+        );
+        self.values.address()
     }
 
-    fn product_values(&self) -> ProductValues {
-        ProductValues {
-            values: match &self.half {
-                Some(half) => Values::Half(half.clone()),
-                None => Values::Full(self.values()),
-            },
-            shape: (self.spec.n_rows, self.spec.n_cols),
+    fn leaf(&self) -> Option<Act<Cuda>> {
+        self.values.leaf().cloned()
+    }
+}
+
+/// The left side of a product with a weight, in the weight's format.
+enum Side {
+    Full(Operand, f32),
+    Half(Rc<linear::Half>),
+}
+
+impl Side {
+    /// Of the `shape` f32 values at `x`; the product is to be multiplied by `factor`.
+    fn of_rows(
+        gpu: &Gpu,
+        x: Address,
+        shape: (usize, usize),
+        weight: &CudaWeight,
+        factor: f32,
+    ) -> DeviceResult<Self> {
+        Ok(match weight.values.format() {
+            Format::F32 => Self::Full(Operand::f32(x, shape), factor),
+            Format::F16 => Self::Half(Rc::new(linear::Half::new(gpu, x, shape, factor)?)),
+        })
+    }
+
+    fn operand(&self) -> Operand {
+        match self {
+            Self::Full(operand, _) => *operand,
+            Self::Half(half) => half.operand(),
         }
+    }
+
+    fn factor(&self) -> Factor {
+        match self {
+            Self::Full(_, factor) => Factor::Host(*factor),
+            Self::Half(half) => half.factor(),
+        }
+    }
+
+    /// `out (+)= factor * x W^T`
+    fn times_transposed(
+        &self,
+        gpu: &Gpu,
+        n_rows: usize,
+        weight: &CudaWeight,
+        out: Address,
+        into: Store,
+    ) -> DeviceResult<()> {
+        let (n_out, n_in) = weight.shape();
+        let (shape, w) = ((n_rows, n_out, n_in), weight.operand().transposed());
+        gpu.product(shape, self.operand(), w, self.factor(), out, into)
+    }
+
+    /// `out (+)= factor * x W`
+    fn times(
+        &self,
+        gpu: &Gpu,
+        n_rows: usize,
+        weight: &CudaWeight,
+        out: Address,
+        into: Store,
+    ) -> DeviceResult<()> {
+        let (n_out, n_in) = weight.shape();
+        let shape = (n_rows, n_in, n_out);
+        gpu.product(
+            shape,
+            self.operand(),
+            weight.operand(),
+            self.factor(),
+            out,
+            into,
+        )
     }
 }
 
@@ -262,30 +271,25 @@ impl Engine for CudaEngine {
             n_rows * n_cols,
             "a weight of {n_rows} x {n_cols}"
         );
-        let mut weight = CudaWeight {
-            spec,
-            full: None,
-            half: None,
-            leaf: None,
-        };
         // Trainable weights keep full precision: their updates would vanish in f16.
-        if spec.trainable {
-            weight.leaf = Some(
+        let values = if spec.trainable {
+            Values::Trained(
                 self.gpu
                     .upload(values, n_rows, n_cols)
                     .map_err(device_error)?,
-            );
+            )
         } else if self.in_half && spec.role.is_product() {
-            let half = self.gpu.copied(half_bits(&values)?).map_err(device_error)?;
-            weight.half = Some(Rc::new(half));
+            Values::Half(Rc::new(
+                self.gpu.copied(half_bits(&values)?).map_err(device_error)?,
+            ))
         } else {
-            weight.full = Some(Rc::new(self.gpu.copied(values).map_err(device_error)?));
-        }
-        Ok(weight)
+            Values::Full(Rc::new(self.gpu.copied(values).map_err(device_error)?))
+        };
+        Ok(CudaWeight { spec, values })
     }
 
     fn set_weight(&self, weight: &mut CudaWeight, values: &[f32]) -> Result<(), ModelError> {
-        let leaf = weight.leaf.as_ref().expect("only trainable weights change");
+        let leaf = weight.values.leaf().expect("only trainable weights change");
         self.gpu.write(leaf, values).map_err(device_error)
     }
 
@@ -296,8 +300,8 @@ impl Engine for CudaEngine {
         into: &mut [f32],
     ) -> Result<(), ModelError> {
         let leaf = weight
-            .leaf
-            .as_ref()
+            .values
+            .leaf()
             .expect("only trainable weights have a gradient");
         let gradient = gradients
             .get_or_alloc_mut(leaf)
@@ -452,7 +456,8 @@ impl Engine for CudaEngine {
         let of_rows = || {
             let logits = self.gpu.scratch::<f32>(n)?;
             let out = Address::of(&logits);
-            self.times_transposed(&x, &head.product_values(), scale, out, Store::Replace)?;
+            let x_side = self.activations(&x, head, scale)?;
+            x_side.times_transposed(&self.gpu, x.shape().0, head, out, Store::Replace)?;
             self.gpu.read(out, n)
         };
         of_rows().map_err(device_error)

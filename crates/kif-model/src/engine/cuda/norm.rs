@@ -34,7 +34,7 @@ pub(super) fn rms_norm<T: Tape<f32, Cuda>>(
         ],
     )?;
     if T::OWNS_TAPE {
-        let (out_ghost, gain, leaf) = (out.ghost(), gain.values(), gain.leaf.clone());
+        let (out_ghost, gain, leaf) = (out.ghost(), gain.clone(), gain.leaf());
         tape.add_backward_op(move |gradients| {
             let mut gy = take_gradient!(gpu, gradients, out_ghost);
             let (gy, inv_at) = (gy.address()?, Address::of(&inv_rms));
@@ -42,7 +42,7 @@ pub(super) fn rms_norm<T: Tape<f32, Cuda>>(
             gpu.launch(
                 "rms_norm_backward",
                 Grid::rows(n_rows, width),
-                arguments![width, x_at, gain.address(), inv_at, gy, gx],
+                arguments![width, x_at, gain.full(), inv_at, gy, gx],
             )?;
             let Some(leaf) = leaf else { return Ok(()) };
             let g_gain = Address::of_gradient(gradients.get_or_alloc_mut(&leaf)?);

@@ -24,7 +24,7 @@ pub(super) fn add_bias<T: Tape<f32, Cuda>>(
         arguments![n, width, bias.full(), x_at, y],
     )?;
     if T::OWNS_TAPE {
-        let (x_ghost, out_ghost, leaf) = (x.ghost(), out.ghost(), bias.leaf.clone());
+        let (x_ghost, out_ghost, leaf) = (x.ghost(), out.ghost(), bias.leaf());
         tape.add_backward_op(move |gradients| {
             let mut taken = take_gradient!(gpu, gradients, out_ghost);
             if let Some(leaf) = &leaf {
