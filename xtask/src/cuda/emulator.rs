@@ -4,10 +4,11 @@
 //! dfdx are loaded and named; launching one is an error.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -51,12 +52,10 @@ pub(crate) fn kernels_dir() -> PathBuf {
 pub(crate) fn build(kernels: &Path, out: &Path, cudarc: Option<&Path>) -> Result<Vec<String>> {
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let sources = sources(kernels)?;
-    let names = kernel_names(&sources)?;
+    let text = preprocessed(&sources)?;
+    let names = kernel_names(&text)?;
     write(&out.join("kernels.cpp"), &kernel_table(&sources, &names)?)?;
-    write(
-        &out.join("shared.cpp"),
-        &shared_memory(&preprocessed(&sources)?),
-    )?;
+    write(&out.join("shared.cpp"), &shared_memory(&text))?;
     let missing = |library, prefix| match cudarc {
         Some(cudarc) => Ok(missing_functions(&declared(cudarc, library, prefix)?)),
         None => Ok::<_, anyhow::Error>(String::new()),
@@ -144,13 +143,20 @@ fn includes(sources: &[PathBuf]) -> String {
 
 /// All sources in one, with macros expanded, but CUDA's own words left as they are.
 fn preprocessed(sources: &[PathBuf]) -> Result<String> {
-    let file = tempfile(&includes(sources))?;
-    let output = Command::new("g++")
-        .args(["-E", "-P", "-x", "c++", "-DKIF_EMULATED=1"])
-        .arg(&file)
-        .output()
+    let mut compiler = Command::new("g++")
+        .args(["-E", "-P", "-x", "c++", "-DKIF_EMULATED=1", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .context("starting g++")?;
-    fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+    // The text is a line a file: it fits into the pipe. The end of input comes with the handle's.
+    let input = compiler.stdin.take();
+    input
+        .context("g++ takes no input")?
+        .write_all(includes(sources).as_bytes())
+        .context("writing to g++")?;
+    let output = compiler.wait_with_output().context("waiting for g++")?;
     if !output.status.success() {
         bail!(
             "the kernels' sources: {}",
@@ -160,24 +166,10 @@ fn preprocessed(sources: &[PathBuf]) -> Result<String> {
     String::from_utf8(output.stdout).context("the kernels' sources are not UTF-8")
 }
 
-fn tempfile(text: &str) -> Result<PathBuf> {
-    let path = std::env::temp_dir().join(format!(
-        "kif-kernels-{}-{:?}.cpp",
-        std::process::id(),
-        std::thread::current().id()
-    ));
-    write(&path, text)?;
-    Ok(path)
-}
-
 /// The names behind every `__global__`, in order.
-fn kernel_names(sources: &[PathBuf]) -> Result<Vec<String>> {
-    if sources.is_empty() {
-        return Ok(Vec::new());
-    }
-    let text = preprocessed(sources)?;
+fn kernel_names(preprocessed: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for behind in text.split("__global__").skip(1) {
+    for behind in preprocessed.split("__global__").skip(1) {
         let behind = match behind.split_once("__launch_bounds__") {
             // Only where the bounds stand before the parameters.
             Some((before, rest)) if !before.contains('(') => {

@@ -188,10 +188,15 @@ pub(crate) fn copy_into(file: &Path, folder: &Path) -> Result<()> {
 
 /// Writes a script that can be started.
 pub(crate) fn program(path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("making {} a program", path.display()))
+    // Elsewhere nothing of this folder runs, but `cargo xtask` itself must build.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("making {} a program", path.display()))?;
+    }
+    Ok(())
 }
 
 fn download(folder: &Path) -> Result<()> {
