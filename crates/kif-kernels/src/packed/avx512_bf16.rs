@@ -2,6 +2,8 @@
 
 use super::avx512::{AHEAD, MAX_ROWS, ROWS, UNROLL, by_extents, each_row, masks, store};
 use super::bf16::PairStrip;
+use super::int8::Bytes;
+use super::strip::LANES;
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -72,6 +74,42 @@ unsafe fn pair_tile<const M: usize, const V: usize>(s: PairStrip, masks: [__mmas
 fn pairs_of(bits: __m512i) -> __m512bh {
     // SAFETY: 512 bits hold 32 BF16 values, and any bits are valid ones.
     unsafe { std::mem::transmute(bits) }
+}
+
+/// Widens lines in 8 bits, `[depth][scales.len()]`, and rounds them to BF16 pairs of depths, an odd last one paired with
+/// zero.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn widen_bytes(lines: &[Bytes], scales: &[f32], pairs: &mut [u32]) {
+    let (scale_of, _) = scales.as_chunks::<LANES>();
+    let n = scale_of.len();
+    let (pairs, _) = pairs.as_chunks_mut::<LANES>();
+    for (depths, pairs) in lines.chunks(2 * n).zip(pairs.chunks_exact_mut(n)) {
+        let (even, odd) = depths.split_at(n);
+        for (v, (words, scales)) in pairs.iter_mut().zip(scale_of).enumerate() {
+            // SAFETY: a line and an array are whole vectors each.
+            unsafe {
+                let scales = _mm512_loadu_ps(scales.as_ptr());
+                let mut sum = rounded(&even[v], scales);
+                if let Some(odd) = odd.get(v) {
+                    sum = _mm512_or_si512(sum, _mm512_slli_epi32::<16>(rounded(odd, scales)));
+                }
+                _mm512_storeu_si512(words.as_mut_ptr().cast(), sum);
+            }
+        }
+    }
+}
+
+/// A line times scales, rounded to BF16, in the low halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded(line: &Bytes, scales: __m512) -> __m512i {
+    // SAFETY: a line is a whole vector, and 256 bits are 256 bits.
+    unsafe {
+        let whole = _mm512_cvtepi8_epi32(_mm_loadu_si128(line.0.as_ptr().cast()));
+        let values = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scales);
+        let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
+        _mm512_cvtepu16_epi32(halves)
+    }
 }
 
 /// Rounds a row to BF16.

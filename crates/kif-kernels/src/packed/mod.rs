@@ -7,9 +7,11 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod bf16;
+mod int8;
 mod pack;
 mod portable;
 mod product;
+mod rows;
 mod strip;
 mod transpose;
 
@@ -19,6 +21,7 @@ use pack::Pack;
 use product::Side;
 
 pub(crate) use pack::{panels_of, panels_of_transposed};
+pub use rows::{RowMajor, Rows};
 pub(crate) use strip::{multiply_panels, panels_len};
 
 /// Rows that a task reads off a pack.
@@ -33,6 +36,9 @@ pub enum Precision {
     /// rounded too and a product takes about half the time; elsewhere the weight is widened on the fly, which costs a
     /// little.
     Bf16,
+    /// Whole numbers of -127 ..= 127 with a scale for every row of the weight, in a quarter of the memory. They are widened
+    /// on the fly, to BF16 where its products are at full rate.
+    Int8,
 }
 
 /// A weight `W[n_out, n_in]` packed for `y = x W^T`; `gx = gy W` turns the panels that it needs as it goes.
@@ -49,6 +55,15 @@ impl PackedWeight {
     /// Packs a row-major weight.
     pub fn pack(weight: &[f32], n_out: usize, n_in: usize, precision: Precision) -> Self {
         assert_eq!(weight.len(), n_out * n_in, "a weight of {n_out} x {n_in}");
+        let rows = RowMajor {
+            values: weight,
+            width: n_in,
+        };
+        Self::pack_rows(&rows, n_out, n_in, precision)
+    }
+
+    /// Packs a weight whose rows are asked for a few at a time.
+    pub fn pack_rows(weight: &impl Rows, n_out: usize, n_in: usize, precision: Precision) -> Self {
         Self {
             n_out,
             n_in,
@@ -61,7 +76,10 @@ impl PackedWeight {
     pub fn repack(&mut self, weight: &[f32]) {
         let (n_out, n_in) = (self.n_out, self.n_in);
         assert_eq!(weight.len(), n_out * n_in, "a weight of {n_out} x {n_in}");
-        self.pack.fill_transposed(weight);
+        self.pack.fill_transposed(&RowMajor {
+            values: weight,
+            width: n_in,
+        });
     }
 
     /// Columns of `y`.

@@ -2,13 +2,16 @@
 //! missing columns zero.
 //!
 //! In BF16 two neighbouring depths share a line, `[depth / 2][64][2]`, as the pairwise products want them; an odd last
-//! depth is paired with zero.
+//! depth is paired with zero. In 8 bits the order is that of f32, and every column has a scale.
 
 use super::Precision;
-use super::bf16::{PairLine, narrow};
+use super::bf16::{self, PairLine};
+use super::int8::{self, Bytes};
+use super::rows::Rows;
 use super::strip::{LANES, PANEL, line_width};
 use crate::parallel::{Line, as_floats, as_floats_mut, with_scratch};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// `B[depth, width]` in packed order.
 pub(super) struct Pack {
@@ -20,12 +23,17 @@ pub(super) struct Pack {
 pub(super) enum Panels {
     F32(Vec<Line>),
     Bf16(Vec<PairLine>),
+    Int8 {
+        lines: Vec<Bytes>,
+        /// Of every column, and zeros up to whole lines.
+        scales: Vec<f32>,
+    },
 }
 
 impl Pack {
-    /// Packs `B[depth, width]`, given as row-major `[width, depth]`.
+    /// Packs `B[depth, width]`, given by the rows of its transpose.
     pub(super) fn of_transposed(
-        source: &[f32],
+        source: &impl Rows,
         (depth, width): (usize, usize),
         precision: Precision,
     ) -> Self {
@@ -35,6 +43,10 @@ impl Pack {
             Precision::Bf16 => {
                 Panels::Bf16(vec![PairLine([0; LANES]); n_lines * depth.div_ceil(2)])
             }
+            Precision::Int8 => Panels::Int8 {
+                lines: vec![Bytes([0; LANES]); n_lines * depth],
+                scales: vec![0.0; n_lines * LANES],
+            },
         };
         let mut pack = Self {
             depth,
@@ -49,34 +61,54 @@ impl Pack {
         match &self.panels {
             Panels::F32(lines) => size_of_val(&lines[..]),
             Panels::Bf16(lines) => size_of_val(&lines[..]),
+            Panels::Int8 { lines, scales } => size_of_val(&lines[..]) + size_of_val(&scales[..]),
         }
     }
 
     /// Takes new values, given as in [`of_transposed`](Self::of_transposed).
-    pub(super) fn fill_transposed(&mut self, source: &[f32]) {
+    pub(super) fn fill_transposed(&mut self, source: &impl Rows) {
         let (depth, width) = (self.depth, self.width);
         if depth == 0 {
             return;
         }
-        let one_panel = |panel: usize, out: &mut [f32]| {
-            let (from, n) = (panel * PANEL, (width - panel * PANEL).min(PANEL));
-            panels_of_transposed(&source[from * depth..], n, depth, depth, out);
+        let rows_of = |panel: usize| panel * PANEL..((panel + 1) * PANEL).min(width);
+        // In f32, with the rows as they are given.
+        let with_panel = |panel: usize, given: &mut Vec<f32>, f: &mut dyn FnMut(&[f32], &[f32])| {
+            let Range { start, end } = rows_of(panel);
+            let rows = source.rows(start..end, given);
+            with_scratch(depth * line_width(end - start), |floats| {
+                panels_of_transposed(rows, end - start, depth, depth, floats);
+                f(rows, floats);
+            });
         };
         match &mut self.panels {
-            Panels::F32(lines) => {
-                let panels = lines.par_chunks_mut(depth * PANEL / LANES).enumerate();
-                panels.for_each(|(panel, lines)| one_panel(panel, as_floats_mut(lines)));
-            }
-            Panels::Bf16(lines) => {
-                let panels = lines.par_chunks_mut(depth.div_ceil(2) * PANEL / LANES);
-                panels.enumerate().for_each(|(panel, lines)| {
-                    let line_width = line_width(width - panel * PANEL);
-                    with_scratch(depth * line_width, |floats| {
-                        one_panel(panel, floats);
-                        narrow(floats, line_width, lines);
+            Panels::F32(lines) => lines
+                .par_chunks_mut(depth * PANEL / LANES)
+                .enumerate()
+                .for_each_init(Vec::new, |given, (panel, lines)| {
+                    let range = rows_of(panel);
+                    let n = range.len();
+                    let rows = source.rows(range, given);
+                    panels_of_transposed(rows, n, depth, depth, as_floats_mut(lines));
+                }),
+            Panels::Bf16(lines) => lines
+                .par_chunks_mut(depth.div_ceil(2) * PANEL / LANES)
+                .enumerate()
+                .for_each_init(Vec::new, |given, (panel, lines)| {
+                    let line_width = line_width(rows_of(panel).len());
+                    with_panel(panel, given, &mut |_, floats| {
+                        bf16::narrow(floats, line_width, lines);
                     });
-                });
-            }
+                }),
+            Panels::Int8 { lines, scales } => lines
+                .par_chunks_mut(depth * PANEL / LANES)
+                .zip(scales.par_chunks_mut(PANEL))
+                .enumerate()
+                .for_each_init(Vec::new, |given, (panel, (lines, scales))| {
+                    with_panel(panel, given, &mut |rows, floats| {
+                        int8::narrow(rows, floats, scales, lines);
+                    });
+                }),
         }
     }
 
@@ -84,22 +116,29 @@ impl Pack {
     pub(super) fn read_column(&self, j: usize, column: &mut [f32]) {
         let panel = j / PANEL * PANEL;
         let row = line_width(self.width - panel);
+        let at = j - panel;
         match &self.panels {
             Panels::F32(lines) => {
-                let values = as_floats(&lines[panel * self.depth / LANES..])[j - panel..]
+                let values = as_floats(&lines[panel * self.depth / LANES..])[at..]
                     .iter()
                     .step_by(row);
                 column.iter_mut().zip(values).for_each(|(x, &y)| *x = y);
             }
             Panels::Bf16(lines) => {
                 let words = &lines[panel * self.depth.div_ceil(2) / LANES..];
-                let (at, row) = (j - panel, row / LANES);
-                let words = words[at / LANES..].iter().step_by(row);
+                let words = words[at / LANES..].iter().step_by(row / LANES);
                 for (pair, line) in column.chunks_mut(2).zip(words) {
                     let word = line.0[at % LANES];
                     for (x, bits) in pair.iter_mut().zip([word << 16, word & 0xffff_0000]) {
                         *x = f32::from_bits(bits);
                     }
+                }
+            }
+            Panels::Int8 { lines, scales } => {
+                let lines = &lines[panel * self.depth / LANES..][at / LANES..];
+                let lines = lines.iter().step_by(row / LANES);
+                for (x, line) in column.iter_mut().zip(lines) {
+                    *x = f32::from(line.0[at % LANES]) * scales[j];
                 }
             }
         }

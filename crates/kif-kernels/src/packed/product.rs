@@ -4,7 +4,8 @@
 use super::avx512_bf16 as pairs;
 #[cfg(target_arch = "x86_64")]
 use super::bf16::PairStrip;
-use super::bf16::{PairLine, widen, words_of};
+use super::bf16::{self, words_of};
+use super::int8;
 use super::pack::{Pack, Panels};
 use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width, multiply_strip};
 use super::transpose::{self, Part};
@@ -14,6 +15,8 @@ use std::ops::Range;
 
 /// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
 const MIN_ROW_BLOCK: usize = 24;
+/// Floats that a task needs: a block of a panel, and a square of one that has to be widened before it is turned.
+const SCRATCH: usize = (DEPTH_BLOCK + PANEL) * PANEL;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 8;
 
@@ -24,6 +27,48 @@ pub(super) enum Side {
     AsPacked,
     /// Its transpose.
     Transposed,
+}
+
+/// Where a part of a panel of the transpose lies in the pack.
+struct Place {
+    /// The panel of the pack.
+    panel: usize,
+    /// Its first line that is wanted, among the lines of the pack.
+    first: usize,
+    /// Columns of a line.
+    row: usize,
+    /// Lines and columns that are wanted.
+    n_lines: usize,
+    n_columns: usize,
+}
+
+impl Place {
+    /// The part in the words of the pack.
+    fn of<'a>(&self, words: &'a [u32]) -> Part<'a> {
+        self.part(&words[self.first * LANES..], self.n_lines)
+    }
+
+    /// The part of `n_lines` lines that begin with `words`.
+    fn part<'a>(&self, words: &'a [u32], n_lines: usize) -> Part<'a> {
+        Part {
+            words,
+            row: self.row,
+            n_lines,
+            n_columns: self.n_columns,
+        }
+    }
+
+    /// Its lines in 8 bits, with their scales.
+    fn bytes<'a>(
+        &self,
+        lines: &'a [int8::Bytes],
+        scales: &'a [f32],
+    ) -> (&'a [int8::Bytes], &'a [f32]) {
+        (
+            &lines[self.first..][..self.n_lines * self.row / LANES],
+            &scales[self.panel * PANEL..][..self.row],
+        )
+    }
 }
 
 /// The cut of a product into tasks. It decides who computes an element, never how.
@@ -105,13 +150,13 @@ impl Pack {
         let work = 2 * n_rows * depth * width;
         let c = SendPtr::new(c);
         #[cfg(target_arch = "x86_64")]
-        if let (Panels::Bf16(lines), InstructionSet::Avx512Bf16) = (&self.panels, set) {
+        if set == InstructionSet::Avx512Bf16 && !matches!(self.panels, Panels::F32(_)) {
             let a = RoundedRows::of(a, n_rows, depth);
             for_each_task(cut.n_tasks(), work, |t| {
                 let (rows, panels) = cut.task(t);
                 // SAFETY: the extents were checked above, no other task has these rows and panels of C, and the
                 // processor has the pairwise products.
-                unsafe { self.pair_task(lines, side, &a, c.get(), rows, panels, accumulate) }
+                unsafe { self.pair_task(side, &a, c.get(), rows, panels, accumulate) }
             });
             return;
         }
@@ -146,7 +191,7 @@ impl Pack {
         accumulate: bool,
     ) {
         let (depth, width) = self.extents(side);
-        with_scratch(DEPTH_BLOCK * PANEL, |scratch| {
+        with_scratch(SCRATCH, |scratch| {
             for from in (0..depth).step_by(DEPTH_BLOCK) {
                 let block = (depth - from).min(DEPTH_BLOCK);
                 for panel in panels.clone() {
@@ -180,39 +225,45 @@ impl Pack {
         panel: usize,
         scratch: &mut [f32],
     ) -> *const f32 {
+        let (scratch, square) = scratch.split_at_mut(DEPTH_BLOCK * PANEL);
+        let b_row = line_width(self.extents(side).1 - panel * PANEL);
         match (side, &self.panels) {
             (Side::AsPacked, Panels::F32(lines)) => {
-                as_floats(&lines[self.line(self.depth, panel, from)..]).as_ptr()
+                return as_floats(&lines[self.line(self.depth, panel, from)..]).as_ptr();
             }
             (Side::AsPacked, Panels::Bf16(lines)) => {
-                let b_row = line_width(self.width - panel * PANEL);
                 let lines = &lines[self.line(self.depth.div_ceil(2), panel, from / 2)..];
-                widen(set, lines, b_row, &mut scratch[..block * b_row]);
-                scratch.as_ptr()
+                bf16::widen(set, lines, b_row, &mut scratch[..block * b_row]);
+            }
+            (Side::AsPacked, Panels::Int8 { lines, scales }) => {
+                let lines = &lines[self.line(self.depth, panel, from)..];
+                let scales = &scales[panel * PANEL..][..b_row];
+                int8::widen(set, lines, scales, &mut scratch[..block * b_row]);
             }
             (Side::Transposed, Panels::F32(lines)) => {
-                let words = as_words(as_floats(lines));
-                let out = as_words_mut(scratch);
-                self.each_part(words, 1, from, block, panel, |at, part, out_row| {
-                    transpose::turn(set, part, &mut out[at * out_row..], out_row);
+                let (words, out) = (as_words(as_floats(lines)), as_words_mut(scratch));
+                self.each_part(1, from, block, panel, |at, place| {
+                    transpose::turn(set, place.of(words), &mut out[at * b_row..], b_row);
                 });
-                scratch.as_ptr()
             }
             (Side::Transposed, Panels::Bf16(lines)) => {
+                let (words, out) = (words_of(lines), as_words_mut(scratch));
+                self.each_part(2, from, block, panel, |at, place| {
+                    transpose::turn_and_widen(set, place.of(words), &mut out[at * b_row..], b_row);
+                });
+            }
+            (Side::Transposed, Panels::Int8 { lines, scales }) => {
                 let out = as_words_mut(scratch);
-                self.each_part(
-                    words_of(lines),
-                    2,
-                    from,
-                    block,
-                    panel,
-                    |at, part, out_row| {
-                        transpose::turn_and_widen(set, part, &mut out[at * out_row..], out_row);
-                    },
-                );
-                scratch.as_ptr()
+                self.each_part(1, from, block, panel, |at, place| {
+                    let (lines, scales) = place.bytes(lines, scales);
+                    let square = &mut square[..lines.len() * LANES];
+                    int8::widen(set, lines, scales, square);
+                    let part = place.part(as_words(square), place.n_lines);
+                    transpose::turn(set, part, &mut out[at * b_row..], b_row);
+                });
             }
         }
+        scratch.as_ptr()
     }
 
     /// The first line of a panel from a line within it on; all panels before it are full.
@@ -220,32 +271,28 @@ impl Pack {
         (panel * PANEL * n_lines + from * line_width(self.width - panel * PANEL)) / LANES
     }
 
-    /// Calls `f(depth - from, part, out_row)` for the parts of the pack that make depths `from .. from + block` of a
-    /// panel of the transpose, whose lines have `out_row` columns; a line of the pack holds `per_line` depths.
+    /// Calls `f(depth - from, place)` for the parts of the pack that make depths `from .. from + block` of a panel of the
+    /// transpose; a line of the pack holds `per_line` depths.
     fn each_part(
         &self,
-        words: &[u32],
         per_line: usize,
         from: usize,
         block: usize,
         panel: usize,
-        mut f: impl FnMut(usize, Part, usize),
+        mut f: impl FnMut(usize, Place),
     ) {
-        let n_columns = (self.depth - panel * PANEL).min(PANEL);
+        let n_depths = (self.depth - panel * PANEL).min(PANEL);
         for at in (0..block).step_by(PANEL) {
             let source = (from + at) / PANEL;
-            let first = self.line(
-                self.depth.div_ceil(per_line),
-                source,
-                panel * PANEL / per_line,
-            );
-            let part = Part {
-                words: &words[first * LANES..],
+            let lines_of_panel = self.depth.div_ceil(per_line);
+            let place = Place {
+                panel: source,
+                first: self.line(lines_of_panel, source, panel * PANEL / per_line),
                 row: line_width(self.width - source * PANEL),
-                n_lines: n_columns.div_ceil(per_line),
+                n_lines: n_depths.div_ceil(per_line),
                 n_columns: (block - at).min(PANEL),
             };
-            f(at, part, line_width(n_columns));
+            f(at, place);
         }
     }
 
@@ -254,7 +301,6 @@ impl Pack {
     #[cfg(target_arch = "x86_64")]
     unsafe fn pair_task(
         &self,
-        lines: &[PairLine],
         side: Side,
         a: &RoundedRows,
         c: *mut f32,
@@ -263,25 +309,13 @@ impl Pack {
         accumulate: bool,
     ) {
         let (depth, width) = self.extents(side);
-        with_scratch(DEPTH_BLOCK / 2 * PANEL, |scratch| {
+        with_scratch(SCRATCH, |scratch| {
             let scratch = as_words_mut(scratch);
             for from in (0..depth).step_by(DEPTH_BLOCK) {
                 let block = (depth - from).min(DEPTH_BLOCK);
                 for panel in panels.clone() {
-                    let b = match side {
-                        Side::AsPacked => {
-                            let first = self.line(depth.div_ceil(2), panel, from / 2);
-                            words_of(&lines[first..]).as_ptr()
-                        }
-                        Side::Transposed => {
-                            let words = words_of(lines);
-                            self.each_part(words, 2, from, block, panel, |at, part, out_row| {
-                                let out = &mut scratch[at / 2 * out_row..];
-                                transpose::turn_pairs(InstructionSet::Avx512, part, out, out_row);
-                            });
-                            scratch.as_ptr()
-                        }
-                    };
+                    // SAFETY: the processor has the pairwise products.
+                    let b = unsafe { self.pair_panel(side, from, block, panel, scratch) };
                     let strip = PairStrip {
                         n_pairs: block.div_ceil(2),
                         a: a.pairs[rows.start * a.stride + from / 2..].as_ptr(),
@@ -299,6 +333,54 @@ impl Pack {
                 }
             }
         });
+    }
+
+    /// Depths `from .. from + block` of a panel in BF16 pairs, where it lies or made in `scratch`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 BF16.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn pair_panel(
+        &self,
+        side: Side,
+        from: usize,
+        block: usize,
+        panel: usize,
+        scratch: &mut [u32],
+    ) -> *const u32 {
+        let set = InstructionSet::Avx512;
+        let (scratch, square) = scratch.split_at_mut(DEPTH_BLOCK * PANEL);
+        let b_row = line_width(self.extents(side).1 - panel * PANEL);
+        match (side, &self.panels) {
+            (_, Panels::F32(_)) => unreachable!("f32 is not multiplied in pairs"),
+            (Side::AsPacked, Panels::Bf16(lines)) => {
+                let first = self.line(self.depth.div_ceil(2), panel, from / 2);
+                return words_of(&lines[first..]).as_ptr();
+            }
+            (Side::AsPacked, Panels::Int8 { lines, scales }) => {
+                let lines = &lines[self.line(self.depth, panel, from)..][..block * b_row / LANES];
+                let scales = &scales[panel * PANEL..][..b_row];
+                // SAFETY: the caller's promise.
+                unsafe { pairs::widen_bytes(lines, scales, scratch) }
+            }
+            (Side::Transposed, Panels::Bf16(lines)) => {
+                let words = words_of(lines);
+                self.each_part(2, from, block, panel, |at, place| {
+                    let out = &mut scratch[at / 2 * b_row..];
+                    transpose::turn_pairs(set, place.of(words), out, b_row);
+                });
+            }
+            (Side::Transposed, Panels::Int8 { lines, scales }) => {
+                self.each_part(1, from, block, panel, |at, place| {
+                    let (lines, scales) = place.bytes(lines, scales);
+                    // SAFETY: the caller's promise.
+                    unsafe { pairs::widen_bytes(lines, scales, square) }
+                    let part = place.part(square, place.n_lines.div_ceil(2));
+                    transpose::turn_pairs(set, part, &mut scratch[at / 2 * b_row..], b_row);
+                });
+            }
+        }
+        scratch.as_ptr()
     }
 }
 

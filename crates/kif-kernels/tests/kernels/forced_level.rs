@@ -48,7 +48,11 @@ fn products_are_right_at_the_level_at_hand() {
         |i, k| x[i * n_in + k],
         |k, j| w[j * n_in + k],
     );
-    for (precision, share) in [(Precision::F32, 1e-4), (Precision::Bf16, 1e-2)] {
+    for (precision, share) in [
+        (Precision::F32, 1e-4),
+        (Precision::Bf16, 1e-2),
+        (Precision::Int8, 2e-2),
+    ] {
         let mut y = vec![0.0; n_rows * n_out];
         PackedWeight::pack(&w, n_out, n_in, precision).forward(n_rows, &x, &mut y, false);
         for (y, (sum, size)) in y.iter().zip(&wanted) {

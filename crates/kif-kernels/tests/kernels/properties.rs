@@ -46,22 +46,38 @@ fn extents() -> impl Strategy<Value = (usize, usize, usize)> {
     )
 }
 
+fn precisions() -> impl Strategy<Value = Precision> {
+    prop_oneof![
+        Just(Precision::F32),
+        Just(Precision::Bf16),
+        Just(Precision::Int8)
+    ]
+}
+
+/// A weight as it is stored.
+fn stored(packed: &PackedWeight) -> Vec<f32> {
+    let ids: Vec<u32> = (0..packed.n_out() as u32).collect();
+    let mut rows = vec![0.0; packed.n_out() * packed.n_in()];
+    packed.read_rows(&ids, &mut rows);
+    rows
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(96)))]
 
     #[test]
     fn packed_products_match_the_plain_sum(
-        (n_rows, n_out, n_in) in extents(), seed: u64, accumulate: bool, halved: bool,
+        (n_rows, n_out, n_in) in extents(), seed: u64, accumulate: bool, precision in precisions(),
     ) {
-        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
-        let (x, w, gy) = (noise(seed, n_rows * n_in), noise(seed ^ 1, n_out * n_in), noise(seed ^ 2, n_rows * n_out));
+        let (x, gy) = (noise(seed, n_rows * n_in), noise(seed ^ 2, n_rows * n_out));
+        let packed = PackedWeight::pack(&noise(seed ^ 1, n_out * n_in), n_out, n_in, precision);
+        let w = stored(&packed);
         let forward = twin::product(n_rows, n_in, n_out, |i, k| x[i * n_in + k], |k, j| w[j * n_in + k]);
         let backward = twin::product(n_rows, n_out, n_in, |i, k| gy[i * n_out + k], |k, j| w[k * n_in + j]);
         on_each_set(|set| {
-            let packed = PackedWeight::pack(&w, n_out, n_in, precision);
             let check = |got: &[f32], before: &[f32], wanted: &[(f64, f64)], depth: usize| {
-                // Rounding to 8 bits moves each factor by 2^-8 of itself at most; summing adds a little of f32's own.
-                let share = if halved { 2f64.powi(-7) + 2f64.powi(-16) } else { 0.0 } + (depth as f64 + 2.0) * 2f64.powi(-23);
+                // Rounding to BF16 moves each factor by 2^-8 of itself at most; summing adds a little of f32's own.
+                let share = if precision == Precision::F32 { 0.0 } else { 2f64.powi(-7) + 2f64.powi(-16) } + (depth as f64 + 2.0) * 2f64.powi(-23);
                 for ((got, before), (sum, size)) in got.iter().zip(before).zip(wanted) {
                     let wanted = sum + if accumulate { f64::from(*before) } else { 0.0 };
                     let error = (f64::from(*got) - wanted).abs();
@@ -79,9 +95,8 @@ proptest! {
 
     #[test]
     fn a_row_of_a_product_has_the_same_bits_in_any_company_and_on_any_threads(
-        (n_rows, n_out, n_in) in extents(), seed: u64, halved: bool,
+        (n_rows, n_out, n_in) in extents(), seed: u64, precision in precisions(),
     ) {
-        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
         let (x, gy, w) = (noise(seed, n_rows * n_in), noise(seed ^ 2, n_rows * n_out), noise(seed ^ 1, n_out * n_in));
         let width = n_out + n_in;
         for set in InstructionSet::ALL {
@@ -105,8 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_of_a_packed_weight_are_those_that_it_multiplies_by((_, n_out, n_in) in extents(), seed: u64, halved: bool) {
-        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
+    fn rows_of_a_packed_weight_are_those_that_it_multiplies_by((_, n_out, n_in) in extents(), seed: u64, precision in precisions()) {
         let w = noise(seed, n_out * n_in);
         let packed = PackedWeight::pack(&w, n_out, n_in, precision);
         let ids: Vec<u32> = (0..50).map(|i| (seed.wrapping_add(i * 31) % n_out as u64) as u32).collect();
@@ -117,13 +131,29 @@ proptest! {
             unit[id as usize] = 1.0;
             with_instruction_set(InstructionSet::Avx512, || packed.backward(1, &unit, &mut product, false));
             prop_assert_eq!(row, &product[..]);
-            prop_assert!(halved || row == &w[id as usize * n_in..][..n_in]);
+            prop_assert!(precision != Precision::F32 || row == &w[id as usize * n_in..][..n_in]);
         }
     }
 
     #[test]
-    fn repacking_is_packing_anew((n_rows, n_out, n_in) in extents(), seed: u64, halved: bool) {
-        let precision = if halved { Precision::Bf16 } else { Precision::F32 };
+    fn what_is_stored_is_the_weight_rounded((_, n_out, n_in) in extents(), seed: u64, scale in -60i32..60, precision in precisions()) {
+        let w: Vec<f32> = noise(seed, n_out * n_in).iter().map(|x| x * 2f32.powi(scale)).collect();
+        let packed = PackedWeight::pack(&w, n_out, n_in, precision);
+        for (row, got) in w.chunks(n_in).zip(stored(&packed).chunks(n_in)) {
+            let largest = row.iter().fold(0f32, |max, x| max.max(x.abs()));
+            for (x, got) in row.iter().zip(got) {
+                let error = match precision {
+                    Precision::F32 => 0.0,
+                    Precision::Bf16 => x.abs() / 256.0,
+                    Precision::Int8 => largest / 254.0 * (1.0 + 1e-5),
+                };
+                prop_assert!((x - got).abs() <= error, "{} instead of {}", got, x);
+            }
+        }
+    }
+
+    #[test]
+    fn repacking_is_packing_anew((n_rows, n_out, n_in) in extents(), seed: u64, precision in precisions()) {
         let (x, gy, w) = (noise(seed, n_rows * n_in), noise(seed ^ 2, n_rows * n_out), noise(seed ^ 1, n_out * n_in));
         let mut repacked = PackedWeight::pack(&noise(seed ^ 9, n_out * n_in), n_out, n_in, precision);
         repacked.repack(&w);
