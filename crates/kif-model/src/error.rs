@@ -250,11 +250,20 @@ impl ModelError {
 
 /// Refuses NaN and infinities.
 pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<(), ModelError> {
+    check_finite_from(name, values, 0)
+}
+
+/// As [`check_finite`], of values from number `start` of the tensor on.
+pub(crate) fn check_finite_from(
+    name: &str,
+    values: &[f32],
+    start: usize,
+) -> Result<(), ModelError> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
         Some(index) => Err(ModelError::NonFinite {
             name: name.to_owned(),
-            index,
+            index: start + index,
             value: values[index],
         }),
     }

@@ -40,6 +40,19 @@ pub enum Precision {
     Bf16,
     /// Half precision; on a GPU.
     F16,
+    /// Matrices of linear layers in 8 bits with a scale for every row, embedding and output head in bfloat16; on the CPU.
+    Int8,
+}
+
+impl Precision {
+    /// That of weights on the CPU; f16 is none, and is refused before.
+    pub(crate) fn on_cpu(self) -> kif_kernels::Precision {
+        match self {
+            Self::F32 | Self::F16 => kif_kernels::Precision::F32,
+            Self::Bf16 => kif_kernels::Precision::Bf16,
+            Self::Int8 => kif_kernels::Precision::Int8,
+        }
+    }
 }
 
 /// What training may change.
@@ -118,13 +131,17 @@ impl ModelOptions {
     /// Whether this program has an engine for the device and the precision. [`load`] asks, too.
     pub fn check(&self) -> Result<(), ModelError> {
         let what = match (self.device, self.engine, self.precision) {
-            (DeviceKind::Cpu, EngineKind::Fused, Precision::F32 | Precision::Bf16)
+            (
+                DeviceKind::Cpu,
+                EngineKind::Fused,
+                Precision::F32 | Precision::Bf16 | Precision::Int8,
+            )
             | (DeviceKind::Cpu, EngineKind::Stock, Precision::F32) => return Ok(()),
             (DeviceKind::Cpu, EngineKind::Stock, precision) => {
                 format!("precision {precision:?} in the stock engine")
             }
             (DeviceKind::Cpu, _, Precision::F16) => {
-                "precision f16 on the CPU (bf16 and f32 are)".to_owned()
+                "precision f16 on the CPU (f32, bf16 and int8 are)".to_owned()
             }
             (DeviceKind::Cuda, ..) if !cfg!(feature = "cuda") => return Err(ModelError::NoCuda),
             (DeviceKind::Cuda, EngineKind::Fused, Precision::F32 | Precision::F16)
@@ -134,6 +151,9 @@ impl ModelOptions {
             }
             (DeviceKind::Cuda, _, Precision::Bf16) => {
                 "precision bf16 on CUDA (f16 and f32 are)".to_owned()
+            }
+            (DeviceKind::Cuda, _, Precision::Int8) => {
+                "precision int8 on CUDA (f16 and f32 are)".to_owned()
             }
         };
         Err(ModelError::Unsupported { what })
@@ -156,11 +176,8 @@ pub fn from_parts(
     options.check()?;
     match (options.device, options.engine) {
         (DeviceKind::Cpu, EngineKind::Fused) => {
-            let precision = match options.precision {
-                Precision::Bf16 => kif_kernels::Precision::Bf16,
-                Precision::F32 | Precision::F16 => kif_kernels::Precision::F32,
-            };
-            build(Fused::new(precision), config, weights, options)
+            let engine = Fused::new(options.precision.on_cpu());
+            build(engine, config, weights, options)
         }
         (DeviceKind::Cpu, EngineKind::Stock) => {
             let engine = Stock::new(dfdx::prelude::Cpu::default());

@@ -26,11 +26,7 @@ pub fn gpu_peak_memory() -> Result<u64, ModelError> {
 }
 
 fn of_cpu(precision: Precision, n: usize) -> Result<f64, ModelError> {
-    let precision = match precision {
-        Precision::Bf16 => kif_kernels::Precision::Bf16,
-        Precision::F32 | Precision::F16 => kif_kernels::Precision::F32,
-    };
-    let weight = kif_kernels::PackedWeight::pack(&operand(n, 1), n, n, precision);
+    let weight = kif_kernels::PackedWeight::pack(&operand(n, 1), n, n, precision.on_cpu());
     let (x, mut y) = (operand(n, 2), vec![0.0; n * n]);
     best_rate(n, || {
         weight.forward(n, &x, &mut y, false);
@@ -90,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_cpu_has_a_rate_and_no_f16() {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let rate = matrix_rate(DeviceKind::Cpu, precision, 64).unwrap();
             assert!(rate.is_finite() && rate > 1e6, "{precision:?}: {rate}");
         }

@@ -3,11 +3,14 @@
 mod common;
 
 use common::{distance, length, mean_loss_and_grad};
+use half::bf16;
 use kif_data::{Batch, Encoded};
+use kif_kernels::{InstructionSet, with_instruction_set};
 use kif_model::{
     DecoderConfig, Dropout, EngineKind, Family, FeedForward, LanguageModel, Llama3Scaling,
-    LoraConfig, ModelConfig, ModelOptions, ParamGroup, PromptConfig, PromptSelection, Rope, Router,
-    Routing, Sampling, T5Config, Trainable, closest_keys, from_parts, random_weights,
+    LoraConfig, ModelConfig, ModelOptions, ParamGroup, Precision, PromptConfig, PromptSelection,
+    Rope, Router, Routing, Sampling, T5Config, Trainable, Weights, closest_keys, from_parts,
+    random_weights,
 };
 use proptest::prelude::*;
 
@@ -264,6 +267,16 @@ fn model_with(
     trainable: Trainable,
     recompute: bool,
 ) -> Box<dyn LanguageModel> {
+    let options = ModelOptions {
+        engine,
+        seed: case.seed,
+        recompute,
+        ..ModelOptions::cpu(trainable)
+    };
+    from_parts(&case.config, weights(case), &options).unwrap()
+}
+
+fn weights(case: &Case) -> Weights {
     let config = &case.config;
     let mut weights = random_weights(config, case.seed);
     // Biases that are 0 and gains that are 1 would hide a mistake.
@@ -275,13 +288,32 @@ fn model_with(
             weights.insert(name, shape, values);
         }
     }
-    let options = ModelOptions {
-        engine,
-        seed: case.seed,
-        recompute,
-        ..ModelOptions::cpu(trainable)
-    };
-    from_parts(config, weights, &options).unwrap()
+    weights
+}
+
+/// The weights of a base as they are kept in `precision`.
+fn rounded(case: &Case, precision: Precision) -> Weights {
+    let mut weights = weights(case);
+    for (name, shape) in case.config.tensors() {
+        if shape.len() < 2 || name.contains("relative_attention_bias") {
+            continue;
+        }
+        let of_tokens = ["shared", "embed_tokens", "lm_head"];
+        let in_bytes = precision == Precision::Int8 && !of_tokens.iter().any(|n| name.contains(n));
+        let mut values = weights.get(&name).unwrap();
+        for row in values.chunks_mut(shape[1]) {
+            let scale = row.iter().fold(0f32, |max, x| max.max(x.abs())) / 127.0;
+            for x in row {
+                *x = if in_bytes {
+                    (*x / scale).round_ties_even() * scale
+                } else {
+                    bf16::from_f32(*x).to_f32()
+                };
+            }
+        }
+        weights.insert(name, shape, values);
+    }
+    weights
 }
 
 fn adapted(case: &Case, engine: EngineKind) -> Box<dyn LanguageModel> {
@@ -674,6 +706,30 @@ proptest! {
         *row.1.last_mut().unwrap() = (id + 1) % 40;
         let after = model.target_logits(&batch(&[row])).unwrap();
         prop_assert_eq!(&before[0][..n], &after[0][..n]);
+    }
+
+    #[test]
+    fn a_base_in_few_bits_is_the_base_of_rounded_weights_to_the_bit(
+        case in any_case(), precision in prop::sample::select(vec![Precision::Bf16, Precision::Int8]),
+    ) {
+        // Where BF16 pairs are multiplied, activations are rounded, too.
+        with_instruction_set(InstructionSet::Avx512, || {
+            let batch = batch(&case.rows);
+            let with = |weights: Weights, precision: Precision| {
+                let options = ModelOptions {
+                    precision,
+                    seed: case.seed,
+                    ..ModelOptions::cpu(case.trainable())
+                };
+                let mut model = from_parts(&case.config, weights, &options).unwrap();
+                let params = spread(model.layout().n_params(), case.seed);
+                model.set_params(&params).unwrap();
+                mean_loss_and_grad(model.as_mut(), &batch, None)
+            };
+            let few = with(weights(&case), precision);
+            prop_assert_eq!(few, with(rounded(&case, precision), Precision::F32));
+            Ok(())
+        })?;
     }
 
     #[test]

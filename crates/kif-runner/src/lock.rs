@@ -279,6 +279,7 @@ pub(crate) fn precision_name(precision: Precision) -> &'static str {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",
         Precision::F16 => "f16",
+        Precision::Int8 => "int8",
     }
 }
 

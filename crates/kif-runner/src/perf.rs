@@ -300,7 +300,7 @@ const PEER: &str = include_str!("../../kif-perf/peer/cuda_step.py");
 fn peer_precision(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
-        Precision::F16 | Precision::Bf16 => "bf16",
+        Precision::F16 | Precision::Bf16 | Precision::Int8 => "bf16",
     }
 }
 
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_tiny_step_has_finite_numbers_on_the_cpu() {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let mut subject =
                 Subject::new(Shape::Tiny.config(), DeviceKind::Cpu, precision).unwrap();
             let step = subject.step(BATCH, 3).unwrap();

@@ -196,7 +196,7 @@ pub struct LimitSettings {
 pub struct Compute {
     /// The device.
     pub device: Device,
-    /// Number format of the frozen base: f32, bf16 (CPU) or f16 (CUDA).
+    /// Number format of the frozen base: f32, bf16 or int8 (CPU), f16 (CUDA).
     pub precision: Precision,
     /// Threads; all cores without a number. Results do not depend on it.
     pub threads: Option<usize>,
@@ -226,6 +226,8 @@ pub enum Precision {
     Bf16,
     /// float16 for products with the frozen base, on CUDA.
     F16,
+    /// 8 bits with a scale for every row for the frozen linear layers, bfloat16 for embedding and output head, on the CPU.
+    Int8,
 }
 
 impl From<Device> for kif_model::DeviceKind {
@@ -243,6 +245,7 @@ impl From<Precision> for kif_model::Precision {
             Precision::F32 => Self::F32,
             Precision::Bf16 => Self::Bf16,
             Precision::F16 => Self::F16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }

@@ -262,7 +262,7 @@ pub fn compare(device: DeviceKind, precisions: &[Precision]) -> Result<Vec<Check
         // Of gradients and logits; a KIF round divides by the size of small gradients and cuts at a quantile.
         let (close, after_rounds) = match precision {
             Precision::F32 => (1e-4, 1e-2),
-            Precision::F16 | Precision::Bf16 => (2e-2, 0.2),
+            Precision::F16 | Precision::Bf16 | Precision::Int8 => (2e-2, 0.2),
         };
         for case in cases() {
             match check_case(&case, device, precision, close) {

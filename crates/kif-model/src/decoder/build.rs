@@ -38,9 +38,9 @@ impl<E: Engine> Decoder<E> {
         }
         let prompts = builder.prompts(name, table)?;
         let role = if config.tie_word_embeddings {
-            Role::LookupAndProduct
+            Role::TableAndHead
         } else {
-            Role::Lookup
+            Role::Table
         };
         let embedding = builder.param("model.embed_tokens", table, role)?;
         let layers = (0..config.num_hidden_layers)
@@ -50,7 +50,7 @@ impl<E: Engine> Decoder<E> {
         let head = if config.tie_word_embeddings {
             None
         } else {
-            Some(builder.param("lm_head", table, Role::Product)?)
+            Some(builder.param("lm_head", table, Role::Head)?)
         };
         let sizes = Sizes {
             vocab_size: config.vocab_size,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 pub(crate) use kif_kernels::Span;
 
+use crate::files::Values;
 use crate::{Dropout, ModelError};
 
 /// Activations `[tokens, width]`.
@@ -30,15 +31,19 @@ pub(crate) type Loss<D, T = NoneTape> = (Scalar<D, T>, Vec<f32>);
 pub(crate) enum Role {
     /// The matrix of a linear layer, `[out, in]`.
     Product,
-    /// Rows or elements are read one by one: embeddings, norm gains, bias tables.
-    Lookup,
-    /// Both: an embedding table that is the output head, too.
-    LookupAndProduct,
+    /// The output head, `[V, in]`: a product whose errors are those of the logits.
+    Head,
+    /// An embedding table, `[V, width]`, whose rows are read one by one.
+    Table,
+    /// An embedding table that is the output head, too.
+    TableAndHead,
+    /// Elements are read one by one: norm gains, biases, tables of biases.
+    Elements,
 }
 
 impl Role {
     fn is_product(self) -> bool {
-        self != Role::Lookup
+        matches!(self, Self::Product | Self::Head | Self::TableAndHead)
     }
 }
 
@@ -150,7 +155,7 @@ pub(crate) trait Engine: Clone {
     type Weight;
 
     /// Prepares a weight; `values` is `[n_rows, n_cols]`, row-major.
-    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<Self::Weight, ModelError>;
+    fn weight(&self, values: Values, spec: WeightSpec) -> Result<Self::Weight, ModelError>;
 
     /// Gives a weight new values.
     fn set_weight(&self, weight: &mut Self::Weight, values: &[f32]) -> Result<(), ModelError>;

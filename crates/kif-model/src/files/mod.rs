@@ -6,6 +6,7 @@ mod json;
 mod header;
 mod shards;
 mod stored;
+mod values;
 mod weights;
 
 mod config;
@@ -39,4 +40,5 @@ pub use routed::{ROUTED_ADAPTERS, ROUTING_CONFIG_FILE, ROUTING_FILE, StoredRoute
 pub use save::Dtype;
 pub use shards::{INDEX_FILE, model_files};
 pub use t5_names::{t5_optional_tensors, t5_tensors};
+pub(crate) use values::Values;
 pub use weights::{Tensor, WEIGHTS_FILE, Weights};

@@ -1,23 +1,20 @@
-//! An open safetensors file, read tensor by tensor and widened to f32.
+//! An open safetensors file, whose tensors are mapped into memory one by one.
+#![allow(unsafe_code)] // Memory maps.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use half::{bf16, f16};
+use memmap2::MmapOptions;
 
 use super::header::{TensorInfo, read_header};
+use super::values::{Mapped, StoredDtype, Values};
 use crate::ModelError;
 use crate::error::Mismatch;
-
-/// Dtypes that can be read.
-pub(super) const DTYPES: [&str; 3] = ["F32", "F16", "BF16"];
 
 #[derive(Debug)]
 pub(super) struct Stored {
     path: PathBuf,
-    file: Mutex<File>,
+    file: File,
 }
 
 impl Stored {
@@ -25,48 +22,32 @@ impl Stored {
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<TensorInfo>), ModelError> {
         let mut file = File::open(path).map_err(|e| ModelError::io("opening", path, e))?;
         let infos = read_header(&mut file, path)?;
-        Ok((
-            Self {
-                path: path.to_owned(),
-                file: Mutex::new(file),
-            },
-            infos,
-        ))
+        let path = path.to_owned();
+        Ok((Self { path, file }, infos))
     }
 
-    /// Reads through a small buffer, so that only the f32 values are held whole.
-    pub(super) fn values(&self, info: &TensorInfo) -> Result<Vec<f32>, ModelError> {
-        let (width, convert): (usize, fn(&[u8]) -> f32) = match info.dtype.as_str() {
-            "F32" => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            "F16" => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
-            "BF16" => (2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-            other => {
-                let mismatches = vec![Mismatch::Dtype {
-                    name: info.name.clone(),
-                    dtype: other.to_owned(),
-                }];
-                return Err(ModelError::Tensors {
-                    file: self.path.clone(),
-                    mismatches,
-                });
-            }
+    /// Maps the values of a tensor; nothing is read yet.
+    pub(super) fn values(&self, info: &TensorInfo) -> Result<Values, ModelError> {
+        let Some(dtype) = StoredDtype::named(&info.dtype) else {
+            let mismatches = vec![Mismatch::Dtype {
+                name: info.name.clone(),
+                dtype: info.dtype.clone(),
+            }];
+            return Err(ModelError::Tensors {
+                file: self.path.clone(),
+                mismatches,
+            });
         };
-        let io = |error| ModelError::io("reading", &self.path, error);
-        // A reader that panicked leaves only the file's position behind, and every read sets that first.
-        let mut file = self
-            .file
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        file.seek(SeekFrom::Start(info.at)).map_err(io)?;
-        let mut left = info.n_bytes as usize;
-        let mut values = Vec::with_capacity(left / width);
-        let mut buffer = vec![0; left.min(1 << 20)];
-        while left > 0 {
-            let part = &mut buffer[..left.min(1 << 20)];
-            file.read_exact(part).map_err(io)?;
-            values.extend(part.chunks_exact(width).map(convert));
-            left -= part.len();
+        if info.n_bytes == 0 {
+            return Ok(Values::Memory(Vec::new()));
         }
-        Ok(values)
+        let mut options = MmapOptions::new();
+        options.offset(info.at).len(info.n_bytes as usize);
+        // SAFETY: the map is only read, as bytes, of which any are valid; the header's check saw that the file reaches
+        // this far. A file that others cut short while a model is being made ends the process, and one that they write to
+        // gives a mixture: `Weights` says that files must not be changed meanwhile.
+        let bytes = unsafe { options.map(&self.file) };
+        let bytes = bytes.map_err(|error| ModelError::io("mapping", &self.path, error))?;
+        Ok(Values::Mapped(Mapped { bytes, dtype }))
     }
 }

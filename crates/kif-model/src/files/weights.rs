@@ -1,7 +1,7 @@
 //! Named tensors of a model: read one by one from `model.safetensors` or its shards, or made by a program.
 //!
-//! A file's header is read and checked at once, its values when they are asked for: a model can take tensor after
-//! tensor without a second copy of all of them. Files stay open and must not be changed meanwhile.
+//! A file's header is read and checked at once, its values are mapped into memory when they are asked for: a model can
+//! take tensor after tensor without a second copy of any. Files stay open and must not be changed meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use super::header::TensorInfo;
 use super::shards;
-use super::stored::{DTYPES, Stored};
+use super::stored::Stored;
+use super::values::{StoredDtype, Values};
 use crate::ModelError;
-use crate::error::{Mismatch, check_finite};
+use crate::error::Mismatch;
 
 /// The file that holds all weights of a model directory.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -132,24 +133,28 @@ impl Weights {
     /// Values of a tensor, read from its file and converted if need be. Missing tensors, dtypes other than f32, f16
     /// and bf16, and values that are not finite are errors.
     pub fn get(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let values = match self.tensors.get(name) {
-            None => return Err(self.missing(name)),
-            Some(Source::Memory(tensor)) => tensor.values.clone(),
-            Some(Source::Stored { file, info }) => file.values(info)?,
-        };
-        check_finite(name, &values)?;
-        Ok(values)
+        Ok(self.look_at(name)?.into_vec())
+    }
+
+    /// As [`get`](Self::get), without reading what is in a file yet.
+    pub(crate) fn look_at(&self, name: &str) -> Result<Values, ModelError> {
+        match self.tensors.get(name) {
+            None => Err(self.missing(name)),
+            Some(source) => source.clone().values(name),
+        }
     }
 
     /// As [`get`](Self::get), and forgets the tensor.
     pub fn take(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let values = match self.tensors.remove(name) {
-            None => return Err(self.missing(name)),
-            Some(Source::Memory(tensor)) => tensor.values,
-            Some(Source::Stored { file, info }) => file.values(&info)?,
-        };
-        check_finite(name, &values)?;
-        Ok(values)
+        Ok(self.take_values(name)?.into_vec())
+    }
+
+    /// As [`take`](Self::take), without a copy of what is in a file.
+    pub(crate) fn take_values(&mut self, name: &str) -> Result<Values, ModelError> {
+        match self.tensors.remove(name) {
+            None => Err(self.missing(name)),
+            Some(source) => source.values(name),
+        }
     }
 
     /// Demands exactly the `expected` tensors, and allows the `optional` ones; the error lists every difference.
@@ -200,9 +205,19 @@ impl Weights {
 }
 
 impl Source {
+    /// The values, all of them finite; `name` is the tensor's.
+    fn values(self, name: &str) -> Result<Values, ModelError> {
+        let values = match self {
+            Source::Memory(tensor) => Values::Memory(tensor.values),
+            Source::Stored { file, info } => file.values(&info)?,
+        };
+        values.check_finite(name)?;
+        Ok(values)
+    }
+
     fn dtype_mismatch(&self) -> Option<Mismatch> {
         match self {
-            Source::Stored { info, .. } if !DTYPES.contains(&info.dtype.as_str()) => {
+            Source::Stored { info, .. } if StoredDtype::named(&info.dtype).is_none() => {
                 Some(Mismatch::Dtype {
                     name: info.name.clone(),
                     dtype: info.dtype.clone(),

@@ -7,7 +7,7 @@ use super::layer::{Adapter, Linear, Param};
 use super::prompts::SoftPrompts;
 use super::routing::InstanceRouter;
 use crate::engine::{Engine, Role, WeightSpec};
-use crate::files::Weights;
+use crate::files::{Values, Weights};
 use crate::{
     LoraConfig, ModelError, ModelOptions, ParamGroup, ParamLayout, PromptConfig, PromptSelection,
     Router, Routing, Trainable,
@@ -114,7 +114,8 @@ impl<'a, E: Engine> Builder<'a, E> {
     /// Whether tensor `name` is stored and other than `table`. Published files repeat the embedding under other names; a
     /// copy must not become a second table.
     pub(crate) fn differs(&self, name: &str, table: &str) -> Result<bool, ModelError> {
-        Ok(self.weights.contains(name) && self.weights.get(name)? != self.weights.get(table)?)
+        Ok(self.weights.contains(name)
+            && self.weights.look_at(name)? != self.weights.look_at(table)?)
     }
 
     /// The weight `<module>.weight`; trained if all weights are.
@@ -134,14 +135,16 @@ impl<'a, E: Engine> Builder<'a, E> {
         shape: [usize; 2],
         role: Role,
     ) -> Result<Param<E>, ModelError> {
-        let values = self.weights.take(&name)?;
         let stored_shape = if shape[0] == 1 {
             vec![shape[1]]
         } else {
             shape.to_vec()
         };
         match self.trainable {
-            Trainable::All => self.trained(name, stored_shape, shape, role, values),
+            Trainable::All => {
+                let values = self.weights.take(&name)?;
+                self.trained(name, stored_shape, shape, role, values)
+            }
             Trainable::Adapter(_) | Trainable::Routed(..) | Trainable::Prompts(_) => {
                 let spec = WeightSpec {
                     n_rows: shape[0],
@@ -150,7 +153,7 @@ impl<'a, E: Engine> Builder<'a, E> {
                     trainable: false,
                 };
                 Ok(Param {
-                    weight: self.engine.weight(values, spec)?,
+                    weight: self.engine.weight(self.weights.take_values(&name)?, spec)?,
                     slot: None,
                 })
             }
@@ -172,13 +175,14 @@ impl<'a, E: Engine> Builder<'a, E> {
             length,
             selection,
         } = prompts;
-        let table = self.weights.get(table)?;
+        let table = self.weights.look_at(table)?;
+        let mut row = Vec::new();
         let mut rows = Vec::with_capacity(n_prompts * length * width);
         for prompt in 0..n_prompts {
             let mut rng = stream(self.seed, Purpose::Init, prompt as u64, 2);
             for _ in 0..length {
                 let id = below(&mut rng, vocab_size);
-                rows.extend_from_slice(&table[id * width..(id + 1) * width]);
+                rows.extend_from_slice(table.range(id * width..(id + 1) * width, &mut row));
             }
         }
         let mean_of = |prompt: &[f32]| {
@@ -194,7 +198,7 @@ impl<'a, E: Engine> Builder<'a, E> {
             "prompts".to_owned(),
             vec![n_prompts, length, width],
             [n_prompts * length, width],
-            Role::Lookup,
+            Role::Table,
             rows,
         )?;
         let keys = match selection {
@@ -248,13 +252,13 @@ impl<'a, E: Engine> Builder<'a, E> {
             trainable: true,
         };
         Ok(Param {
-            weight: self.engine.weight(values, spec)?,
+            weight: self.engine.weight(Values::Memory(values), spec)?,
             slot,
         })
     }
 
     pub(crate) fn norm(&mut self, module: &str, width: usize) -> Result<Param<E>, ModelError> {
-        self.param(module, [1, width], Role::Lookup)
+        self.param(module, [1, width], Role::Elements)
     }
 
     pub(crate) fn linear(
@@ -289,7 +293,7 @@ impl<'a, E: Engine> Builder<'a, E> {
     ) -> Result<Linear<E>, ModelError> {
         let linear = self.linear(parent, target, n_out, n_in)?;
         let name = format!("{parent}.{target}.bias");
-        let bias = Some(self.tensor(name, [1, n_out], Role::Lookup)?);
+        let bias = Some(self.tensor(name, [1, n_out], Role::Elements)?);
         Ok(Linear { bias, ..linear })
     }
 
@@ -345,7 +349,7 @@ impl<'a, E: Engine> Builder<'a, E> {
                 "router.query.norm.weight".to_owned(),
                 vec![width],
                 [1, width],
-                Role::Lookup,
+                Role::Elements,
                 vec![1.0; width],
             )?,
             keys: self.of_router(slot_keys, "slot_keys", [n_slots, width], keys)?,

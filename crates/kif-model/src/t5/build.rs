@@ -33,15 +33,15 @@ impl<E: Engine> T5<E> {
         let encoder_embedding = own_embedding(&mut builder, config, "encoder")?;
         let decoder_embedding = own_embedding(&mut builder, config, "decoder")?;
         let shared_role = if has_own_head {
-            Role::Lookup
+            Role::Table
         } else {
-            Role::LookupAndProduct
+            Role::TableAndHead
         };
         let embedding = builder.param("shared", table, shared_role)?;
         let encoder = stack(&mut builder, config, "encoder", encoder_embedding)?;
         let decoder = stack(&mut builder, config, "decoder", decoder_embedding)?;
         let head = if has_own_head {
-            Some(builder.param("lm_head", table, Role::Product)?)
+            Some(builder.param("lm_head", table, Role::Head)?)
         } else {
             None
         };
@@ -89,7 +89,7 @@ fn own_embedding<E: Engine>(
         return Ok(None);
     }
     let table = [config.vocab_size, config.d_model];
-    Ok(Some(builder.param(&module, table, Role::Lookup)?))
+    Ok(Some(builder.param(&module, table, Role::Table)?))
 }
 
 fn attention<E: Engine>(
@@ -147,7 +147,7 @@ fn stack<E: Engine>(
     let position_bias = builder.param(
         &format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"),
         [config.relative_attention_num_buckets, config.num_heads],
-        Role::Lookup,
+        Role::Elements,
     )?;
     let mut blocks = Vec::with_capacity(n_layers);
     for i in 0..n_layers {

@@ -22,7 +22,7 @@ pub(crate) struct ComputeArguments {
     /// Where to compute [default: cpu]
     #[arg(long, value_enum)]
     device: Option<Device>,
-    /// Number format of the frozen base: f32, bf16 on the CPU, f16 on CUDA [default: f32]
+    /// Number format of the frozen base: f32, bf16 or int8 on the CPU, f16 on CUDA [default: f32]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Threads; results do not depend on it [default: all cores]

@@ -31,6 +31,7 @@ use super::{
     Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
     WeightSpec, device_error,
 };
+use crate::files;
 use crate::matrix_rate::{best_rate, operand};
 use crate::{Fact, ModelError, Precision};
 
@@ -264,7 +265,8 @@ impl Engine for CudaEngine {
     type Device = Cuda;
     type Weight = CudaWeight;
 
-    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<CudaWeight, ModelError> {
+    fn weight(&self, values: files::Values, spec: WeightSpec) -> Result<CudaWeight, ModelError> {
+        let values = values.into_vec();
         let (n_rows, n_cols) = (spec.n_rows, spec.n_cols);
         assert_eq!(
             values.len(),

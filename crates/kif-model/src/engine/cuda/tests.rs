@@ -13,6 +13,7 @@ use crate::engine::{
     Act, Angles, Attention, Engine, Gate, InputGradient, LowRank, PositionBias, Role, Span,
     WeightSpec,
 };
+use crate::files::Values;
 use crate::{Dropout, ModelError, Precision};
 
 type Taped<E> = Act<<E as Engine>::Device, OwnedTape<f32, <E as Engine>::Device>>;
@@ -93,7 +94,7 @@ impl<'a, E: Engine> Bench<'a, E> {
             trainable: false,
         };
         let values = self.values(n_rows * n_cols);
-        self.engine.weight(values, spec)
+        self.engine.weight(Values::Memory(values), spec)
     }
 
     /// The place of a new trained weight.
@@ -105,7 +106,7 @@ impl<'a, E: Engine> Bench<'a, E> {
             trainable: true,
         };
         let values = self.values(n_rows * n_cols);
-        let weight = self.engine.weight(values, spec)?;
+        let weight = self.engine.weight(Values::Memory(values), spec)?;
         self.trained.push((weight, n_rows * n_cols));
         Ok(self.trained.len() - 1)
     }
@@ -116,7 +117,7 @@ impl<'a, E: Engine> Bench<'a, E> {
 
     /// A new input `[n_rows, width]` on a tape.
     fn input(&mut self, n_rows: usize, width: usize) -> Result<Taped<E>, ModelError> {
-        let table = self.trained(n_rows, width, Role::Lookup)?;
+        let table = self.trained(n_rows, width, Role::Table)?;
         let ids: Vec<u32> = (0..n_rows as u32).collect();
         self.engine.embed(self.weight(table), None, &ids)
     }
@@ -159,7 +160,7 @@ fn outcome<E: Engine>(
     let y: Taped<E> = match operation {
         Operation::TrainedHead | Operation::Divergence => x,
         Operation::Norm => {
-            let gain = bench.trained(1, width, Role::Lookup)?;
+            let gain = bench.trained(1, width, Role::Elements)?;
             engine.rms_norm(x, bench.weight(gain), 1e-6)?
         }
         Operation::Relu => engine.relu(x)?,
@@ -209,7 +210,7 @@ fn outcome<E: Engine>(
         Operation::SelfAttention => {
             let (k, v) = (bench.input(n, width)?, bench.input(n, width)?);
             let shape = attention(spans(&lens), spans(&lens), (n_heads, head_dim), true);
-            let table = bench.trained(4, n_heads, Role::Lookup)?;
+            let table = bench.trained(4, n_heads, Role::Elements)?;
             let far = lens.iter().max().copied().unwrap_or(1) as isize - 1;
             let buckets: Vec<usize> = (-far..=far).map(|d| d.unsigned_abs() % 4).collect();
             let bias = PositionBias {
@@ -231,11 +232,11 @@ fn outcome<E: Engine>(
             engine.gated_silu(x, up)?
         }
         Operation::HeadNorm => {
-            let gain = bench.trained(1, head_dim, Role::Lookup)?;
+            let gain = bench.trained(1, head_dim, Role::Elements)?;
             engine.head_norm(x, bench.weight(gain), 1e-6)?
         }
         Operation::Bias => {
-            let bias = bench.trained(1, width, Role::Lookup)?;
+            let bias = bench.trained(1, width, Role::Elements)?;
             engine.add_bias(x, bench.weight(bias))?
         }
         Operation::Rotation => {
@@ -261,8 +262,8 @@ fn outcome<E: Engine>(
         }
         Operation::MoreRows => {
             let (table, more) = (
-                bench.trained(5, width, Role::Lookup)?,
-                bench.trained(3, width, Role::Lookup)?,
+                bench.trained(5, width, Role::Table)?,
+                bench.trained(3, width, Role::Table)?,
             );
             let ids = bench.ids(n, 8);
             engine.embed(bench.weight(table), Some(bench.weight(more)), &ids)?
@@ -270,10 +271,10 @@ fn outcome<E: Engine>(
     };
     let n = y.shape().0;
     let head = match operation {
-        Operation::TrainedHead => bench.trained(VOCAB, width, Role::Product)?,
+        Operation::TrainedHead => bench.trained(VOCAB, width, Role::Head)?,
         // The last one in the list is none of a gradient.
         _ => {
-            let head = bench.frozen(VOCAB, width, Role::LookupAndProduct)?;
+            let head = bench.frozen(VOCAB, width, Role::TableAndHead)?;
             bench.trained.push((head, 0));
             bench.trained.len() - 1
         }
@@ -375,7 +376,10 @@ fn weights_too_large_for_half_are_refused() {
         role: Role::Product,
         trainable: false,
     };
-    let error = engine.weight(vec![1.0, 7e4], spec).map(|_| ()).unwrap_err();
+    let error = engine
+        .weight(Values::Memory(vec![1.0, 7e4]), spec)
+        .map(|_| ())
+        .unwrap_err();
     assert!(error.to_string().contains("value 1"), "{error}");
 }
 
@@ -391,7 +395,7 @@ fn huge_and_tiny_operands_keep_their_digits_in_half() {
             role: Role::Product,
             trainable: false,
         };
-        let weight = engine.weight(vec![1.0; 64], spec).unwrap();
+        let weight = engine.weight(Values::Memory(vec![1.0; 64]), spec).unwrap();
         let x = engine.upload(values, (1, 64)).unwrap();
         let sum = engine.logits(x, &weight, 0.5).unwrap()[0];
         let expected = 0.5 * size * 2080.0;

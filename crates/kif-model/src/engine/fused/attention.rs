@@ -18,7 +18,7 @@ struct Bias {
 impl Bias {
     fn new(bias: PositionBias<'_, FusedWeight>, n_heads: usize) -> Self {
         Self {
-            by_distance: bias_by_distance(bias.table.values(), n_heads, bias.buckets),
+            by_distance: bias_by_distance(bias.table.elements(), n_heads, bias.buckets),
             min_distance: bias.min_distance,
             buckets: bias.buckets.to_vec(),
             leaf: bias.table.leaf.clone(),

@@ -18,7 +18,7 @@ pub(super) fn add_bias<T: Tape<f32, Cpu>>(
     y.copy_from_slice(view(&x));
     for row in y.chunks_exact_mut(width) {
         row.iter_mut()
-            .zip(bias.values().iter())
+            .zip(bias.elements().iter())
             .for_each(|(y, b)| *y += b);
     }
     let out = engine.tensor(y, n_rows, width)?;

@@ -2,7 +2,9 @@
 
 use dfdx::prelude::*;
 
-use super::{Fused, FusedWeight, buffers, take_gradient};
+use half::slice::HalfFloatSliceExt;
+
+use super::{Fused, FusedWeight, Kept, buffers, take_gradient};
 use crate::ModelError;
 use crate::engine::Act;
 
@@ -58,14 +60,17 @@ pub(super) fn embed<T: Tape<f32, Cpu>>(
 
 /// Rows of one table, `[ids, D]`.
 fn look_up(table: &FusedWeight, ids: &[u32], rows: &mut [f32]) {
-    match &table.packed {
+    let width = table.spec.n_cols;
+    let place = |id: u32| id as usize * width..(id as usize + 1) * width;
+    let rows_of_ids = rows.chunks_exact_mut(width).zip(ids);
+    match &table.kept {
         // A table that is the output head, too, exists once.
-        Some(packed) => packed.read_rows(ids, rows),
-        None => {
-            let width = table.spec.n_cols;
-            for (row, &id) in rows.chunks_exact_mut(width).zip(ids) {
-                row.copy_from_slice(&table.values()[id as usize * width..][..width]);
-            }
+        Kept::Packed(packed) => packed.read_rows(ids, rows),
+        Kept::Floats(values) => {
+            rows_of_ids.for_each(|(row, &id)| row.copy_from_slice(&values[place(id)]));
+        }
+        Kept::Halves(values) => {
+            rows_of_ids.for_each(|(row, &id)| values[place(id)].convert_to_f32_slice(row));
         }
     }
 }

@@ -19,14 +19,16 @@ mod view;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
+use half::bf16;
 use kif_kernels::{PackedWeight, Precision};
 use view::view;
 
 use super::{
-    Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
-    WeightSpec, device_error,
+    Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Role,
+    Step, WeightSpec, device_error,
 };
 use crate::ModelError;
+use crate::files::Values;
 
 /// The engine; `precision` is that of frozen weights.
 #[derive(Clone)]
@@ -40,6 +42,17 @@ impl Fused {
         Self {
             device: Cpu::default(),
             precision,
+        }
+    }
+
+    /// How a weight is kept. Trained ones keep full precision, for their updates would vanish, and so do those that are
+    /// small anyway. What the logits are made of is never kept in 8 bits.
+    fn precision_of(&self, spec: WeightSpec) -> Precision {
+        match (self.precision, spec.role) {
+            _ if spec.trainable => Precision::F32,
+            (_, Role::Elements) => Precision::F32,
+            (Precision::Int8, Role::Head | Role::Table | Role::TableAndHead) => Precision::Bf16,
+            (precision, _) => precision,
         }
     }
 
@@ -58,26 +71,50 @@ impl Fused {
 /// A weight as the kernels want it.
 pub(crate) struct FusedWeight {
     spec: WeightSpec,
-    /// Plain values, where rows or elements are looked up and nothing else is done.
-    values: Option<Arc<Vec<f32>>>,
-    /// Panels for products, and for look-ups if it serves both.
-    packed: Option<Arc<PackedWeight>>,
+    kept: Kept,
     /// Names the gradient in dfdx's store; its own values are never read.
     leaf: Option<Act<Cpu>>,
 }
 
+/// The values of a weight.
+enum Kept {
+    /// As they are, where rows or elements are read and nothing else is done.
+    Floats(Arc<Vec<f32>>),
+    /// The same in half the memory, for embedding tables.
+    Halves(Vec<bf16>),
+    /// Panels for products, and for look-ups if the weight serves both.
+    Packed(Arc<PackedWeight>),
+}
+
 impl FusedWeight {
-    fn values(&self) -> &Arc<Vec<f32>> {
-        self.values
-            .as_ref()
-            .expect("a weight of role Lookup keeps its values")
+    fn elements(&self) -> &Arc<Vec<f32>> {
+        match &self.kept {
+            Kept::Floats(values) => values,
+            Kept::Halves(_) | Kept::Packed(_) => {
+                panic!("a weight of role {:?} has no elements", self.spec.role)
+            }
+        }
     }
 
     fn packed(&self) -> &Arc<PackedWeight> {
-        self.packed
-            .as_ref()
-            .expect("a weight of role Product is packed")
+        match &self.kept {
+            Kept::Packed(packed) => packed,
+            Kept::Floats(_) | Kept::Halves(_) => {
+                panic!("a weight of role {:?} is not packed", self.spec.role)
+            }
+        }
     }
+}
+
+/// A table rounded to BF16.
+fn halves(values: &Values, n_rows: usize, n_cols: usize) -> Vec<bf16> {
+    let mut scratch = Vec::new();
+    let mut halves = Vec::with_capacity(n_rows * n_cols);
+    for row in 0..n_rows {
+        let row = values.range(row * n_cols..(row + 1) * n_cols, &mut scratch);
+        halves.extend(row.iter().map(|&x| bf16::from_f32(x)));
+    }
+    halves
 }
 
 /// Takes the gradient of an operation's output out of the store.
@@ -92,23 +129,26 @@ impl Engine for Fused {
     type Device = Cpu;
     type Weight = FusedWeight;
 
-    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<FusedWeight, ModelError> {
+    fn weight(&self, values: Values, spec: WeightSpec) -> Result<FusedWeight, ModelError> {
         let (n_rows, n_cols) = (spec.n_rows, spec.n_cols);
         assert_eq!(
             values.len(),
             n_rows * n_cols,
             "a weight of {n_rows} x {n_cols}"
         );
-        // Trainable weights keep full precision: their updates would vanish in bf16.
-        let precision = if spec.trainable {
-            Precision::F32
-        } else {
-            self.precision
+        let precision = self.precision_of(spec);
+        let kept = match spec.role {
+            role if role.is_product() => {
+                let rows = values.rows(n_cols);
+                Kept::Packed(Arc::new(PackedWeight::pack_rows(
+                    &rows, n_rows, n_cols, precision,
+                )))
+            }
+            Role::Table if precision != Precision::F32 => {
+                Kept::Halves(halves(&values, n_rows, n_cols))
+            }
+            _ => Kept::Floats(Arc::new(values.into_vec())),
         };
-        let packed = spec
-            .role
-            .is_product()
-            .then(|| Arc::new(PackedWeight::pack(&values, n_rows, n_cols, precision)));
         let leaf = if spec.trainable {
             Some(
                 self.device
@@ -118,34 +158,21 @@ impl Engine for Fused {
         } else {
             None
         };
-        let values = packed.is_none().then(|| Arc::new(values));
-        Ok(FusedWeight {
-            spec,
-            values,
-            packed,
-            leaf,
-        })
+        Ok(FusedWeight { spec, kept, leaf })
     }
 
     fn set_weight(&self, weight: &mut FusedWeight, values: &[f32]) -> Result<(), ModelError> {
-        if let Some(old) = &mut weight.values {
-            match Arc::get_mut(old) {
+        let WeightSpec { n_rows, n_cols, .. } = weight.spec;
+        match &mut weight.kept {
+            Kept::Floats(old) => match Arc::get_mut(old) {
                 Some(old) => old.copy_from_slice(values),
                 None => *old = Arc::new(values.to_vec()),
-            }
-        }
-        if let Some(old) = &mut weight.packed {
-            match Arc::get_mut(old) {
+            },
+            Kept::Packed(old) => match Arc::get_mut(old) {
                 Some(old) => old.repack(values),
-                None => {
-                    *old = Arc::new(PackedWeight::pack(
-                        values,
-                        weight.spec.n_rows,
-                        weight.spec.n_cols,
-                        Precision::F32,
-                    ));
-                }
-            }
+                None => *old = Arc::new(PackedWeight::pack(values, n_rows, n_cols, Precision::F32)),
+            },
+            Kept::Halves(_) => panic!("a table in BF16 is frozen"),
         }
         Ok(())
     }

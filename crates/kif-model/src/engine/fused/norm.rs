@@ -24,11 +24,11 @@ pub(super) fn rms_norm<T: Tape<f32, Cpu>>(
     );
     let mut y = buffers::take(n_rows * width);
     let mut inv_rms = vec![0.0; n_rows * width / of_gain];
-    kif_kernels::rms_norm(view(&x), gain.values(), eps, &mut y, &mut inv_rms);
+    kif_kernels::rms_norm(view(&x), gain.elements(), eps, &mut y, &mut inv_rms);
     let out = engine.tensor(y, n_rows, width)?;
     if T::OWNS_TAPE {
         let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
-        let (gain, leaf) = (Arc::clone(gain.values()), gain.leaf.clone());
+        let (gain, leaf) = (Arc::clone(gain.elements()), gain.leaf.clone());
         tape.add_backward_op(move |gradients| {
             let gy = take_gradient!(gradients, out_ghost);
             let mut gain_gradient = leaf.as_ref().map(|_| vec![0.0; of_gain]);

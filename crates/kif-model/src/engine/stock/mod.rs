@@ -15,6 +15,7 @@ use super::{
     Act, Angles, Attention, Engine, Gate, HostCache, InputGradient, Loss, LowRank, PositionBias,
     Step, WeightSpec, device_error,
 };
+use crate::files::Values;
 use crate::{Dropout, ModelError};
 
 /// The engine on device `D`.
@@ -135,8 +136,8 @@ impl<D: Device<f32>> Engine for Stock<D> {
     type Device = D;
     type Weight = StockWeight<D>;
 
-    fn weight(&self, values: Vec<f32>, spec: WeightSpec) -> Result<StockWeight<D>, ModelError> {
-        let tensor = self.tensor(values, spec.n_rows, spec.n_cols)?;
+    fn weight(&self, values: Values, spec: WeightSpec) -> Result<StockWeight<D>, ModelError> {
+        let tensor = self.tensor(values.into_vec(), spec.n_rows, spec.n_cols)?;
         Ok(StockWeight { spec, tensor })
     }
 
