@@ -3,6 +3,8 @@
 //! Every measurement is a process of its own, ours and the peer's in turns. A time is the median over the rounds, step by
 //! step, so that a disturbance of one round does not count.
 
+mod decoders;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -17,7 +19,7 @@ use crate::process;
 /// Arguments of `cargo xtask perf`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Small T5 base in Hugging Face layout, for work on real rows
+    /// Small T5 base in Hugging Face layout, for work on real rows; its tokenizer is that of bases with random weights, too
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Folder of task files, `train/TASK.json` and `test/TASK.json`, for work on real rows
@@ -35,6 +37,9 @@ pub(crate) struct Options {
     /// Only work whose name begins with one of these
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure a base of 7 billion weights, too, which takes 14 GiB of disk for the time being
+    #[arg(long)]
+    with_7b: bool,
     /// Where `perf.md`, `perf.json` and bases with random weights go
     #[arg(long, value_name = "DIR", default_value = "runs/perf")]
     out: PathBuf,
@@ -52,6 +57,8 @@ struct Work {
     time_target: Option<f64>,
     /// Largest memory that is aimed at, as a ratio to the peer's or in MiB where there is none.
     memory_target: Option<f64>,
+    /// Most processes of each kind.
+    rounds: usize,
 }
 
 /// What the time of a work is compared with.
@@ -85,10 +92,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let works = bench.works();
     bench.make_bases(&works)?;
+    bench.make_rows(&works)?;
+    let large_base = bench.make_7b(&works)?;
     for work in works {
         eprintln!("== {}", work.name);
         report.lines.push(bench.measure(work)?);
     }
+    drop(large_base);
     let text = report.markdown();
     print!("{text}");
     write(&options.out.join("perf.md"), &text)?;
@@ -145,6 +155,7 @@ impl Bench<'_> {
             against: Against::Ours(on_small("step --steps 10")),
             time_target: Some(1.04),
             memory_target: None,
+            rounds: usize::MAX,
         });
         works.push(Work {
             name: "round-small".into(),
@@ -152,26 +163,30 @@ impl Bench<'_> {
             against: Against::BareSteps,
             time_target: Some(1.05),
             memory_target: None,
+            rounds: usize::MAX,
         });
         for (precision, limit) in [("f32", 7.0), ("bf16", 4.0)] {
             let base = self.base_dir("large");
-            works.push(Work {
-                name: format!("large-{precision}"),
-                ours: with_paths(
-                    &format!(
-                        "step --precision {precision} --batch-size 4 --input-tokens 256 --steps 3"
-                    ),
-                    &[("--model", &base)],
+            let args = with_paths(
+                &format!(
+                    "step --precision {precision} --batch-size 4 --input-tokens 256 --steps 3"
                 ),
-                against: Against::Nothing,
-                time_target: None,
-                memory_target: Some(limit * 1024.0),
-            });
+                &[("--model", &base)],
+            );
+            works.push(Work::alone(
+                &format!("large-{precision}"),
+                args,
+                limit * 1024.0,
+            ));
         }
         if let Some((model, data)) = self.options.model.as_ref().zip(self.options.data.as_ref()) {
             self.works_on_rows(model, data, &mut works);
+            self.works_of_decoders(&mut works);
         } else {
             eprintln!("no work on real rows: it needs --model and --data");
+        }
+        if self.options.with_7b {
+            self.works_of_7b(&mut works);
         }
         works.retain(|work| self.wanted(&work.name));
         works
@@ -211,7 +226,7 @@ impl Bench<'_> {
 
     /// Makes the bases that the works name, once, with the tokenizer of `--model`.
     fn make_bases(&self, works: &[Work]) -> Result<()> {
-        for shape in ["small", "base", "large"] {
+        for shape in ["small", "base", "large", decoders::SMALL] {
             let dir = self.base_dir(shape);
             let name = dir.display().to_string();
             if dir.join("config.json").exists()
@@ -272,7 +287,7 @@ impl Bench<'_> {
 
     fn measure(&self, work: Work) -> Result<Line> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..self.options.rounds {
+        for _ in 0..self.options.rounds.min(work.rounds) {
             ours.push(self.ours(&work.ours)?);
             match &work.against {
                 Against::Peer(args) => theirs.extend(self.peer(args)?),
@@ -293,6 +308,19 @@ impl Work {
             against: Against::Peer(args),
             time_target: Some(time_target),
             memory_target: None,
+            rounds: usize::MAX,
+        }
+    }
+
+    /// Without a peer, up to `limit` MiB.
+    fn alone(name: &str, ours: Vec<String>, limit: f64) -> Self {
+        Self {
+            name: name.into(),
+            ours,
+            against: Against::Nothing,
+            time_target: None,
+            memory_target: Some(limit),
+            rounds: usize::MAX,
         }
     }
 }

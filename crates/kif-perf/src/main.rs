@@ -3,8 +3,11 @@
 //! A process of its own for each, so that its largest resident memory is the work's; `cargo xtask perf` starts them,
 //! beside the peers of `peer/`, and makes the tables. `RAYON_NUM_THREADS` sets the threads.
 
+mod generate;
 mod kernel;
+mod random_files;
 mod round;
+mod rows;
 mod score;
 mod shape;
 mod step;
@@ -32,6 +35,10 @@ enum What {
     Round(round::Arguments),
     /// Seconds of answering the rows of a file
     Score(score::Arguments),
+    /// Seconds of continuing the prompts of a file by a fixed number of tokens
+    Generate(generate::Arguments),
+    /// Write the rows of a file as the ids that a model reads
+    Rows(rows::Arguments),
     /// Write a base with random weights in Hugging Face layout
     Base(shape::Arguments),
 }
@@ -45,6 +52,8 @@ fn main() -> Result<()> {
         What::Step(arguments) => step::run(&arguments),
         What::Round(arguments) => round::run(&arguments),
         What::Score(arguments) => score::run(&arguments),
+        What::Generate(arguments) => generate::run(&arguments),
+        What::Rows(arguments) => rows::run(&arguments),
         What::Base(arguments) => shape::run(&arguments),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use kif_data::{Limits, read_rows};
-use kif_model::{LoraConfig, ModelOptions, Trainable, load};
+use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable, load};
 use kif_runner::codec::{Codec, TemplateSetting};
 use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
 use kif_runner::protocol::ScoreKind;
@@ -43,7 +43,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut rows = read_rows(&arguments.rows)?;
     rows.truncate(arguments.limit);
     let codec = Codec::of_model(&arguments.model, &TemplateSetting::Plain)?;
-    let options = ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()));
+    let lora = ModelConfig::read(&arguments.model)?.own_targets(LoraConfig::default());
+    let options = ModelOptions::cpu(Trainable::Adapter(lora));
     let model = load(&arguments.model, &options)?;
     let score = if arguments.labels {
         ScoreKind::Labels

@@ -13,25 +13,29 @@ use crate::work::Work;
 pub(crate) struct Arguments {
     #[command(flatten)]
     work: Work,
-    /// Steps that are measured, after two to warm up
+    /// Steps that are measured
     #[arg(long, value_name = "N", default_value_t = 20)]
     steps: usize,
+    /// Steps before the first that counts
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    warm_up: usize,
 }
 
-/// Steps before the first that counts.
-const WARM_UP: usize = 2;
-
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { work, steps } = arguments;
+    let Arguments {
+        work,
+        steps,
+        warm_up,
+    } = arguments;
     let mut learner = work.learner()?;
     let loaded_mib = peak_rss_mib();
     let encoded = work.encoded(&learner)?;
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
-    for k in 0..WARM_UP + steps {
+    for k in 0..warm_up + steps {
         let batch = work.batch(&encoded, k);
         let start = Instant::now();
         losses.push(learner.step(&batch)?);
-        if k >= WARM_UP {
+        if k >= *warm_up {
             seconds.push(start.elapsed().as_secs_f64());
             tokens += batch.inputs.n_tokens();
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
-use kif_model::{LoraConfig, Trainable, load};
+use kif_model::{LoraConfig, ModelConfig, Trainable, load};
 use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::protocol::{Compute, Precision};
 use kif_runner::run::model_options;
@@ -28,7 +28,7 @@ pub(crate) struct Work {
     /// Rows of a batch
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) batch_size: usize,
-    /// f32 or bf16 frozen weights
+    /// Number format of the frozen weights
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     /// Share of every LoRA A's input that is dropped
@@ -52,8 +52,8 @@ impl Work {
             recompute: self.recompute,
             ..Compute::default()
         };
-        let adapter = Trainable::Adapter(LoraConfig::default());
-        let options = model_options(&compute, adapter, 1);
+        let lora = ModelConfig::read(&self.model)?.own_targets(LoraConfig::default());
+        let options = model_options(&compute, Trainable::Adapter(lora), 1);
         let mut model = load(&self.model, &options)?;
         // B of a fresh adapter is zero; a trained one is not.
         let params: Vec<f32> = (model.params().iter().enumerate())

@@ -1,0 +1,90 @@
+//! Greedy texts of a fixed length.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use kif_data::{Limits, read_rows};
+use kif_model::{LoraConfig, ModelConfig, Trainable, load};
+use kif_runner::codec::{Codec, TemplateSetting};
+use kif_runner::evaluate::batches;
+use kif_runner::protocol::{Compute, Precision};
+use kif_runner::record::peak_rss_mib;
+use kif_runner::run::model_options;
+use serde_json::json;
+
+/// Arguments of `kif-perf generate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A base in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Rows whose prompts are continued, the first `--limit` of them
+    #[arg(long, value_name = "FILE")]
+    rows: PathBuf,
+    /// Prompts
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    limit: usize,
+    /// Tokens of every text
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    max_new_tokens: usize,
+    /// Prompt tokens of a batch
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    batch_tokens: usize,
+    /// Longest prompt in tokens, of rows of text
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_input: usize,
+    /// Number format of the frozen weights
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
+}
+
+/// A text that ends early would be less work than the peer's: an error.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let prompts = prompts(arguments)?;
+    let compute = Compute {
+        precision: arguments.precision,
+        ..Compute::default()
+    };
+    let lora = ModelConfig::read(&arguments.model)?.own_targets(LoraConfig::default());
+    let options = model_options(&compute, Trainable::Adapter(lora), 1);
+    let model = load(&arguments.model, &options)?;
+    let loaded_mib = peak_rss_mib();
+    let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    let mut texts = vec![Vec::new(); prompts.len()];
+    let start = Instant::now();
+    for batch in batches(&lengths, arguments.batch_tokens, 64) {
+        let of_batch: Vec<&[u32]> = batch.iter().map(|&row| prompts[row].as_slice()).collect();
+        let written = model.generate(&of_batch, arguments.max_new_tokens)?;
+        for (row, text) in batch.into_iter().zip(written) {
+            texts[row] = text;
+        }
+    }
+    let total_s = start.elapsed().as_secs_f64();
+    if let Some(short) = texts.iter().find(|t| t.len() != arguments.max_new_tokens) {
+        bail!("a text of {} tokens, expected them all", short.len());
+    }
+    let line = json!({
+        "threads": rayon::current_num_threads(),
+        "total_s": total_s,
+        "rows": prompts.len(),
+        "prompt_tokens": lengths.iter().sum::<usize>(),
+        "texts": texts,
+        "loaded_mib": loaded_mib,
+        "peak_mib": peak_rss_mib(),
+    });
+    println!("{line}");
+    Ok(())
+}
+
+fn prompts(arguments: &Arguments) -> Result<Vec<Vec<u32>>> {
+    let mut rows = read_rows(&arguments.rows)?;
+    rows.truncate(arguments.limit);
+    let limits = Limits {
+        max_input: arguments.max_input,
+        max_target: usize::MAX,
+    };
+    let codec = Codec::of_model(&arguments.model, &TemplateSetting::Plain)?;
+    let encoded = codec.encode_rows(&rows, limits)?;
+    Ok(encoded.into_iter().map(|row| row.input_ids).collect())
+}
