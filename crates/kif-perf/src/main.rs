@@ -7,6 +7,7 @@ mod generate;
 mod kernel;
 mod random_files;
 mod round;
+mod rounding;
 mod rows;
 mod score;
 mod shape;
@@ -37,6 +38,8 @@ enum What {
     Score(score::Arguments),
     /// Seconds of continuing the prompts of a file by a fixed number of tokens
     Generate(generate::Arguments),
+    /// How far predictions with `--precision` are from those in f32, on the first batch
+    Rounding(rounding::Arguments),
     /// Write the rows of a file as the ids that a model reads
     Rows(rows::Arguments),
     /// Write a base with random weights in Hugging Face layout
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
         What::Round(arguments) => round::run(&arguments),
         What::Score(arguments) => score::run(&arguments),
         What::Generate(arguments) => generate::run(&arguments),
+        What::Rounding(arguments) => rounding::run(&arguments),
         What::Rows(arguments) => rows::run(&arguments),
         What::Base(arguments) => shape::run(&arguments),
     }

@@ -11,7 +11,7 @@ use kif_runner::run::model_options;
 use kif_runner::{Learner, LearnerConfig};
 
 /// What is trained, and on which rows.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Work {
     /// A base in Hugging Face layout; `kif-perf base` makes one with random weights
     #[arg(long, value_name = "DIR")]
@@ -45,6 +45,19 @@ const TARGET_TOKENS: usize = 8;
 const SMALLEST_VOCABULARY: u32 = 8000;
 
 impl Work {
+    /// How the frozen weights are kept.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The same with frozen weights kept otherwise.
+    pub(crate) fn in_precision(&self, precision: Precision) -> Self {
+        Self {
+            precision,
+            ..self.clone()
+        }
+    }
+
     /// The model with LoRA r 8 on q and v, as published, in a learner.
     pub(crate) fn learner(&self) -> Result<Learner> {
         let compute = Compute {
