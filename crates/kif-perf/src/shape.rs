@@ -16,7 +16,7 @@ use crate::random_files;
 /// Arguments of `kif-perf base`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Its size: a T5 (small, base, large), qwen3-0.6b or llama2-7b
+    /// Its size: a T5 (small, base, large), qwen3-0.6b, llama3-1b, llama2-7b or llama2-13b
     #[arg(long, value_name = "NAME")]
     shape: Shape,
     /// Where it goes; bfloat16
@@ -31,20 +31,28 @@ pub(crate) struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     T5(perf::Shape),
-    /// Width 1024, 28 layers, 16 heads of 128 on 8 of keys, feed-forward 3072, vocabulary 151,936, tied.
-    Qwen3,
-    /// Width 4096, 32 layers, 32 heads of 128, feed-forward 11008, vocabulary 32,000, a head of its own.
-    Llama2,
+    /// A place in [`DECODERS`].
+    Decoder(usize),
 }
+
+/// A model's name and configuration.
+type Decoder = (&'static str, fn() -> DecoderConfig);
+
+/// Decoder-only models.
+const DECODERS: [Decoder; 4] = [
+    ("qwen3-0.6b", qwen3),
+    ("llama3-1b", llama3),
+    ("llama2-7b", || llama2([4096, 32, 32, 11_008])),
+    ("llama2-13b", || llama2([5120, 40, 40, 13_824])),
+];
 
 impl FromStr for Shape {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "qwen3-0.6b" => Ok(Self::Qwen3),
-            "llama2-7b" => Ok(Self::Llama2),
-            name => perf::Shape::from_str(name, false).map(Self::T5),
+        match DECODERS.iter().position(|decoder| decoder.0 == name) {
+            Some(place) => Ok(Self::Decoder(place)),
+            None => perf::Shape::from_str(name, false).map(Self::T5),
         }
     }
 }
@@ -53,8 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     match arguments.shape {
         Shape::T5(shape) => write_t5(shape.config(), arguments)?,
-        Shape::Qwen3 => random_files::write(out, &qwen3())?,
-        Shape::Llama2 => random_files::write(out, &llama2())?,
+        Shape::Decoder(place) => random_files::write(out, &DECODERS[place].1())?,
     }
     if let Some(tokenizer) = &arguments.tokenizer {
         fs::copy(tokenizer, out.join("tokenizer.json"))
@@ -93,16 +100,40 @@ fn qwen3() -> DecoderConfig {
     }
 }
 
-/// Llama-2-7B.
-fn llama2() -> DecoderConfig {
+/// Llama-3.2-1B, of which all but the scaling of its angles matters here.
+fn llama3() -> DecoderConfig {
+    DecoderConfig {
+        family: Family::Llama,
+        vocab_size: 128_256,
+        hidden_size: 2048,
+        intermediate_size: 8192,
+        num_hidden_layers: 16,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        head_dim: 64,
+        max_position_embeddings: 131_072,
+        rms_norm_eps: 1e-5,
+        rope: Rope {
+            theta: 5e5,
+            scaling: None,
+        },
+        tie_word_embeddings: true,
+        bos_token_id: Some(128_000),
+        eos_token_id: vec![128_001],
+        initializer_range: 0.02,
+    }
+}
+
+/// A Llama 2 of that width, so many layers and heads, and that width of its feed-forward blocks.
+fn llama2([width, n_layers, n_heads, inner]: [usize; 4]) -> DecoderConfig {
     DecoderConfig {
         family: Family::Llama,
         vocab_size: 32_000,
-        hidden_size: 4096,
-        intermediate_size: 11_008,
-        num_hidden_layers: 32,
-        num_attention_heads: 32,
-        num_key_value_heads: 32,
+        hidden_size: width,
+        intermediate_size: inner,
+        num_hidden_layers: n_layers,
+        num_attention_heads: n_heads,
+        num_key_value_heads: n_heads,
         head_dim: 128,
         max_position_embeddings: 4096,
         rms_norm_eps: 1e-5,
@@ -131,13 +162,14 @@ mod tests {
 
     #[test]
     fn shapes_have_as_many_parameters_as_the_published_models() {
-        assert_eq!(n_params(qwen3()), 596_049_920);
-        assert_eq!(n_params(llama2()), 6_738_415_616);
+        let sizes = DECODERS.map(|(_, config)| n_params(config()));
+        let published = [596_049_920, 1_235_814_400, 6_738_415_616, 13_015_864_320];
+        assert_eq!(sizes, published);
     }
 
     #[test]
     fn shapes_are_known_by_name() {
-        assert_eq!("qwen3-0.6b".parse(), Ok(Shape::Qwen3));
+        assert_eq!("qwen3-0.6b".parse(), Ok(Shape::Decoder(0)));
         assert_eq!("small".parse(), Ok(Shape::T5(perf::Shape::Small)));
         assert!("8b".parse::<Shape>().is_err());
     }
