@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod chance;
 pub mod corpus;
+pub mod end_token;
 pub mod error;
 mod json;
 pub mod layouts;
@@ -27,6 +28,7 @@ pub mod tokenizer;
 
 pub use batch::{Batch, Encoded, Ragged};
 pub use corpus::{CorpusItem, corpus_items, corpus_reader};
+pub use end_token::end_token;
 pub use error::DataError;
 pub use layouts::{
     Layout, MAX_PROBLEMS, Split, Survey, load_task, read_rows, split_file, survey, task_files,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use kif_data::{Content, Encoded, Format, Limits, Row, Template, Tokenizer};
+use kif_data::{Content, Encoded, Format, Limits, Row, Template, Tokenizer, end_token};
 use kif_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
@@ -73,12 +73,13 @@ impl Codec {
             .map_or(vec![1], |config| config.end_ids().to_vec());
         let end_id = match config {
             Some(config) if config.is_decoder_only() => {
-                let named = tokenizer.as_ref().and_then(|t| end_token(model, t));
-                Some(
-                    named
-                        .filter(|id| end_ids.contains(id))
-                        .unwrap_or(end_ids[0]),
-                )
+                let settings = model.join("tokenizer_config.json");
+                let named = match &tokenizer {
+                    Some(tokenizer) => end_token(&settings, tokenizer)?,
+                    None => None,
+                };
+                let named = named.filter(|id| end_ids.contains(id));
+                Some(named.unwrap_or(end_ids[0]))
             }
             _ => None,
         };
@@ -164,15 +165,6 @@ impl Codec {
             }
         }
     }
-}
-
-/// The end token that `tokenizer_config.json` names.
-fn end_token(model: &Path, tokenizer: &Tokenizer) -> Option<u32> {
-    let text = std::fs::read_to_string(model.join("tokenizer_config.json")).ok()?;
-    let fields: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let token = &fields["eos_token"];
-    let name = token.as_str().or_else(|| token["content"].as_str())?;
-    tokenizer.id_of(name)
 }
 
 /// Names the first row with a token id that a model of `vocab_size` ids does not have.

@@ -1,6 +1,7 @@
 //! How commands end when something is wrong: the exit code, and a message that names it.
 
 use std::fs;
+use std::path::Path;
 
 use crate::kit::{arg, fail, golden, kif, kif_with, rows, small_benchmark, succeed};
 
@@ -218,18 +219,51 @@ fn a_run_that_cannot_be_leaves_no_lock_behind() {
     succeed(&flags);
 }
 
+/// The files of a golden model, in a folder of their own.
+fn copy_base(name: &str, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(golden(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_end_token_that_cannot_be_read_is_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data) = (folder.path().join("model"), folder.path().join("rows"));
+    copy_base("tiny-llama", &model);
+    fs::write(&data, rows("a", 4, 0)).unwrap();
+    let settings = model.join("tokenizer_config.json");
+    let flags = [
+        "score",
+        "--max-new-tokens",
+        "1",
+        "--model",
+        arg(&model),
+        "--data",
+        arg(&data),
+    ];
+    succeed(&flags);
+    for (text, said) in [
+        ("{", "EOF"),
+        ("{\"eos_token\": 1}", "expected a token's name"),
+    ] {
+        fs::write(&settings, text).unwrap();
+        fail(2, &["tokenizer_config.json", said], &flags);
+    }
+    fs::write(&settings, "{\"eos_token\": \"</s>\"}").unwrap();
+    succeed(&flags);
+}
+
 #[test]
 fn a_stopped_training_goes_on_with_its_own_base_only() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (model, data, out) = (at("model"), at("rows.jsonl"), at("out"));
-    fs::create_dir(&model).unwrap();
-    for entry in fs::read_dir(golden("tiny-t5")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
-        }
-    }
+    copy_base("tiny-t5", &model);
     fs::write(&data, rows("a", 16, 0)).unwrap();
     let flags = [
         "learn",
