@@ -135,7 +135,9 @@ impl Template {
     }
 }
 
-/// Alpaca's prompt; of a row without an instruction the whole prompt is the instruction.
+/// Alpaca's prompt; of a row without an instruction the whole prompt is the instruction. Where there is one, the preamble
+/// promises an input even if that is empty: the released LLaMA code has this one alone, and cutting an input down to nothing
+/// must not change the text around it.
 fn alpaca(prompt: &Prompt) -> String {
     let task = "Below is an instruction that describes a task";
     let request = "Write a response that appropriately completes the request.";
@@ -237,6 +239,9 @@ mod tests {
             .unwrap();
         assert!(both.starts_with("Below is an instruction that describes a task, paired with"));
         assert!(both.ends_with("### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response:\n"));
+        let empty = both.replace("\nthis\n", "\n\n");
+        let rendered = Template::Alpaca.render(&instruction_input("Do it.\n", ""));
+        assert_eq!(rendered.unwrap(), empty);
         let whole = Template::Alpaca.render(&"Do it.".into()).unwrap();
         assert!(whole.ends_with(
             "task. Write a response that appropriately completes the request.\n\n\
