@@ -2,83 +2,15 @@
 //! `make_golden_causal.py`).
 
 mod common;
+#[path = "common/numbers.rs"]
+mod numbers;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use common::{distance, length, mean_loss_and_grad};
 use kif_data::{Batch, Encoded};
 use kif_model::{Adapter, EngineKind, LanguageModel, ModelConfig, ModelOptions, Trainable, load};
-
-/// A folder of golden numbers.
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fixtures/golden")
-        .join(name)
-}
-
-/// Tensors of a golden file.
-struct Golden(safetensors::SafeTensors<'static>);
-
-impl Golden {
-    fn read(path: &Path) -> Self {
-        // Leaked: a test reads a handful of small files.
-        let bytes: &'static [u8] = std::fs::read(path).expect("a golden file").leak();
-        Self(safetensors::SafeTensors::deserialize(bytes).expect("safetensors"))
-    }
-
-    fn f32(&self, name: &str) -> Vec<f32> {
-        let data = self
-            .0
-            .tensor(name)
-            .unwrap_or_else(|e| panic!("{name}: {e}"))
-            .data()
-            .to_vec();
-        data.chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect()
-    }
-
-    fn i64(&self, name: &str) -> Vec<i64> {
-        let data = self
-            .0
-            .tensor(name)
-            .unwrap_or_else(|e| panic!("{name}: {e}"))
-            .data()
-            .to_vec();
-        data.chunks_exact(8)
-            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
-            .collect()
-    }
-
-    /// Rows stored as `<name>.ids` and `<name>.offsets`.
-    fn rows(&self, name: &str) -> Vec<Vec<u32>> {
-        let ids = self.i64(&format!("{name}.ids"));
-        let offsets = self.i64(&format!("{name}.offsets"));
-        offsets
-            .windows(2)
-            .map(|w| {
-                ids[w[0] as usize..w[1] as usize]
-                    .iter()
-                    .map(|&id| id as u32)
-                    .collect()
-            })
-            .collect()
-    }
-
-    fn batch(&self, input: &str, target: &str) -> Batch {
-        let rows: Vec<Encoded> = self
-            .rows(input)
-            .into_iter()
-            .zip(self.rows(target))
-            .map(|(input_ids, target_ids)| Encoded {
-                input_ids,
-                target_ids,
-                cut: false,
-            })
-            .collect();
-        Batch::from_rows(&rows)
-    }
-}
+use numbers::{Golden, decoders, golden};
 
 fn with_golden_adapter(name: &str, engine: EngineKind) -> Box<dyn LanguageModel> {
     let adapter = Adapter::read(&golden(name).join("adapter")).unwrap();
@@ -93,18 +25,10 @@ fn with_golden_adapter(name: &str, engine: EngineKind) -> Box<dyn LanguageModel>
 fn agrees_with_pytorch(name: &str, engine: EngineKind) {
     let mut model = with_golden_adapter(name, engine);
     let expected = Golden::read(&golden(name).join("forward.safetensors"));
-    let batch = expected.batch("input", "target");
+    let batch = expected.batch();
 
-    for (row, logits) in model.target_logits(&batch).unwrap().iter().enumerate() {
-        let expected = expected.f32(&format!("logits.{row}"));
-        assert_eq!(logits.len(), expected.len());
-        for (ours, theirs) in logits.iter().zip(&expected) {
-            assert!(
-                (ours - theirs).abs() < 1e-4,
-                "logits of row {row}: {ours} instead of {theirs}"
-            );
-        }
-    }
+    let logits = model.target_logits(&batch).unwrap();
+    expected.assert_logits(&logits, &format!("{name} in {engine:?}"));
     for (ours, theirs) in model
         .nll_per_row(&batch)
         .unwrap()
@@ -149,12 +73,9 @@ fn writes_what_pytorch_writes(name: &str, engine: EngineKind) {
     }
 }
 
-/// Decoder-only models: Llama 2, Llama 3 and Qwen3 (`fixtures/golden/make_golden_causal.py`).
-const DECODERS: [&str; 3] = ["tiny-llama", "tiny-llama3", "tiny-qwen3"];
-
 #[test]
 fn decoders_agree_in_both_engines() {
-    for name in DECODERS {
+    for name in decoders() {
         for engine in [EngineKind::Fused, EngineKind::Stock] {
             agrees_with_pytorch(name, engine);
         }
@@ -163,7 +84,7 @@ fn decoders_agree_in_both_engines() {
 
 #[test]
 fn decoders_write_the_same_tokens_in_both_engines() {
-    for name in DECODERS {
+    for name in decoders() {
         for engine in [EngineKind::Fused, EngineKind::Stock] {
             writes_what_pytorch_writes(name, engine);
         }

@@ -8,9 +8,7 @@ use kif_model::{
 };
 use serde_json::{Value, json};
 
-use crate::{golden, layout_of, read_json};
-
-const GOLDEN: [&str; 3] = ["tiny-llama", "tiny-llama3", "tiny-qwen3"];
+use crate::{decoders, golden, layout_of, read_json};
 
 fn decoder(config: ModelConfig) -> DecoderConfig {
     match config {
@@ -167,7 +165,7 @@ fn texts_end_where_the_generation_settings_say() {
 
 #[test]
 fn a_base_that_is_read_and_written_has_the_same_bytes_and_settings() {
-    for name in GOLDEN {
+    for name in decoders() {
         let (from, to) = (golden(name), tempfile::tempdir().unwrap());
         let config = ModelConfig::read(&from).unwrap();
         write_model(
@@ -192,7 +190,7 @@ fn a_base_that_is_read_and_written_has_the_same_bytes_and_settings() {
 
 #[test]
 fn an_adapter_that_is_read_and_written_has_the_same_tensor_bytes() {
-    for name in GOLDEN {
+    for name in decoders() {
         let (from, to) = (golden(name).join("adapter"), tempfile::tempdir().unwrap());
         let adapter = Adapter::read(&from).unwrap();
         assert_eq!(adapter.config.targets, ["q_proj", "v_proj"]);

@@ -6,21 +6,17 @@ mod base;
 mod decoder;
 mod golden;
 mod hostile;
+#[path = "../common/numbers.rs"]
+mod numbers;
 mod peft;
 mod prompts;
 mod properties;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kif_model::{Adapter, FeedForward, ModelConfig, ParamLayout, T5Config};
+use numbers::{decoders, golden};
 use serde_json::Value;
-
-/// A folder of `fixtures/golden`.
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fixtures/golden")
-        .join(name)
-}
 
 /// The layout that a model of q and v adapters has, from the adapter's own shapes.
 fn layout_of(adapter: &Adapter) -> ParamLayout {

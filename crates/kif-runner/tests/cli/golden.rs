@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::kit::{arg, golden, succeed};
+use crate::kit::{arg, decoders, golden, succeed};
 
 fn floats(view: &TensorView<'_>) -> Vec<f64> {
     view.data()
@@ -151,17 +151,14 @@ fn gated_t5_losses_and_gradients_are_those_of_pytorch() {
     compare("tiny-t5-gated");
 }
 
-/// Decoder-only models: Llama 2, Llama 3, Qwen3.
-const DECODERS: [&str; 3] = ["tiny-llama", "tiny-llama3", "tiny-qwen3"];
-
 #[test]
 fn losses_and_gradients_of_decoders_are_those_of_pytorch() {
-    DECODERS.into_iter().for_each(compare);
+    decoders().for_each(compare);
 }
 
 #[test]
 fn answers_of_decoders_are_those_of_transformers() {
-    for model in DECODERS {
+    for model in decoders() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = fs::read(golden(model).join("forward.safetensors")).unwrap();
         let expected = SafeTensors::deserialize(&bytes).unwrap();

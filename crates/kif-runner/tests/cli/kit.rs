@@ -11,6 +11,11 @@ pub(crate) fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Folders of decoder-only models in `fixtures/golden`.
+pub(crate) fn decoders() -> impl Iterator<Item = &'static str> {
+    include_str!("../../../../fixtures/golden/decoders.txt").lines()
+}
+
 /// How a command ended.
 pub(crate) struct Ended {
     pub(crate) code: i32,
