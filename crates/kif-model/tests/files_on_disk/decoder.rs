@@ -51,6 +51,10 @@ fn configurations_say_what_transformers_meant() {
     let qwen3 = read("tiny-qwen3");
     assert_eq!((qwen3.family, qwen3.head_dim), (Family::Qwen3, 32));
     assert!(qwen3.tie_word_embeddings);
+    let qwen2 = read("tiny-qwen2");
+    let heads = (qwen2.num_attention_heads, qwen2.num_key_value_heads);
+    assert_eq!((qwen2.family, heads), (Family::Qwen2, (4, 1)));
+    assert_eq!((qwen2.rope.theta, qwen2.head_dim), (1e6, 16));
 }
 
 #[test]
