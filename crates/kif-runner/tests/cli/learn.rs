@@ -181,6 +181,31 @@ fn learned_scored_inspected_and_merged(base: &str) {
 }
 
 #[test]
+fn an_adapter_is_learned_and_scored_on_a_base_in_8_bits() {
+    for base in ["tiny-t5-gated", "tiny-llama"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, task) = (golden(base), folder.path().join("a.jsonl"));
+        let adapter = folder.path().join("adapter");
+        fs::write(&task, rows("a", 40, 0)).unwrap();
+        let flags = "--lr 1e-2 --warmup 2 --epochs 25 --precision int8".split(' ');
+        let flags: Vec<&str> = flags
+            .chain(["--model", arg(&model), "--task", arg(&task)])
+            .chain(["--out", arg(&adapter)])
+            .collect();
+        succeed(&[&["learn"], &flags[..]].concat());
+        let record = json(&adapter.join("learn.json"));
+        assert_eq!(record["settings"]["precision"], "int8");
+        let flags = "--precision int8 --max-new-tokens 4".split(' ');
+        let flags: Vec<&str> = flags
+            .chain(["--model", arg(&model), "--adapter", arg(&adapter)])
+            .chain(["--data", arg(&task)])
+            .collect();
+        let stdout = succeed(&[&["score"], &flags[..]].concat());
+        assert!(exact(&stdout) > 0.9, "{base}: {stdout}");
+    }
+}
+
+#[test]
 fn a_stopped_training_goes_on_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
