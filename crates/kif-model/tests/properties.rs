@@ -778,6 +778,33 @@ proptest! {
         }
     }
 
+    /// In the last layer, too, of which the loss needs the predicting tokens alone.
+    #[test]
+    fn who_looks_inside_a_decoder_sees_all_tokens(case in decoder()) {
+        let model = adapted(&case, EngineKind::Fused);
+        let inputs = model.layer_inputs(&batch(&case.rows), 1000).unwrap();
+        let n_tokens: usize = case.rows.iter().map(|(x, y)| x.len() + y.len() - 1).sum();
+        for (spec, inputs) in model.layout().specs().iter().zip(&inputs) {
+            if spec.name.contains("lora_A") {
+                prop_assert_eq!(inputs.len(), n_tokens * spec.shape[1], "{}", spec.name);
+            }
+        }
+    }
+
+    /// More tokens than a decoder reads at once, in rows of which no two have one length.
+    #[test]
+    fn long_prompts_are_read_in_company_as_alone(case in any_case(), times in 40usize..60) {
+        let model = adapted(&case, EngineKind::Fused);
+        let long = |i: usize| case.rows[i % case.rows.len()].0.repeat(times + i);
+        let prompts: Vec<Vec<u32>> = (0..4).map(long).collect();
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let labels = vec![vec![3, 1], vec![4, 1]];
+        let scores = model.label_scores(&prompts, &labels).unwrap();
+        for (prompt, scores) in prompts.iter().zip(&scores) {
+            prop_assert_eq!(&model.label_scores(&[prompt], &labels).unwrap()[0], scores);
+        }
+    }
+
     #[test]
     fn label_scores_are_the_likelihoods_of_the_labels(case in any_case()) {
         let model = adapted(&case, EngineKind::Fused);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, Work, with_paths};
+use super::{Bench, Work, with_paths, words};
 use crate::process;
 
 /// The shape that is measured beside the peer.
@@ -25,7 +25,7 @@ impl Bench<'_> {
         for precision in ["f32", "bf16"] {
             let rows = self.rows_of_ids("train");
             let args = with_paths(
-                &format!("step --precision {precision} --batch-size 4 --steps 4"),
+                &format!("step --precision {precision} --batch-size 4 --warm-up 1 --steps 3"),
                 &[("--model", &base), ("--rows", &rows)],
             );
             works.push(Work {
@@ -39,7 +39,10 @@ impl Bench<'_> {
                 &format!("generate --precision {precision} --limit {N_ROWS} --max-new-tokens 16"),
                 &[("--model", &base), ("--rows", &rows)],
             );
+            // Keys and values of all prompts of a batch are kept; the peer's batches have as many tokens, and more padded.
+            let ours = [args.as_slice(), &words("--batch-tokens 2048")].concat();
             works.push(Work {
+                ours,
                 memory_target: Some(0.60),
                 ..Work::beside_peer(&format!("decoder-generate-{precision}"), args, 0.50)
             });

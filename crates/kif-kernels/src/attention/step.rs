@@ -3,7 +3,7 @@
 use super::{Span, assert_disjoint};
 use crate::cpu::{instruction_set, versions};
 use crate::exp::softmax;
-use crate::lanes::{dot, madd};
+use crate::lanes::{dot, four_dots, madd};
 use crate::parallel::{SendPtr, for_each_task, with_scratch};
 
 /// What the new token of each text sees: first the keys of its prompt, then its own.
@@ -114,11 +114,21 @@ fn columns(values: &[f32], span: Span, width: usize, column: usize, dim: usize) 
     &values[first..first + (span.len - 1) * width + dim]
 }
 
+/// Columns of the output that are summed in registers.
+const COLUMNS: usize = 64;
+
 versions! {
     /// `scores = scale q k^T`, rows of `k` being `stride` apart.
     fn weigh(q: &[f32], k: &[f32], stride: usize, scale: f32, scores: &mut [f32]) {
-        for (score, k) in scores.iter_mut().zip(k.chunks(stride)) {
-            *score = scale * dot::<FUSED>(q, &k[..q.len()]);
+        let row = |i: usize| &k[i * stride..][..q.len()];
+        let (whole, rest) = scores.as_chunks_mut::<4>();
+        let n_whole = whole.len() * 4;
+        for (i, scores) in whole.iter_mut().enumerate() {
+            let rows = [0, 1, 2, 3].map(|j| row(4 * i + j));
+            *scores = four_dots::<FUSED>(q, rows).map(|score| scale * score);
+        }
+        for (j, score) in rest.iter_mut().enumerate() {
+            *score = scale * dot::<FUSED>(q, row(n_whole + j));
         }
     }
 }
@@ -126,8 +136,23 @@ versions! {
 versions! {
     /// `y += probs v`, rows of `v` being `stride` apart.
     fn mix(probs: &[f32], v: &[f32], stride: usize, y: &mut [f32]) {
-        for (p, v) in probs.iter().zip(v.chunks(stride)) {
-            for (y, v) in y.iter_mut().zip(v) {
+        let (whole, rest) = y.as_chunks_mut::<COLUMNS>();
+        let n_whole = whole.len() * COLUMNS;
+        for (c, y) in whole.iter_mut().enumerate() {
+            let mut sums = *y;
+            for (i, p) in probs.iter().enumerate() {
+                let v = &v[i * stride + c * COLUMNS..][..COLUMNS];
+                for (sum, v) in sums.iter_mut().zip(v) {
+                    *sum = madd::<FUSED>(*p, *v, *sum);
+                }
+            }
+            *y = sums;
+        }
+        if rest.is_empty() {
+            return;
+        }
+        for (i, p) in probs.iter().enumerate() {
+            for (y, v) in rest.iter_mut().zip(&v[i * stride + n_whole..]) {
                 *y = madd::<FUSED>(*p, *v, *y);
             }
         }

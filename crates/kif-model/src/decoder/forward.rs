@@ -1,5 +1,7 @@
 //! The layers of a decoder-only model.
 
+use std::sync::Arc;
+
 use dfdx::prelude::{Tape, WithEmptyTape};
 use kif_data::Ragged;
 
@@ -13,18 +15,40 @@ pub(super) struct Pass<E: Engine> {
     pub(super) shape: Attention,
     pub(super) angles: Angles,
     pub(super) adapters: AdapterPass<E>,
+    wanted: Option<Wanted<E>>,
+}
+
+/// What is read of the last layer's output: behind its attention nothing else is computed.
+struct Wanted<E: Engine> {
+    /// Places in the rows.
+    places: Vec<usize>,
+    adapters: AdapterPass<E>,
 }
 
 impl<E: Engine> Decoder<E> {
-    /// A pass over `rows`, which have `weights` where rows are routed.
+    /// A pass over `rows`, which have `weights` from number `first_row` on where rows are routed. Of the last layer's output
+    /// only the places `wanted` are made, or all of them.
     pub(super) fn pass(
         &self,
         rows: &Ragged,
+        first_row: usize,
         weights: Option<&Act<E::Device>>,
         dropout: Option<Dropout>,
+        wanted: Option<Vec<usize>>,
     ) -> Pass<E> {
         let config = &self.config;
         let positions = rows.rows().flat_map(|row| 0..row.len());
+        let numbered = rows.rows().zip(first_row..);
+        let row_of: Arc<[usize]> = numbered
+            .flat_map(|(row, i)| std::iter::repeat_n(i, row.len()))
+            .collect();
+        let wanted = wanted.map(|places| {
+            let rows = places.iter().map(|&place| row_of[place]).collect();
+            Wanted {
+                places,
+                adapters: AdapterPass::of_rows(weights, rows, dropout),
+            }
+        });
         Pass {
             shape: Attention {
                 queries: spans(rows),
@@ -36,7 +60,8 @@ impl<E: Engine> Decoder<E> {
                 causal: true,
             },
             angles: angles::angles(&self.frequencies, positions),
-            adapters: AdapterPass::new(weights, rows, dropout),
+            adapters: AdapterPass::of_rows(weights, row_of, dropout),
+            wanted,
         }
     }
 
@@ -68,6 +93,28 @@ impl<E: Engine> Decoder<E> {
         Ok([engine.rotate(q, angles)?, engine.rotate(k, angles)?, v])
     }
 
+    /// What follows attention in layer `i`, for what attention made of the layer's input `x`.
+    pub(super) fn behind_attention<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        i: usize,
+        x: Act<E::Device, T>,
+        mixed: Act<E::Device, T>,
+        pass: &Pass<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let (layer, is_last) = (&self.layers[i], i + 1 == self.layers.len());
+        let (x, mixed, adapters) = match &pass.wanted {
+            Some(Wanted { places, adapters }) if is_last => {
+                // The norm read `x` before: the choice, which writes its gradient, comes first on the way back.
+                let x = core.engine.select(x, places)?;
+                (x, core.engine.select(mixed, places)?, adapters)
+            }
+            _ => (x, mixed, &pass.adapters),
+        };
+        let x = core.project_onto(x, mixed, &layer.o, adapters)?;
+        self.feed_forward(core, x, layer, adapters)
+    }
+
     /// The feed-forward block with norm and residual.
     pub(super) fn feed_forward<T: Tape<f32, E::Device>>(
         &self,
@@ -84,7 +131,7 @@ impl<E: Engine> Decoder<E> {
         core.project_onto(x, hidden, &layer.down, adapters)
     }
 
-    /// Layer `i` over whole rows.
+    /// Layer `i` over whole rows; the last one gives the wanted places alone.
     pub(super) fn layer<T: Tape<f32, E::Device>>(
         &self,
         core: &Core<E>,
@@ -97,7 +144,6 @@ impl<E: Engine> Decoder<E> {
         let input = x.with_empty_tape();
         let [q, k, v] = self.projections(core, input, layer, &pass.angles, adapters, is_lowest)?;
         let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
-        let x = core.project_onto(x, mixed, &layer.o, adapters)?;
-        self.feed_forward(core, x, layer, adapters)
+        self.behind_attention(core, i, x, mixed, pass)
     }
 }

@@ -1,7 +1,7 @@
 //! Decoder-only models (Llama, Qwen2, Qwen3), written once over [`Engine`].
 //!
 //! A row is the prompt and behind it the target; the hidden state of every token predicts the next. Only those that
-//! predict target tokens reach the last norm and the head.
+//! predict target tokens are computed behind the last attention.
 
 mod angles;
 mod build;
@@ -72,13 +72,22 @@ impl<E: Engine> Network<E> for Decoder<E> {
         dropout: Option<Dropout>,
     ) -> Result<(Act<E::Device, T>, T), ModelError> {
         let rows = joined(&reading.inputs, targets);
-        let pass = self.pass(&rows, reading.weights.as_ref(), dropout);
+        let places = predicting(&rows, targets);
+        // Who looks inside sees what the layers make of all tokens.
+        let (early, late) = if core.is_looked_at() {
+            (None, Some(places))
+        } else {
+            (Some(places), None)
+        };
+        let pass = self.pass(&rows, 0, reading.weights.as_ref(), dropout, early);
         let mut x = core.embed::<T>(&core.embedding, &rows)?;
         for i in 0..self.layers.len() {
             x = self.layer(core, i, x, &pass)?;
         }
-        let hidden = core.engine.select(x, &predicting(&rows, targets))?;
-        Ok((core.norm(hidden, &self.final_norm)?, T::default()))
+        if let Some(places) = late {
+            x = core.engine.select(x, &places)?;
+        }
+        Ok((core.norm(x, &self.final_norm)?, T::default()))
     }
 
     fn recomputed(
@@ -92,14 +101,14 @@ impl<E: Engine> Network<E> for Decoder<E> {
         ) -> Result<Loss<E::Device, Recorded<E>>, ModelError>,
     ) -> Result<Recomputed<E>, ModelError> {
         let rows = joined(&reading.inputs, targets);
-        let pass = self.pass(&rows, reading.weights.as_ref(), dropout);
+        let wanted = Some(predicting(&rows, targets));
+        let pass = self.pass(&rows, 0, reading.weights.as_ref(), dropout, wanted);
         let mut xs = vec![core.embed::<NoneTape>(&core.embedding, &rows)?];
         for i in 0..self.layers.len() {
             xs.push(self.layer(core, i, xs[i].clone(), &pass)?);
         }
         let mut x = xs.pop().expect("the embedding at least");
-        let traced = x.clone().leaky_traced();
-        let hidden = core.engine.select(traced, &predicting(&rows, targets))?;
+        let hidden = x.clone().leaky_traced();
         let (loss, losses) = compare(core.norm(hidden, &self.final_norm)?)?;
         let mut segments = Segments::begin(loss)?;
         for i in (0..self.layers.len()).rev() {

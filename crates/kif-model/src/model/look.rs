@@ -86,6 +86,11 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
 }
 
 impl<E: Engine> Core<E> {
+    /// Whether somebody looks.
+    pub(crate) fn is_looked_at(&self) -> bool {
+        self.look.borrow().is_some()
+    }
+
     /// While somebody looks: takes in what a layer's A and B make of the input `x`.
     pub(super) fn see<T: Tape<f32, E::Device>>(
         &self,
