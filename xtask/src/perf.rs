@@ -480,7 +480,7 @@ fn kernel_table(kernels: &Value, text: &mut String) {
         "GFLOP/s, best call and median; {set}, {threads} threads\n"
     )
     .expect("writing to a string");
-    *text += "| rows x inner x columns | f32 | bf16 | AVX2 | `gemm` crate |\n| --- | ---: | ---: | ---: | ---: |\n";
+    *text += "| rows x inner x columns | f32 | bf16 | int8 | AVX2 | `gemm` crate |\n| --- | ---: | ---: | ---: | ---: | ---: |\n";
     for product in kernels["gflops_best_and_median"]
         .as_array()
         .into_iter()
@@ -489,12 +489,13 @@ fn kernel_table(kernels: &Value, text: &mut String) {
         let rate = |key: &str| format!("{}, {}", product[key][0], product[key][1]);
         writeln!(
             text,
-            "| {} x {} x {} | {} | {} | {} | {} |",
+            "| {} x {} x {} | {} | {} | {} | {} | {} |",
             product["rows"],
             product["inner"],
             product["columns"],
             rate("f32"),
             rate("bf16"),
+            rate("int8"),
             rate("avx2"),
             rate("gemm_crate")
         )

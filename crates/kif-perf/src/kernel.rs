@@ -73,6 +73,7 @@ fn rates_of([n_rows, n_in, n_out]: [usize; 3], seconds: f64) -> Value {
     };
     let best = instruction_set();
     let (f32, bf16) = (packed(best, Precision::F32), packed(best, Precision::Bf16));
+    let int8 = packed(best, Precision::Int8);
     let avx2 = packed(best.min(InstructionSet::Avx2), Precision::F32);
     let gemm_crate = rates(operations, seconds, || {
         let (x, w) = (
@@ -90,7 +91,7 @@ fn rates_of([n_rows, n_in, n_out]: [usize; 3], seconds: f64) -> Value {
     });
     json!({
         "rows": n_rows, "inner": n_in, "columns": n_out,
-        "f32": f32, "bf16": bf16, "avx2": avx2, "gemm_crate": gemm_crate,
+        "f32": f32, "bf16": bf16, "int8": int8, "avx2": avx2, "gemm_crate": gemm_crate,
     })
 }
 

@@ -15,6 +15,8 @@ use std::ops::Range;
 
 /// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
 const MIN_ROW_BLOCK: usize = 24;
+/// Most rows of a block: a depth block of them, 1 MiB, stays in a second-level cache while panel after panel is fetched.
+const MAX_ROW_BLOCK: usize = 512;
 /// Floats that a task needs: a block of a panel, and a square of one that has to be widened before it is turned.
 const SCRATCH: usize = (DEPTH_BLOCK + PANEL) * PANEL;
 /// Tasks for each thread, so that none waits long for the last.
@@ -94,6 +96,7 @@ impl Cut {
         let n_groups = n_panels.div_ceil(panels_per_group);
         let blocks = wanted
             .div_ceil(n_groups)
+            .max(n_rows.div_ceil(MAX_ROW_BLOCK))
             .min(n_rows.div_ceil(MIN_ROW_BLOCK));
         // Tiles of 6 rows are the usual ones.
         let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(6);
