@@ -1,39 +1,28 @@
 //! Greedy texts of a fixed length.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use kif_data::{Limits, read_rows};
 use kif_model::{LoraConfig, ModelConfig, Trainable, load};
-use kif_runner::codec::{Codec, TemplateSetting};
 use kif_runner::evaluate::batches;
 use kif_runner::protocol::{Compute, Precision};
 use kif_runner::record::peak_rss_mib;
 use kif_runner::run::model_options;
 use serde_json::json;
 
+use crate::rows::FirstRows;
+
 /// Arguments of `kif-perf generate`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A base in Hugging Face layout
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Rows whose prompts are continued, the first `--limit` of them
-    #[arg(long, value_name = "FILE")]
-    rows: PathBuf,
-    /// Prompts
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    limit: usize,
+    #[command(flatten)]
+    first: FirstRows,
     /// Tokens of every text
     #[arg(long, value_name = "N", default_value_t = 16)]
     max_new_tokens: usize,
     /// Prompt tokens of a batch
     #[arg(long, value_name = "N", default_value_t = 4096)]
     batch_tokens: usize,
-    /// Longest prompt in tokens, of rows of text
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    max_input: usize,
     /// Number format of the frozen weights
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
@@ -41,14 +30,14 @@ pub(crate) struct Arguments {
 
 /// A text that ends early would be less work than the peer's: an error.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let prompts = prompts(arguments)?;
+    let prompts = prompts(&arguments.first)?;
     let compute = Compute {
         precision: arguments.precision,
         ..Compute::default()
     };
-    let lora = ModelConfig::read(&arguments.model)?.own_targets(LoraConfig::default());
+    let lora = ModelConfig::read(&arguments.first.model)?.own_targets(LoraConfig::default());
     let options = model_options(&compute, Trainable::Adapter(lora), 1);
-    let model = load(&arguments.model, &options)?;
+    let model = load(&arguments.first.model, &options)?;
     let loaded_mib = peak_rss_mib();
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let mut texts = vec![Vec::new(); prompts.len()];
@@ -77,14 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn prompts(arguments: &Arguments) -> Result<Vec<Vec<u32>>> {
-    let mut rows = read_rows(&arguments.rows)?;
-    rows.truncate(arguments.limit);
-    let limits = Limits {
-        max_input: arguments.max_input,
-        max_target: usize::MAX,
-    };
-    let codec = Codec::of_model(&arguments.model, &TemplateSetting::Plain)?;
-    let encoded = codec.encode_rows(&rows, limits)?;
+fn prompts(first: &FirstRows) -> Result<Vec<Vec<u32>>> {
+    let encoded = first.codec()?.encode_rows(&first.read()?, first.limits())?;
     Ok(encoded.into_iter().map(|row| row.input_ids).collect())
 }

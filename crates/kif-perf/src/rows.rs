@@ -4,40 +4,64 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use kif_data::{Limits, read_rows};
+use kif_data::{Limits, Row, read_rows};
 use kif_runner::codec::{Codec, TemplateSetting};
 use serde_json::json;
 
-/// Arguments of `kif-perf rows`.
+/// The first rows of a file, and the model that reads them.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct FirstRows {
     /// A base in Hugging Face layout, with its tokenizer
     #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Rows of text, the first `--limit` of them
+    pub(crate) model: PathBuf,
+    /// Rows, the first `--limit` of them
     #[arg(long, value_name = "FILE")]
     rows: PathBuf,
-    /// Rows that are written
+    /// Rows that are taken
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
     /// Longest input in tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_input: usize,
+}
+
+impl FirstRows {
+    /// The rows as the file has them.
+    pub(crate) fn read(&self) -> Result<Vec<Row>> {
+        let mut rows = read_rows(&self.rows)?;
+        rows.truncate(self.limit);
+        Ok(rows)
+    }
+
+    /// What makes ids of them.
+    pub(crate) fn codec(&self) -> Result<Codec> {
+        Codec::of_model(&self.model, &TemplateSetting::Plain)
+    }
+
+    /// Where they are cut.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            max_input: self.max_input,
+            max_target: usize::MAX,
+        }
+    }
+}
+
+/// Arguments of `kif-perf rows`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    first: FirstRows,
     /// Where they go: lines of `{"id", "input_ids", "target_ids"}`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut rows = read_rows(&arguments.rows)?;
-    rows.truncate(arguments.limit);
-    let codec = Codec::of_model(&arguments.model, &TemplateSetting::Plain)?;
-    let limits = Limits {
-        max_input: arguments.max_input,
-        max_target: usize::MAX,
-    };
+pub(crate) fn run(Arguments { first, out }: &Arguments) -> Result<()> {
+    let rows = first.read()?;
+    let encoded = first.codec()?.encode_rows(&rows, first.limits())?;
     let mut text = String::new();
-    for (row, encoded) in rows.iter().zip(codec.encode_rows(&rows, limits)?) {
+    for (row, encoded) in rows.iter().zip(encoded) {
         let line = json!({
             "id": row.id,
             "input_ids": encoded.input_ids,
@@ -45,5 +69,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         });
         text += &format!("{line}\n");
     }
-    fs::write(&arguments.out, text).with_context(|| format!("writing {}", arguments.out.display()))
+    fs::write(out, text).with_context(|| format!("writing {}", out.display()))
 }

@@ -1,30 +1,22 @@
 //! Answers to the rows of a file.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use kif_data::{Limits, read_rows};
 use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable, load};
-use kif_runner::codec::{Codec, TemplateSetting};
 use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
 use kif_runner::protocol::ScoreKind;
 use kif_runner::record::peak_rss_mib;
 use kif_runner::signal::StopFlag;
 use serde_json::json;
 
+use crate::rows::FirstRows;
+
 /// Arguments of `kif-perf score`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A base in Hugging Face layout
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Rows, the first `--limit` of them
-    #[arg(long, value_name = "FILE")]
-    rows: PathBuf,
-    /// Rows that are answered
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    limit: usize,
+    #[command(flatten)]
+    first: FirstRows,
     /// Choose the likeliest label instead of writing an answer
     #[arg(long)]
     labels: bool,
@@ -34,28 +26,19 @@ pub(crate) struct Arguments {
     /// Prompt tokens of a batch
     #[arg(long, value_name = "N", default_value_t = 4096)]
     batch_tokens: usize,
-    /// Longest input in tokens
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    max_input: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut rows = read_rows(&arguments.rows)?;
-    rows.truncate(arguments.limit);
-    let codec = Codec::of_model(&arguments.model, &TemplateSetting::Plain)?;
-    let lora = ModelConfig::read(&arguments.model)?.own_targets(LoraConfig::default());
+    let (rows, codec) = (arguments.first.read()?, arguments.first.codec()?);
+    let lora = ModelConfig::read(&arguments.first.model)?.own_targets(LoraConfig::default());
     let options = ModelOptions::cpu(Trainable::Adapter(lora));
-    let model = load(&arguments.model, &options)?;
+    let model = load(&arguments.first.model, &options)?;
     let score = if arguments.labels {
         ScoreKind::Labels
     } else {
         ScoreKind::Exact
     };
-    let limits = Limits {
-        max_input: arguments.max_input,
-        max_target: usize::MAX,
-    };
-    let test = TestSet::new(&rows, &codec, limits, score, None)?;
+    let test = TestSet::new(&rows, &codec, arguments.first.limits(), score, None)?;
     let options = EvaluationOptions {
         score,
         max_new_tokens: arguments.max_new_tokens,
