@@ -37,5 +37,5 @@ pub use dropout::{dropout, dropout_backward};
 pub use gemm::{MatMut, MatRef, gemm};
 pub use loss::{argmax, cross_entropy, divergence, linear_cross_entropy, log_softmax_at};
 pub use norm::{rms_norm, rms_norm_backward};
-pub use packed::{PackedWeight, Precision, RowMajor, Rows};
+pub use packed::{PackedWeight, Precision, Rows};
 pub use rotate::rotate;

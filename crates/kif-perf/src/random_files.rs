@@ -8,9 +8,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use half::bf16;
 use kif_data::chance::{self, Purpose};
-use kif_model::{DecoderConfig, INDEX_FILE, ModelConfig, WEIGHTS_FILE};
+use kif_model::{DecoderConfig, Dtype, INDEX_FILE, ModelConfig, WEIGHTS_FILE, safetensors_header};
 use rayon::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 /// Bytes behind which a new shard begins, as transformers cuts them.
 const SHARD_BYTES: usize = 5_000_000_000;
@@ -87,28 +87,16 @@ fn shard_name(i: usize, n_shards: usize) -> String {
 
 fn write_shard(path: &Path, tensors: &[Tensor], config: &DecoderConfig) -> Result<()> {
     let mut out = File::create(path)?;
-    let header = header(tensors);
+    let shapes = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), t.shape.as_slice()));
+    let header = safetensors_header(&shapes.collect::<Vec<_>>(), Dtype::Bf16);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for tensor in tensors {
         write_values(&mut out, tensor, config)?;
     }
     Ok(())
-}
-
-/// Names, shapes and places, padded to whole words.
-fn header(tensors: &[Tensor]) -> Vec<u8> {
-    let (mut entries, mut at) = (Map::new(), 0);
-    entries.insert("__metadata__".into(), json!({ "format": "pt" }));
-    for tensor in tensors {
-        let end = at + tensor.n_bytes();
-        let entry = json!({ "dtype": "BF16", "shape": tensor.shape, "data_offsets": [at, end] });
-        entries.insert(tensor.name.clone(), entry);
-        at = end;
-    }
-    let mut bytes = Value::from(entries).to_string().into_bytes();
-    bytes.resize(bytes.len().next_multiple_of(8), b' ');
-    bytes
 }
 
 /// Gains of norms are 1, biases 0, everything else uniform with the configuration's standard deviation.

@@ -29,7 +29,7 @@ const OUTER: usize = 4;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { work, rounds } = arguments;
     let mut learner = work.learner()?;
-    let rows = work.encoded(&learner)?[..work.batch_size].to_vec();
+    let rows = work.encoded(learner.model().vocab_size())?[..work.batch_size].to_vec();
     let batch = work.batch(&rows, 0);
     let rows = Arc::new(rows);
     let task = TaskView {

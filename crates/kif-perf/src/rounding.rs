@@ -16,9 +16,9 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let predictions = |precision: Precision| -> Result<(Vec<f32>, f64, usize)> {
-        let learner = arguments.work.in_precision(precision).learner()?;
-        let batch = arguments.work.batch(&arguments.work.encoded(&learner)?, 0);
-        let model = learner.model();
+        let model = arguments.work.in_precision(precision).model()?;
+        let encoded = arguments.work.encoded(model.vocab_size())?;
+        let batch = arguments.work.batch(&encoded, 0);
         let nll: f64 = model.nll_per_row(&batch)?.iter().sum();
         let logits = model.target_logits(&batch)?.concat();
         Ok((

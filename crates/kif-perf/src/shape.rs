@@ -59,15 +59,16 @@ impl FromStr for Shape {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
-    match arguments.shape {
-        Shape::T5(shape) => write_t5(shape.config(), arguments)?,
-        Shape::Decoder(place) => random_files::write(out, &DECODERS[place].1())?,
-    }
+    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    // Before config.json, whose folder is taken as complete.
     if let Some(tokenizer) = &arguments.tokenizer {
         fs::copy(tokenizer, out.join("tokenizer.json"))
             .with_context(|| format!("copying {}", tokenizer.display()))?;
     }
-    Ok(())
+    match arguments.shape {
+        Shape::T5(shape) => write_t5(shape.config(), arguments),
+        Shape::Decoder(place) => random_files::write(out, &DECODERS[place].1()),
+    }
 }
 
 fn write_t5(config: T5Config, arguments: &Arguments) -> Result<()> {

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     } = arguments;
     let mut learner = work.learner()?;
     let loaded_mib = peak_rss_mib();
-    let encoded = work.encoded(&learner)?;
+    let encoded = work.encoded(learner.model().vocab_size())?;
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
     for k in 0..warm_up + steps {
         let batch = work.batch(&encoded, k);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
-use kif_model::{LoraConfig, ModelConfig, Trainable, load};
+use kif_model::{LanguageModel, LoraConfig, ModelConfig, Trainable, load};
 use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::protocol::{Compute, Precision};
 use kif_runner::run::model_options;
@@ -58,8 +58,8 @@ impl Work {
         }
     }
 
-    /// The model with LoRA r 8 on q and v, as published, in a learner.
-    pub(crate) fn learner(&self) -> Result<Learner> {
+    /// The model with a fresh LoRA r 8 on q and v, as published: the base itself.
+    pub(crate) fn model(&self) -> Result<Box<dyn LanguageModel>> {
         let compute = Compute {
             precision: self.precision,
             recompute: self.recompute,
@@ -67,7 +67,12 @@ impl Work {
         };
         let lora = ModelConfig::read(&self.model)?.own_targets(LoraConfig::default());
         let options = model_options(&compute, Trainable::Adapter(lora), 1);
-        let mut model = load(&self.model, &options)?;
+        Ok(load(&self.model, &options)?)
+    }
+
+    /// The model with an adapter that is not zero, in a learner.
+    pub(crate) fn learner(&self) -> Result<Learner> {
+        let mut model = self.model()?;
         // B of a fresh adapter is zero; a trained one is not.
         let params: Vec<f32> = (model.params().iter().enumerate())
             .map(|(i, p)| p + 1e-3 * (i % 7) as f32)
@@ -83,7 +88,7 @@ impl Work {
     }
 
     /// At least the rows of one batch.
-    pub(crate) fn encoded(&self, learner: &Learner) -> Result<Vec<Encoded>> {
+    pub(crate) fn encoded(&self, vocab_size: usize) -> Result<Vec<Encoded>> {
         let Some(rows) = &self.rows else {
             let ids = |row: u32, n: usize| {
                 (0..n as u32)
@@ -105,7 +110,7 @@ impl Work {
         };
         let encoded = Codec::of_model(&self.model, &kif_runner::codec::TemplateSetting::Plain)?
             .encode_rows(&rows, limits)?;
-        check_vocabulary(&rows, &encoded, learner.model().vocab_size())?;
+        check_vocabulary(&rows, &encoded, vocab_size)?;
         Ok(encoded)
     }
 

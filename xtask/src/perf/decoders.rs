@@ -96,6 +96,10 @@ impl Bench<'_> {
         if !works.iter().any(|work| work.ours.contains(&name)) {
             return Ok(None);
         }
+        // Of a run that was killed.
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("removing {name}"))?;
+        }
         let free = free_mib(&self.options.out)?;
         if free < LARGE_MIB {
             bail!(
@@ -111,7 +115,7 @@ impl Bench<'_> {
     }
 }
 
-/// A folder that is removed in the end, whatever happened.
+/// A folder that is removed in the end, also after an error.
 pub(super) struct Temporary(PathBuf);
 
 impl Drop for Temporary {

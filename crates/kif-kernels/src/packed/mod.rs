@@ -19,9 +19,10 @@ use crate::cpu::instruction_set;
 use crate::parallel::{SendPtr, for_each_task};
 use pack::Pack;
 use product::Side;
+use rows::RowMajor;
 
 pub(crate) use pack::{panels_of, panels_of_transposed};
-pub use rows::{RowMajor, Rows};
+pub use rows::Rows;
 pub(crate) use strip::{multiply_panels, panels_len};
 
 /// Rows that a task reads off a pack.

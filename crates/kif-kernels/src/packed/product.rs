@@ -15,8 +15,8 @@ use std::ops::Range;
 
 /// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
 const MIN_ROW_BLOCK: usize = 24;
-/// Most rows of a block: a depth block of them, 1 MiB, stays in a second-level cache while panel after panel is fetched.
-const MAX_ROW_BLOCK: usize = 512;
+/// Most rows of a block, a multiple of 6: a depth block of them, 1 MiB, stays in a second-level cache while panel after panel is fetched.
+const MAX_ROW_BLOCK: usize = 510;
 /// Floats that a task needs: a block of a panel, and a square of one that has to be widened before it is turned.
 const SCRATCH: usize = (DEPTH_BLOCK + PANEL) * PANEL;
 /// Tasks for each thread, so that none waits long for the last.
@@ -419,5 +419,36 @@ impl RoundedRows {
             }
         });
         Self { pairs, stride }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_cover_every_row_and_panel_once_in_bounded_blocks() {
+        for n_threads in [1, 2, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+            pool.build().unwrap().install(|| {
+                for (n_rows, n_panels) in [(1, 1), (25, 3), (511, 1), (1024, 48), (4096, 2)] {
+                    let cut = Cut::new(n_rows, n_panels);
+                    let mut seen = vec![0; n_rows * n_panels];
+                    for t in 0..cut.n_tasks() {
+                        let (rows, panels) = cut.task(t);
+                        assert!(rows.len() <= MAX_ROW_BLOCK);
+                        for row in rows {
+                            panels
+                                .clone()
+                                .for_each(|panel| seen[row * n_panels + panel] += 1);
+                        }
+                    }
+                    assert!(
+                        seen.iter().all(|&n| n == 1),
+                        "{n_rows} rows, {n_panels} panels"
+                    );
+                }
+            });
+        }
     }
 }

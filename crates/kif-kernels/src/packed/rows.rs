@@ -11,11 +11,11 @@ pub trait Rows: Sync {
 
 /// A row-major matrix in memory.
 #[derive(Clone, Copy)]
-pub struct RowMajor<'a> {
+pub(super) struct RowMajor<'a> {
     /// `[rows, width]`.
-    pub values: &'a [f32],
+    pub(super) values: &'a [f32],
     /// Values of a row.
-    pub width: usize,
+    pub(super) width: usize,
 }
 
 impl Rows for RowMajor<'_> {

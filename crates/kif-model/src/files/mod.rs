@@ -37,7 +37,7 @@ pub use init::random_weights;
 pub use merge::merge;
 pub use prompts::{PROMPTS_CONFIG_FILE, PROMPTS_FILE, StoredPrompts};
 pub use routed::{ROUTED_ADAPTERS, ROUTING_CONFIG_FILE, ROUTING_FILE, StoredRouted};
-pub use save::Dtype;
+pub use save::{Dtype, safetensors_header};
 pub use shards::{INDEX_FILE, model_files};
 pub use t5_names::{t5_optional_tensors, t5_tensors};
 pub(crate) use values::Values;

@@ -51,7 +51,7 @@ pub(crate) fn write_tensors(
     dtype: Dtype,
     mut values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
 ) -> Result<(), ModelError> {
-    let header = header(tensors, dtype);
+    let header = safetensors_header(tensors, dtype);
     write_atomic_with(path, |out| {
         let io = |e| ModelError::io("writing", path, e);
         out.write_all(&(header.len() as u64).to_le_bytes())
@@ -76,7 +76,8 @@ pub(crate) fn write_tensors(
     })
 }
 
-fn header(tensors: &[(&str, &[usize])], dtype: Dtype) -> Vec<u8> {
+/// The header of a safetensors file of these tensors in this order, without its length in front; padded to whole words.
+pub fn safetensors_header(tensors: &[(&str, &[usize])], dtype: Dtype) -> Vec<u8> {
     // transformers refuses files whose metadata does not name a framework.
     let mut text = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut at = 0;

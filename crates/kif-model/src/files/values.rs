@@ -7,7 +7,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use crate::ModelError;
-use crate::error::check_finite_from;
+use crate::error::{check_finite, check_finite_from};
 
 /// Values that are looked at together.
 const CHUNK: usize = 1 << 16;
@@ -85,16 +85,17 @@ impl Mapped {
         self.dtype.widen(bytes, floats);
     }
 
-    /// Calls `f(place of the first, values)` for all values, some at a time and in parallel.
-    fn each_chunk<R: Send>(&self, f: impl Fn(usize, &[f32]) -> R + Sync) -> Vec<R> {
+    /// See [`Values::check_finite`].
+    fn check_finite(&self, name: &str) -> Result<(), ModelError> {
         let starts: Vec<usize> = (0..self.len()).step_by(CHUNK).collect();
-        let starts = starts.into_par_iter();
         let of_chunk = |floats: &mut Vec<f32>, start: usize| {
             floats.resize(CHUNK.min(self.len() - start), 0.0);
             self.read(start, floats);
-            f(start, floats)
+            check_finite_from(name, floats, start)
         };
-        starts.map_init(Vec::new, of_chunk).collect()
+        // Collected in order: the first value of several is the one that is named.
+        let checks = starts.into_par_iter().map_init(Vec::new, of_chunk);
+        checks.collect::<Vec<_>>().into_iter().collect()
     }
 }
 
@@ -143,11 +144,8 @@ impl Values {
     /// Refuses values that are not finite; `name` is the tensor's.
     pub(crate) fn check_finite(&self, name: &str) -> Result<(), ModelError> {
         match self {
-            Self::Memory(values) => check_finite_from(name, values, 0),
-            Self::Mapped(mapped) => mapped
-                .each_chunk(|start, values| check_finite_from(name, values, start))
-                .into_iter()
-                .collect(),
+            Self::Memory(values) => check_finite(name, values),
+            Self::Mapped(mapped) => mapped.check_finite(name),
         }
     }
 }

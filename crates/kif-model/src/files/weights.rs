@@ -1,7 +1,7 @@
 //! Named tensors of a model: read one by one from `model.safetensors` or its shards, or made by a program.
 //!
 //! A file's header is read and checked at once, its values are mapped into memory when they are asked for: a model can
-//! take tensor after tensor without a second copy of any. Files stay open and must not be changed meanwhile.
+//! take tensor after tensor without a second copy of any.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,9 @@ pub struct Tensor {
 }
 
 /// Named f32 tensors, in memory or still in their files.
+///
+/// Files are mapped into memory while a model takes their tensors. Until then nobody may write to them or cut them short:
+/// the system ends a process that reads behind the end of a mapped file.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
     pub(super) origin: PathBuf,

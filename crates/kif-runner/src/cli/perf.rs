@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Rows and columns of the product that rates are held against [default: 2048 on the CPU; 8192 on CUDA]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32_768))]
     matrix: Option<u16>,
-    /// A Python with torch and transformers, which does the same steps (bf16 beside our f16) before us
+    /// A Python with torch and transformers, which does the same steps (bf16 beside our f16 and int8) before us
     #[arg(long, value_name = "PYTHON")]
     peer: Option<String>,
 }

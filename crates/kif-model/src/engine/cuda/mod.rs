@@ -31,7 +31,7 @@ use super::{
     Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
     WeightSpec, device_error,
 };
-use crate::files;
+use crate::files::Values;
 use crate::matrix_rate::{best_rate, operand};
 use crate::{Fact, ModelError, Precision};
 
@@ -98,7 +98,7 @@ impl CudaEngine {
 
     /// Activations that nobody changes as the left side of a product with a weight: what was last brought to f16 is kept.
     fn activations(&self, x: &Act<Cuda>, weight: &CudaWeight, factor: f32) -> DeviceResult<Side> {
-        match weight.values.format() {
+        match weight.kept.format() {
             Format::F32 => {
                 Side::of_rows(&self.gpu, Address::of_tensor(x), *x.shape(), weight, factor)
             }
@@ -114,12 +114,12 @@ impl CudaEngine {
 #[derive(Clone)]
 pub(crate) struct CudaWeight {
     spec: WeightSpec,
-    values: Values,
+    kept: Kept,
 }
 
 /// The values of a weight, kept alive by whoever has them.
 #[derive(Clone)]
-enum Values {
+enum Kept {
     /// f32, frozen.
     Full(Rc<CudaSlice<f32>>),
     /// f16, frozen.
@@ -128,7 +128,7 @@ enum Values {
     Trained(Act<Cuda>),
 }
 
-impl Values {
+impl Kept {
     fn address(&self) -> Address {
         match self {
             Self::Full(values) => Address::of(values),
@@ -159,21 +159,21 @@ impl CudaWeight {
     }
 
     fn operand(&self) -> Operand {
-        Operand::new(self.values.address(), self.values.format(), self.shape())
+        Operand::new(self.kept.address(), self.kept.format(), self.shape())
     }
 
     /// Where the f32 values lie. Only what products read is kept in f16.
     fn full(&self) -> Address {
         assert_eq!(
-            self.values.format(),
+            self.kept.format(),
             Format::F32,
             "a weight that is read in f32"
         );
-        self.values.address()
+        self.kept.address()
     }
 
     fn leaf(&self) -> Option<Act<Cuda>> {
-        self.values.leaf().cloned()
+        self.kept.leaf().cloned()
     }
 }
 
@@ -192,7 +192,7 @@ impl Side {
         weight: &CudaWeight,
         factor: f32,
     ) -> DeviceResult<Self> {
-        Ok(match weight.values.format() {
+        Ok(match weight.kept.format() {
             Format::F32 => Self::Full(Operand::f32(x, shape), factor),
             Format::F16 => Self::Half(Rc::new(linear::Half::new(gpu, x, shape, factor)?)),
         })
@@ -265,7 +265,7 @@ impl Engine for CudaEngine {
     type Device = Cuda;
     type Weight = CudaWeight;
 
-    fn weight(&self, values: files::Values, spec: WeightSpec) -> Result<CudaWeight, ModelError> {
+    fn weight(&self, values: Values, spec: WeightSpec) -> Result<CudaWeight, ModelError> {
         let values = values.into_vec();
         let (n_rows, n_cols) = (spec.n_rows, spec.n_cols);
         assert_eq!(
@@ -274,24 +274,24 @@ impl Engine for CudaEngine {
             "a weight of {n_rows} x {n_cols}"
         );
         // Trainable weights keep full precision: their updates would vanish in f16.
-        let values = if spec.trainable {
-            Values::Trained(
+        let kept = if spec.trainable {
+            Kept::Trained(
                 self.gpu
                     .upload(values, n_rows, n_cols)
                     .map_err(device_error)?,
             )
         } else if self.in_half && spec.role.is_product() {
-            Values::Half(Rc::new(
+            Kept::Half(Rc::new(
                 self.gpu.copied(half_bits(&values)?).map_err(device_error)?,
             ))
         } else {
-            Values::Full(Rc::new(self.gpu.copied(values).map_err(device_error)?))
+            Kept::Full(Rc::new(self.gpu.copied(values).map_err(device_error)?))
         };
-        Ok(CudaWeight { spec, values })
+        Ok(CudaWeight { spec, kept })
     }
 
     fn set_weight(&self, weight: &mut CudaWeight, values: &[f32]) -> Result<(), ModelError> {
-        let leaf = weight.values.leaf().expect("only trainable weights change");
+        let leaf = weight.kept.leaf().expect("only trainable weights change");
         self.gpu.write(leaf, values).map_err(device_error)
     }
 
@@ -302,7 +302,7 @@ impl Engine for CudaEngine {
         into: &mut [f32],
     ) -> Result<(), ModelError> {
         let leaf = weight
-            .values
+            .kept
             .leaf()
             .expect("only trainable weights have a gradient");
         let gradient = gradients
