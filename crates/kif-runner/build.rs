@@ -1,6 +1,6 @@
 //! Lists the files of protocol `quick` for `src/embedded.rs`.
 //!
-//! Without them the program still builds: it is what makes the base in the first place.
+//! Without them the program still builds: it is what makes the bases in the first place.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 fn main() {
     let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"))
         .join("../../fixtures/quick");
-    let mut files: Vec<PathBuf> = ["config.json", "model.safetensors", "tokenizer.json"]
-        .iter()
-        .map(|name| root.join("base").join(name))
-        .filter(|path| path.is_file())
-        .collect();
+    let mut files: Vec<PathBuf> = Vec::new();
+    for base in ["base", "base-decoder"] {
+        let of_base = ["config.json", "model.safetensors", "tokenizer.json"];
+        let paths = of_base.map(|name| root.join(base).join(name));
+        files.extend(paths.into_iter().filter(|path| path.is_file()));
+    }
     files.extend(Some(root.join("stream.ron")).filter(|path| path.is_file()));
     collect(&root.join("stream"), &mut files);
     files.sort();

@@ -39,15 +39,17 @@ pub(crate) fn run() -> Result<ExitCode> {
                 .current_dir(process::root()),
         )
     })?;
-    steps.step("quick", || {
-        let mut bench = process::cargo();
-        process::run(
-            bench
-                .args(["xtask", "bench", "quick", "--out"])
-                .arg(scratch.join("quick"))
-                .current_dir(process::root()),
-        )
-    })?;
+    for (step, arch) in [("quick, T5", "t5"), ("quick, decoder", "decoder")] {
+        steps.step(step, || {
+            let mut bench = process::cargo();
+            process::run(
+                bench
+                    .args(["xtask", "bench", "quick", "--arch", arch, "--out"])
+                    .arg(scratch.join(format!("quick-{arch}")))
+                    .current_dir(process::root()),
+            )
+        })?;
+    }
     steps.step("reproduction", || cargo("xtask reproduction --check"))?;
     steps.step("README commands", || readme_commands(&scratch))?;
     steps.print();

@@ -173,6 +173,10 @@ impl Lock {
             if name.starts_with("method ") && (was.is_none() || is.is_none()) {
                 continue;
             }
+            // A base in a folder, or a lock from before there were two others: the files tell them apart.
+            if name == EMBEDDED_BASE && (was.is_none() || is.is_none()) {
+                continue;
+            }
             compare(name.clone(), was.cloned(), is.cloned());
         }
         all
@@ -234,6 +238,9 @@ pub fn hash_of(path: &Path) -> Result<String> {
     }
 }
 
+/// The setting that says which of the bases inside the program it is.
+const EMBEDDED_BASE: &str = "embedded base";
+
 /// Settings that results depend on, by name.
 fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
     fn text(value: &impl Serialize) -> String {
@@ -247,6 +254,9 @@ fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
         ("memory".to_owned(), text(&p.memory)),
         ("limits".to_owned(), text(&p.limits)),
     ]);
+    if let Some(arch) = p.embedded_base() {
+        all.insert(EMBEDDED_BASE.to_owned(), arch.to_string());
+    }
     // Runs from before there were templates have plain prompts.
     if p.template != TemplateSetting::Plain {
         all.insert("template".to_owned(), text(&p.template));

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adamw::OptimizerConfig;
 use crate::codec::TemplateSetting;
+use crate::embedded::Arch;
 use crate::learner::{Accumulate, LearnerConfig};
 use crate::methods::MethodConfig;
 
@@ -43,6 +44,9 @@ pub struct Protocol {
     /// Folder of the base in Hugging Face layout; without one, the base that the program brings along.
     #[serde(default)]
     pub model: Option<PathBuf>,
+    /// Which of the bases that the program brings along, where `model` names none; without it the T5.
+    #[serde(default)]
+    pub arch: Option<Arch>,
     /// What prompts look like to the model.
     #[serde(default)]
     pub template: TemplateSetting,
@@ -568,6 +572,12 @@ impl Protocol {
         }
     }
 
+    /// The embedded base that it runs on, if it runs on one.
+    pub fn embedded_base(&self) -> Option<Arch> {
+        let embedded = self.model.is_none() && self.stream == StreamSource::Embedded;
+        embedded.then(|| self.arch.unwrap_or_default())
+    }
+
     /// This protocol with the modules of the adapter as the base at `model` calls them.
     pub fn with_own_targets(mut self, model: &Path) -> Result<Self, ModelError> {
         let lora = ModelConfig::read(model)?.own_targets(self.lora_config());
@@ -699,6 +709,14 @@ impl Protocol {
                     expect(false, "stream.orders", task, "every task once in an order");
                 }
             }
+        }
+        if let Some(arch) = self.arch {
+            let embedded = self.stream == StreamSource::Embedded;
+            let expected =
+                "none: only the embedded stream comes with bases (--model DIR names one)";
+            expect(embedded, "arch", &arch, expected);
+            let expected = "none beside a model: --arch and --model both name the base";
+            expect(self.model.is_none(), "arch", &arch, expected);
         }
         if self.stream != StreamSource::Embedded {
             let data = "the folder of the task files (--data DIR)";

@@ -13,6 +13,7 @@ use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::embedded::Arch;
 use crate::failure::{BadInput, OrBadInput};
 use crate::learner::Counters;
 use crate::methods::MethodConfig;
@@ -75,6 +76,9 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Which of the bases that the program brings along it ran on; none for a base in a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<Arch>,
     /// The method's own.
     pub method: MethodConfig,
     /// How a task is learned.
@@ -95,6 +99,7 @@ impl Settings {
     /// The settings of the method that a protocol calls `name`.
     pub fn new(protocol: &Protocol, name: &str, method: MethodConfig) -> Self {
         Self {
+            arch: protocol.embedded_base(),
             method,
             training: protocol.training_of(name),
             adapter: protocol.adapter.clone(),

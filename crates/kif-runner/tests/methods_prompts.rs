@@ -1,15 +1,26 @@
-//! What the methods with soft prompts claim, on the embedded base.
+//! What the methods with soft prompts claim, on the embedded bases.
 
 mod common;
 
 use std::sync::Arc;
 
-use common::quick::Quick;
+use common::quick::{Quick, on_every_base};
 use common::{batches, begin, distance, learn, loss_on};
 use kif_data::{Batch, Encoded};
 use kif_model::{ParamGroup, closest_keys, cosine};
 use kif_runner::methods::{self, L2pConfig, Lfpt5Config, ProgPromptConfig};
 use kif_runner::{Learner, Method, MethodConfig, State, TaskView};
+
+// With so many rows of every task.
+on_every_base! {
+    every_method_with_prompts_learns_its_tasks: 32,
+    progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned: 16,
+    the_pull_of_l2p_brings_keys_and_texts_together_and_nothing_else_moves_keys: 32,
+    l2p_leaves_prompts_that_no_text_chose_alone: 8,
+    lfpt5_draws_rows_by_seed_and_goes_on_from_them: 32,
+    lfpt5_reads_no_row_of_an_earlier_task: 16,
+    the_divergence_holds_lfpt5_near_the_predictions_of_the_last_prompt: 32,
+}
 
 /// The embedding of the small base is that of no large one: short prompts, and rates that it learns with.
 fn prog_prompt() -> MethodConfig {
@@ -38,9 +49,7 @@ fn lfpt5() -> MethodConfig {
     })
 }
 
-#[test]
-fn every_method_with_prompts_learns_its_tasks() {
-    let quick = Quick::new(32);
+fn every_method_with_prompts_learns_its_tasks(quick: &Quick) {
     for config in [prog_prompt(), l2p(0.5), lfpt5()] {
         let (mut learner, mut method) = quick.start(&config, 0.0);
         for task in &quick.tasks[..2] {
@@ -66,9 +75,7 @@ fn examined(learner: &mut Learner, method: &mut dyn Method, task: &TaskView) -> 
     learner.model().target_logits(&batch).unwrap()
 }
 
-#[test]
-fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned() {
-    let quick = Quick::new(16);
+fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick: &Quick) {
     let (mut learner, mut method) = quick.start(&prog_prompt(), 0.05);
     let places = learner.layout().prompts();
     assert_eq!((places.len(), learner.params().len()), (3, places[2].end));
@@ -124,9 +131,7 @@ fn matched(learner: &Learner, rows: &[Encoded], top_k: usize) -> (f64, Vec<Vec<u
     (sum / (rows.len() * top_k) as f64, chosen)
 }
 
-#[test]
-fn the_pull_of_l2p_brings_keys_and_texts_together_and_nothing_else_moves_keys() {
-    let quick = Quick::new(32);
+fn the_pull_of_l2p_brings_keys_and_texts_together_and_nothing_else_moves_keys(quick: &Quick) {
     let task = &quick.tasks[0];
     let keys = |learner: &Learner| {
         let at = learner.layout().group(ParamGroup::PromptKeys)[0].clone();
@@ -150,9 +155,7 @@ fn the_pull_of_l2p_brings_keys_and_texts_together_and_nothing_else_moves_keys() 
     assert_ne!(unpulled.params(), quick.start(&l2p(0.0), 0.0).0.params());
 }
 
-#[test]
-fn l2p_leaves_prompts_that_no_text_chose_alone() {
-    let quick = Quick::new(8);
+fn l2p_leaves_prompts_that_no_text_chose_alone(quick: &Quick) {
     let task = &quick.tasks[0];
     let (mut learner, mut method) = quick.start(&l2p(0.0), 0.0);
     let fresh = learner.params().to_vec();
@@ -184,12 +187,10 @@ fn drawn(quick: &Quick, seed: u64) -> (Learner, Box<dyn Method>, Vec<f32>) {
     (learner, method, drawn)
 }
 
-#[test]
-fn lfpt5_draws_rows_by_seed_and_goes_on_from_them() {
-    let quick = Quick::new(32);
-    let (mut learner, mut method, first) = drawn(&quick, 3);
-    assert_eq!(drawn(&quick, 3).2, first, "the same seed");
-    assert_ne!(drawn(&quick, 4).2, first, "another seed");
+fn lfpt5_draws_rows_by_seed_and_goes_on_from_them(quick: &Quick) {
+    let (mut learner, mut method, first) = drawn(quick, 3);
+    assert_eq!(drawn(quick, 3).2, first, "the same seed");
+    assert_ne!(drawn(quick, 4).2, first, "another seed");
     assert!(first.len() > 8, "rows were drawn: {first:?}");
 
     let task = &quick.tasks[1];
@@ -223,9 +224,7 @@ fn lfpt5_draws_rows_by_seed_and_goes_on_from_them() {
 }
 
 /// Rows that no model can read stand in the memory: they would be an error.
-#[test]
-fn lfpt5_reads_no_row_of_an_earlier_task() {
-    let quick = Quick::new(16);
+fn lfpt5_reads_no_row_of_an_earlier_task(quick: &Quick) {
     let nowhere = Encoded {
         input_ids: vec![u32::MAX],
         target_ids: vec![u32::MAX],
@@ -287,10 +286,8 @@ fn divergence(learner: &mut Learner, rows: &[Encoded]) -> f64 {
     tokens.map(of_token).sum::<f64>() / batch.targets.n_tokens() as f64
 }
 
-#[test]
-fn the_divergence_holds_lfpt5_near_the_predictions_of_the_last_prompt() {
-    let quick = Quick::new(32);
-    let (_, _, flat) = drawn(&quick, 3);
+fn the_divergence_holds_lfpt5_near_the_predictions_of_the_last_prompt(quick: &Quick) {
+    let (_, _, flat) = drawn(quick, 3);
     let rows = rows_of(&flat);
     let diverged = |kl_weight: f64| {
         let MethodConfig::Lfpt5(config) = lfpt5() else {

@@ -3,30 +3,40 @@
 use std::path::{Path, PathBuf};
 
 use kif_data::Tokenizer;
-use kif_model::{LoraConfig, ModelOptions, Trainable};
+use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable};
 use kif_runner::failure::{Exit, exit_of};
-use kif_runner::pretrain::config::TokenizerSource;
+use kif_runner::pretrain::config::{Sizes, Start, TokenizerSource};
+use kif_runner::pretrain::export::Record;
 use kif_runner::pretrain::{Inputs, PretrainConfig, run};
 use kif_runner::progress::Progress;
 use kif_runner::signal::StopFlag;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-const CONFIG: &str = "(
-    model: (d_model: 16, d_ff: 32, d_kv: 8, n_heads: 2, n_layers: 1, n_decoder_layers: 2),
-    tokenizer: train(vocab_size: 512, n_sentinels: 8),
-    start: co_occurrence(window: 3),
+/// A model of every kind, with its tokenizer.
+const MODELS: [&str; 4] = [
+    "model: (d_model: 16, d_ff: 32, d_kv: 8, n_heads: 2, n_layers: 1, n_decoder_layers: 2),
+    tokenizer: train(vocab_size: 512, n_sentinels: 8)",
+    "model: (architecture: qwen3, d_model: 16, d_ff: 24, d_kv: 8, n_heads: 2, n_layers: 2),
+    tokenizer: train(vocab_size: 512)",
+    "model: (architecture: llama, d_model: 16, d_ff: 24, d_kv: 4, n_heads: 4, n_kv_heads: 2, n_layers: 2, tied: false),
+    tokenizer: train(vocab_size: 512)",
+    "model: (architecture: qwen2, d_model: 16, d_ff: 24, d_kv: 8, n_heads: 2, n_layers: 2, rope_theta: 1000),
+    tokenizer: train(vocab_size: 512)",
+];
+
+/// The rest of a configuration.
+const CONFIG: &str = "start: co_occurrence(window: 3),
     batches: (batch_tokens: 120, max_input: 24, max_target: 12, span_share: 0.3),
     optimizer: (lr: 0.05, warmup_steps: 4),
     steps: 14,
     validation_rows: 4,
     validate_every: 5,
     checkpoint_every: 6,
-    seed: 3,
-)";
+    seed: 3,";
 
-/// A corpus in which the colour of a thing decides the answer, and a configuration.
-fn prepare(folder: &Path) -> (Vec<PathBuf>, PretrainConfig) {
+/// A corpus in which the colour of a thing decides the answer, and a configuration for one of [`MODELS`].
+fn prepare(folder: &Path, model: &str) -> (Vec<PathBuf>, PretrainConfig) {
     let colours = [
         ("red", "warm"),
         ("blue", "cold"),
@@ -48,7 +58,7 @@ fn prepare(folder: &Path) -> (Vec<PathBuf>, PretrainConfig) {
     std::fs::write(&files[0], pairs).unwrap();
     std::fs::write(&files[1], text).unwrap();
     let config = folder.join("pretrain.ron");
-    std::fs::write(&config, CONFIG).unwrap();
+    std::fs::write(&config, format!("({model}, {CONFIG})")).unwrap();
     (files, PretrainConfig::load(&config).unwrap())
 }
 
@@ -57,7 +67,7 @@ fn pretrain(
     out: &Path,
     config: &PretrainConfig,
     stop: &StopFlag,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Record> {
     let inputs = Inputs {
         corpus: corpus.to_vec(),
         out: out.to_owned(),
@@ -69,10 +79,10 @@ fn pretrain(
         stop,
         &mut Progress::hidden(),
     )
-    .map(drop)
 }
 
-/// The corpus as a shard of token ids, by the tokenizer of a finished base.
+/// The corpus as a shard of token ids, by the tokenizer of a finished base: a T5's appends an end token to every text, a
+/// decoder-only model's to none.
 fn shard_of(corpus: &[PathBuf], tokenizer: &Path) -> Vec<u8> {
     let tokenizer = Tokenizer::from_file(tokenizer).unwrap();
     let text = |file: &Path| std::fs::read_to_string(file).unwrap();
@@ -80,12 +90,12 @@ fn shard_of(corpus: &[PathBuf], tokenizer: &Path) -> Vec<u8> {
     for line in text(&corpus[0]).lines() {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         inputs.push(tokenizer.encode(row["input"].as_str().unwrap()).unwrap());
-        targets.push(tokenizer.encode(row["output"].as_str().unwrap()).unwrap());
+        let target = row["output"].as_str().unwrap();
+        targets.push(tokenizer.encode_continuation(target, 1).unwrap());
     }
     for line in text(&corpus[1]).lines() {
-        let mut ids = tokenizer.encode(line).unwrap();
-        ids.pop();
-        passages.push(ids);
+        let ids = tokenizer.encode(line).unwrap();
+        passages.push(ids.into_iter().filter(|id| *id != 1).collect());
     }
     let bytes = |ids: &[u32]| -> Vec<u8> {
         ids.iter()
@@ -113,116 +123,218 @@ fn shard_of(corpus: &[PathBuf], tokenizer: &Path) -> Vec<u8> {
 
 #[test]
 fn a_shard_of_token_ids_gives_the_bits_of_its_text() {
-    let folder = tempfile::tempdir().unwrap();
-    let (corpus, mut config) = prepare(folder.path());
-    let of_text = folder.path().join("text");
-    pretrain(&corpus, &of_text, &config, &StopFlag::default()).unwrap();
-    let shard = folder.path().join("shard.safetensors");
-    std::fs::write(&shard, shard_of(&corpus, &of_text.join("tokenizer.json"))).unwrap();
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let (corpus, mut config) = prepare(folder.path(), model);
+        let of_text = folder.path().join("text");
+        pretrain(&corpus, &of_text, &config, &StopFlag::default()).unwrap();
+        let shard = folder.path().join("shard.safetensors");
+        std::fs::write(&shard, shard_of(&corpus, &of_text.join("tokenizer.json"))).unwrap();
 
-    let of_shard = folder.path().join("of_shard");
-    let error = pretrain(
-        std::slice::from_ref(&shard),
-        &of_shard,
-        &config,
-        &StopFlag::default(),
-    )
-    .unwrap_err();
-    assert!(
-        format!("{error:#}").contains("tokenized already"),
-        "{error:#}"
-    );
-    assert_eq!(exit_of(&error), Exit::BadInput);
+        let of_shard = folder.path().join("of_shard");
+        let error = pretrain(
+            std::slice::from_ref(&shard),
+            &of_shard,
+            &config,
+            &StopFlag::default(),
+        )
+        .unwrap_err();
+        assert!(
+            format!("{error:#}").contains("tokenized already"),
+            "{error:#}"
+        );
+        assert_eq!(exit_of(&error), Exit::BadInput);
 
-    config.tokenizer = TokenizerSource::File(of_text.join("tokenizer.json"));
-    pretrain(&[shard], &of_shard, &config, &StopFlag::default()).unwrap();
-    let weights = |base: &Path| std::fs::read(base.join("model.safetensors")).unwrap();
-    assert!(weights(&of_text) == weights(&of_shard), "other weights");
+        config.tokenizer = TokenizerSource::File(of_text.join("tokenizer.json"));
+        pretrain(&[shard], &of_shard, &config, &StopFlag::default()).unwrap();
+        let weights = |base: &Path| std::fs::read(base.join("model.safetensors")).unwrap();
+        assert!(weights(&of_text) == weights(&of_shard), "other weights");
+    }
 }
 
 #[test]
 fn a_run_that_was_stopped_twice_gives_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let (corpus, config) = prepare(folder.path());
-    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    pretrain(&corpus, &whole, &config, &StopFlag::default()).unwrap();
-    for polls in [4, 5] {
-        let error = pretrain(&corpus, &parts, &config, &StopFlag::after_polls(polls)).unwrap_err();
-        assert_eq!(exit_of(&error), Exit::Stopped);
-        assert!(!parts.join("pretrain.json").exists());
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let (corpus, config) = prepare(folder.path(), model);
+        let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+        pretrain(&corpus, &whole, &config, &StopFlag::default()).unwrap();
+        for polls in [4, 5] {
+            let error =
+                pretrain(&corpus, &parts, &config, &StopFlag::after_polls(polls)).unwrap_err();
+            assert_eq!(exit_of(&error), Exit::Stopped);
+            assert!(!parts.join("pretrain.json").exists());
+        }
+        pretrain(&corpus, &parts, &config, &StopFlag::default()).unwrap();
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
+            assert_eq!(
+                std::fs::read(whole.join(name)).unwrap(),
+                std::fs::read(parts.join(name)).unwrap(),
+                "{name} of {model}"
+            );
+        }
+        assert!(!parts.join("checkpoint.safetensors").exists());
     }
-    pretrain(&corpus, &parts, &config, &StopFlag::default()).unwrap();
-    for name in [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ] {
-        assert_eq!(
-            std::fs::read(whole.join(name)).unwrap(),
-            std::fs::read(parts.join(name)).unwrap(),
-            "{name}"
-        );
-    }
-    assert!(!parts.join("checkpoint.safetensors").exists());
 }
 
 #[test]
 fn the_result_is_a_model_that_takes_an_adapter() {
-    let folder = tempfile::tempdir().unwrap();
-    let (corpus, config) = prepare(folder.path());
-    let out = folder.path().join("base");
-    pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
-    let tokenizer = Tokenizer::from_file(&out.join("tokenizer.json")).unwrap();
-    let lora = LoraConfig {
-        rank: 2,
-        alpha: 4.0,
-        dropout: 0.0,
-        targets: vec!["q".into(), "v".into()],
-    };
-    let model = kif_model::load(&out, &ModelOptions::cpu(Trainable::Adapter(lora))).unwrap();
-    assert_eq!(model.vocab_size(), tokenizer.vocab_size());
-    let prompt = tokenizer.encode("how is the red hat number 3?").unwrap();
-    assert_eq!(model.generate(&[&prompt], 4).unwrap().len(), 1);
-    // Done is done, and another configuration does not overwrite it.
-    let before = std::fs::read(out.join("pretrain.json")).unwrap();
-    pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
-    assert_eq!(std::fs::read(out.join("pretrain.json")).unwrap(), before);
-    let error = pretrain(
-        &corpus,
-        &out,
-        &PretrainConfig { seed: 4, ..config },
-        &StopFlag::default(),
-    )
-    .unwrap_err();
-    assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let (corpus, config) = prepare(folder.path(), model);
+        let out = folder.path().join("base");
+        pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
+        let tokenizer = Tokenizer::from_file(&out.join("tokenizer.json")).unwrap();
+        let lora = LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            dropout: 0.0,
+            targets: vec!["q".into(), "v".into()],
+        };
+        let lora = ModelConfig::read(&out).unwrap().own_targets(lora);
+        let model = kif_model::load(&out, &ModelOptions::cpu(Trainable::Adapter(lora))).unwrap();
+        assert_eq!(model.vocab_size(), tokenizer.vocab_size());
+        let prompt = tokenizer.encode("how is the red hat number 3?").unwrap();
+        assert_eq!(model.generate(&[&prompt], 4).unwrap().len(), 1);
+        // Done is done, and another configuration does not overwrite it.
+        let before = std::fs::read(out.join("pretrain.json")).unwrap();
+        pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
+        assert_eq!(std::fs::read(out.join("pretrain.json")).unwrap(), before);
+        let error = pretrain(
+            &corpus,
+            &out,
+            &PretrainConfig { seed: 4, ..config },
+            &StopFlag::default(),
+        )
+        .unwrap_err();
+        assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+    }
 }
 
 #[test]
 fn bad_corpora_are_named() {
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut corpus, config) = prepare(folder.path(), model);
+        std::fs::write(
+            &corpus[0],
+            "{\"input\": \"a\", \"output\": \"b\"}\n{\"input\": 3, \"output\": \"b\"}\n",
+        )
+        .unwrap();
+        let error = pretrain(
+            &corpus,
+            &folder.path().join("a"),
+            &config,
+            &StopFlag::default(),
+        )
+        .unwrap_err();
+        assert_eq!(exit_of(&error), Exit::BadInput);
+        assert!(format!("{error:#}").contains("pairs.jsonl:2"), "{error:#}");
+        corpus[1] = folder.path().join("nonesuch.txt");
+        let error = pretrain(
+            &corpus,
+            &folder.path().join("b"),
+            &config,
+            &StopFlag::default(),
+        )
+        .unwrap_err();
+        assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+    }
+}
+
+/// From the co-occurrence start and from random weights.
+#[test]
+fn losses_on_rows_that_training_never_sees_fall() {
+    for (model, start) in MODELS.into_iter().flat_map(|model| {
+        [Start::Random, Start::CoOccurrence { window: 3 }].map(|start| (model, start))
+    }) {
+        let folder = tempfile::tempdir().unwrap();
+        let (corpus, config) = prepare(folder.path(), model);
+        let config = PretrainConfig {
+            start,
+            steps: 150,
+            ..config
+        };
+        let out = folder.path().join("base");
+        let record = pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap();
+        let [first, .., last] = &record.validations[..] else {
+            panic!("{record:?}")
+        };
+        for (was, now) in [(first.pairs, last.pairs), (first.spans, last.spans)] {
+            let (was, now) = (was.unwrap(), now.unwrap());
+            assert!(now < 0.7 * was, "{model} from {start:?}: {was} to {now}");
+        }
+    }
+}
+
+#[test]
+fn settings_that_a_model_does_not_have_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut corpus, config) = prepare(folder.path());
-    std::fs::write(
-        &corpus[0],
-        "{\"input\": \"a\", \"output\": \"b\"}\n{\"input\": 3, \"output\": \"b\"}\n",
-    )
-    .unwrap();
-    let error = pretrain(
-        &corpus,
-        &folder.path().join("a"),
-        &config,
-        &StopFlag::default(),
-    )
-    .unwrap_err();
-    assert_eq!(exit_of(&error), Exit::BadInput);
-    assert!(format!("{error:#}").contains("pairs.jsonl:2"), "{error:#}");
-    corpus[1] = folder.path().join("nonesuch.txt");
-    let error = pretrain(
-        &corpus,
-        &folder.path().join("b"),
-        &config,
-        &StopFlag::default(),
-    )
-    .unwrap_err();
-    assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+    let refused = |model: &str, said: &str| {
+        let path = folder.path().join("p.ron");
+        std::fs::write(&path, format!("({model}, {CONFIG})")).unwrap();
+        let error = PretrainConfig::load(&path).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("p.ron") && text.contains(said), "{text}");
+        assert_eq!(exit_of(&error), Exit::BadInput, "{text}");
+    };
+    let [t5, qwen3, ..] = MODELS;
+    let with = |model: &str, more: &str| model.replace("d_ff:", &format!("{more}, d_ff:"));
+    refused(
+        &with(t5, "n_kv_heads: 1"),
+        "n_kv_heads is 1, expected nothing",
+    );
+    refused(
+        &with(t5, "rope_theta: 2.0"),
+        "rope_theta is 2, expected nothing",
+    );
+    refused(
+        &with(qwen3, "n_decoder_layers: 1"),
+        "n_decoder_layers is 1, expected nothing",
+    );
+    refused(&with(qwen3, "gated: true"), "gated is true, expected false");
+    refused(&qwen3.replace("qwen3", "gpt2"), "gpt2");
+    refused(
+        &t5.replace(", n_sentinels: 8", ""),
+        "n_sentinels is 0, expected a number in 1..=100",
+    );
+    // What only the whole model can say is said when it is built.
+    let (corpus, config) = prepare(folder.path(), qwen3);
+    for (sizes, said) in [
+        (
+            Sizes {
+                n_kv_heads: Some(3),
+                ..config.model
+            },
+            "num_key_value_heads",
+        ),
+        (
+            Sizes {
+                n_layers: 0,
+                ..config.model
+            },
+            "num_hidden_layers",
+        ),
+        (
+            Sizes {
+                d_kv: 7,
+                ..config.model
+            },
+            "head_dim",
+        ),
+    ] {
+        let config = PretrainConfig {
+            model: sizes,
+            ..config.clone()
+        };
+        let out = folder.path().join("out");
+        let error = pretrain(&corpus, &out, &config, &StopFlag::default()).unwrap_err();
+        assert!(format!("{error:#}").contains(said), "{error:#}");
+        assert_eq!(exit_of(&error), Exit::BadInput, "{error:#}");
+    }
 }

@@ -5,13 +5,18 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::quick::Quick;
+use common::quick::{Quick, on_every_base};
 use common::{N_TASKS, batches, begin, learn, learner_for, params_after, stream, watched_learner};
 use kif_data::{Batch, Encoded};
 use kif_runner::{
     Learner, MemoryOrder, Method, MethodConfig, Regime, Schedule, State, TaskView, methods,
 };
 use proptest::prelude::*;
+
+// With so many rows of every task.
+on_every_base! {
+    the_base_is_the_same_bits_after_learning: 16,
+}
 
 fn any_method() -> impl Strategy<Value = MethodConfig> {
     prop::sample::select(MethodConfig::all())
@@ -160,12 +165,7 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
     }
 }
 
-#[test]
-fn the_base_is_the_same_bits_after_learning() {
-    Quick::of_all_architectures(16).iter().for_each(base_stays);
-}
-
-fn base_stays(quick: &Quick) {
+fn the_base_is_the_same_bits_after_learning(quick: &Quick) {
     for config in MethodConfig::all() {
         let (mut learner, mut method) = quick.start(&config, 0.05);
         let fresh = learner.params().to_vec();

@@ -92,7 +92,10 @@ impl Check {
         }
         same_tasks(&stream, &mut findings);
         let model = match (&protocol.model, &protocol.stream) {
-            (None, StreamSource::Embedded) => Some(embedded::unpack_base(unpacked.path())?),
+            (None, StreamSource::Embedded) => {
+                let arch = protocol.arch.unwrap_or_default();
+                Some(embedded::unpack_base(unpacked.path(), arch)?)
+            }
             (model, _) => model.clone(),
         };
         let codec = match model

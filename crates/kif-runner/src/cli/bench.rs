@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use kif_runner::embedded::Arch;
 use kif_runner::methods::MethodConfig;
 use kif_runner::protocol::Protocol;
 use kif_runner::signal::StopFlag;
@@ -19,6 +20,9 @@ pub(crate) struct Arguments {
     /// Base model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Which of the small bases inside the program, for the protocols that need no --model [default: t5]
+    #[arg(long, value_enum, conflicts_with = "model")]
+    arch: Option<Arch>,
     /// Folder of the task files
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -56,7 +60,8 @@ pub(crate) struct Arguments {
     /// Longest answer in tokens
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// Run directory; running again goes on where it stopped [default: runs/PROTOCOL]
+    /// Run directory; running again goes on where it stopped [default: runs/PROTOCOL, or runs/PROTOCOL-decoder with
+    /// --arch decoder]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -71,12 +76,19 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     arguments.change(&mut protocol)?;
     let protocol = protocol.canonical();
     protocol.check()?;
-    let out = arguments
-        .out
-        .unwrap_or_else(|| Path::new("runs").join(&protocol.name));
+    let out = arguments.out.unwrap_or_else(|| default_out(&protocol));
     check_out_folder(&out)?;
     runs::run(&protocol, &out, stop)?;
     print(&report::terminal(&out, None)?)
+}
+
+/// Runs on different bases do not get into each other's way.
+fn default_out(protocol: &Protocol) -> PathBuf {
+    let name = &protocol.name;
+    Path::new("runs").join(match protocol.embedded_base() {
+        Some(Arch::Decoder) => format!("{name}-{}", Arch::Decoder),
+        Some(Arch::T5) | None => name.clone(),
+    })
 }
 
 impl Arguments {
@@ -93,6 +105,7 @@ impl Arguments {
             }
         }
         put_some(&mut protocol.model, &self.model);
+        put_some(&mut protocol.arch, &self.arch);
         put_some(&mut protocol.data, &self.data);
         put(&mut protocol.template, &self.template.given());
         put(&mut protocol.orders, &self.orders);

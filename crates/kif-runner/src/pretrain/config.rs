@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use kif_model::{FeedForward, ModelConfig, T5Config};
+use kif_model::{DecoderConfig, Family, FeedForward, ModelConfig, Rope, T5Config};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{SettingError, check_setting};
 use crate::failure::{BadInput, OrBadInput};
+use crate::protocol::ron_options;
 
 /// A pretraining run, as its RON file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,28 +36,69 @@ pub struct PretrainConfig {
     pub seed: u64,
 }
 
-/// Sizes of a T5; the vocabulary is the tokenizer's.
+/// Sizes of a model; the vocabulary is the tokenizer's. What only one kind of model has is refused for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
+    /// Which model. Left out of what is written for a T5, as it is out of files from before there were others.
+    #[serde(default, skip_serializing_if = "Architecture::is_t5")]
+    pub architecture: Architecture,
     /// Width D of the residual stream.
     pub d_model: usize,
     /// Inner width of the feed-forward layers.
     pub d_ff: usize,
-    /// Width of one attention head.
+    /// Width of one attention head; even in a decoder-only model.
     pub d_kv: usize,
     /// Attention heads.
     pub n_heads: usize,
-    /// Layers of the encoder.
+    /// Heads of keys and values in a decoder-only model, a divisor of `n_heads`; as many as these without a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_kv_heads: Option<usize>,
+    /// Layers; those of the encoder in a T5.
     pub n_layers: usize,
-    /// Layers of the decoder.
+    /// Layers of a T5's decoder; a decoder-only model has `n_layers` and none beside them.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub n_decoder_layers: usize,
-    /// Gated GELU as in T5 v1.1; otherwise ReLU as in v1.0.
+    /// Gated GELU as in T5 v1.1, instead of ReLU as in v1.0. Decoder-only models have gates of their own.
     #[serde(default)]
     pub gated: bool,
-    /// Whether the head is the embedding, as in v1.0.
+    /// Whether the head is the embedding, as in T5 v1.0.
     #[serde(default = "yes")]
     pub tied: bool,
+    /// Base of the rotary angles of a decoder-only model; 10,000 without a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_theta: Option<f32>,
+}
+
+/// Models that can be pretrained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Encoder-decoder: pairs and span corruption.
+    #[default]
+    T5,
+    /// Decoder-only, without biases: pairs, and every token of a passage from those before it.
+    Llama,
+    /// The same with biases on q, k and v.
+    Qwen2,
+    /// The same with norms of every head of q and k.
+    Qwen3,
+}
+
+impl Architecture {
+    fn is_t5(&self) -> bool {
+        *self == Self::T5
+    }
+
+    /// The family of decoder-only models that it is; none for a T5.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::T5 => None,
+            Self::Llama => Some(Family::Llama),
+            Self::Qwen2 => Some(Family::Qwen2),
+            Self::Qwen3 => Some(Family::Qwen3),
+        }
+    }
 }
 
 /// Where token ids come from.
@@ -67,7 +109,8 @@ pub enum TokenizerSource {
     Train {
         /// Most tokens, special ones, bytes and sentinels included; a small corpus may have fewer to give.
         vocab_size: usize,
-        /// Sentinels `<extra_id_n>` at the end of the vocabulary (T5: 100). In 1..=100.
+        /// Sentinels `<extra_id_n>` at the end of the vocabulary (T5: 100). In 1..=100 for a T5; others need none.
+        #[serde(default)]
         n_sentinels: usize,
     },
     /// A `tokenizer.json`; a relative path starts from the folder of the configuration.
@@ -78,9 +121,9 @@ pub enum TokenizerSource {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Start {
-    /// T5's own initialisation.
+    /// The architecture's own initialisation.
     Random,
-    /// Embeddings from the corpus's co-occurrence counts, and a decoder that passes on what the encoder reads.
+    /// Embeddings from the corpus's co-occurrence counts, and upper layers that pass on what they read.
     CoOccurrence {
         /// Largest distance, in tokens, at which two tokens count as neighbours. At least 1.
         window: usize,
@@ -93,11 +136,12 @@ pub enum Start {
 pub struct Batches {
     /// Input and target tokens of a batch; the last row may go beyond. At least 1.
     pub batch_tokens: usize,
-    /// Most tokens of an input, end token included. At least 8.
+    /// Most tokens of an input or a passage, end token included. At least 8.
     pub max_input: usize,
     /// Most tokens of a pair's target, end token included. At least 2.
     pub max_target: usize,
-    /// Share of rows that are corrupted passages, in 0..=1; a corpus of one kind has no choice.
+    /// Share of rows that are passages, in 0..=1, corrupted for a T5 and whole for a decoder-only model; a corpus of one
+    /// kind has no choice.
     pub span_share: f64,
     /// Share of a passage's tokens that are taken out (T5: 0.15).
     #[serde(default = "noise_density")]
@@ -126,6 +170,9 @@ pub struct Optimizer {
 fn yes() -> bool {
     true
 }
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
 fn noise_density() -> f64 {
     0.15
 }
@@ -144,7 +191,7 @@ impl PretrainConfig {
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).or_bad_input(|| format!("reading {}", path.display()))?;
-        let mut config: Self = match ron::from_str(&text) {
+        let mut config: Self = match ron_options().from_str(&text) {
             Ok(config) => config,
             Err(e) => {
                 let (line, column) = (e.span.start.line, e.span.start.col);
@@ -158,6 +205,7 @@ impl PretrainConfig {
         config
             .check()
             .or_bad_input(|| format!("configuration {}", path.display()))?;
+        config.model.write_out_defaults();
         if let TokenizerSource::File(file) = &mut config.tokenizer {
             *file = path.parent().unwrap_or(Path::new("")).join(&*file);
         }
@@ -166,6 +214,7 @@ impl PretrainConfig {
 
     /// Whether every value is in its range; sizes are checked when the model is built.
     pub fn check(&self) -> Result<(), SettingError> {
+        self.model.check()?;
         let (batches, optimizer) = (&self.batches, &self.optimizer);
         let share = |x: f64| (0.0..=1.0).contains(&x);
         let beta = |x: f64| (0.0..1.0).contains(&x);
@@ -253,11 +302,15 @@ impl PretrainConfig {
             n_sentinels,
         } = self.tokenizer
         {
+            let (least, expected) = match self.model.architecture {
+                Architecture::T5 => (1, "a number in 1..=100"),
+                _ => (0, "a number in 0..=100"),
+            };
             check_setting(
-                (1..=100).contains(&n_sentinels),
+                (least..=100).contains(&n_sentinels),
                 "n_sentinels",
                 n_sentinels,
-                "a number in 1..=100",
+                expected,
             )?;
             check_setting(
                 (512..=65536).contains(&vocab_size),
@@ -271,14 +324,44 @@ impl PretrainConfig {
 }
 
 impl Sizes {
-    /// The model's configuration for a vocabulary.
-    pub fn t5(
-        &self,
-        vocab_size: usize,
-        pad_token_id: u32,
-        eos_token_id: u32,
-    ) -> Result<ModelConfig> {
-        let config = T5Config {
+    /// Whether nothing is said that this kind of model does not have.
+    fn check(&self) -> Result<(), SettingError> {
+        let is_t5 = self.architecture.is_t5();
+        let of_decoders = "nothing: a T5 has none";
+        if let Some(n) = self.n_kv_heads {
+            check_setting(!is_t5, "n_kv_heads", n, of_decoders)?;
+        }
+        if let Some(theta) = self.rope_theta {
+            check_setting(!is_t5, "rope_theta", theta, of_decoders)?;
+        }
+        let (n, expected) = (self.n_decoder_layers, "nothing: all layers are n_layers");
+        check_setting(is_t5 || n == 0, "n_decoder_layers", n, expected)?;
+        let expected = "false: the gates of a decoder-only model are its own";
+        check_setting(is_t5 || !self.gated, "gated", self.gated, expected)
+    }
+
+    /// Puts in what was left out, so that records say it.
+    fn write_out_defaults(&mut self) {
+        if !self.architecture.is_t5() {
+            self.n_kv_heads.get_or_insert(self.n_heads);
+            self.rope_theta.get_or_insert(ROPE_THETA);
+        }
+    }
+
+    /// The model's configuration for a vocabulary, in which `pad` starts a T5's decoder and `end` ends texts.
+    pub fn model(&self, vocab_size: usize, pad: u32, end: u32) -> Result<ModelConfig> {
+        let config = match self.architecture.family() {
+            None => ModelConfig::T5(self.t5(vocab_size, pad, end)),
+            Some(family) => ModelConfig::Decoder(self.decoder(family, vocab_size, end)),
+        };
+        config
+            .validate(Path::new("the configuration's model"))
+            .or_bad_input(|| "sizes of the model".into())?;
+        Ok(config)
+    }
+
+    fn t5(&self, vocab_size: usize, pad_token_id: u32, eos_token_id: u32) -> T5Config {
+        T5Config {
             vocab_size,
             d_model: self.d_model,
             d_kv: self.d_kv,
@@ -301,13 +384,38 @@ impl Sizes {
             decoder_start_token_id: pad_token_id,
             initializer_factor: 1.0,
             dropout_rate: 0.0,
-        };
-        config
-            .validate(Path::new("the configuration's model"))
-            .or_bad_input(|| "sizes of the model".into())?;
-        Ok(ModelConfig::T5(config))
+        }
+    }
+
+    fn decoder(&self, family: Family, vocab_size: usize, end: u32) -> DecoderConfig {
+        DecoderConfig {
+            family,
+            vocab_size,
+            hidden_size: self.d_model,
+            intermediate_size: self.d_ff,
+            num_hidden_layers: self.n_layers,
+            num_attention_heads: self.n_heads,
+            num_key_value_heads: self.n_kv_heads.unwrap_or(self.n_heads),
+            head_dim: self.d_kv,
+            max_position_embeddings: MAX_POSITIONS,
+            rms_norm_eps: 1e-6,
+            rope: Rope {
+                theta: self.rope_theta.unwrap_or(ROPE_THETA),
+                scaling: None,
+            },
+            tie_word_embeddings: self.tied,
+            bos_token_id: None,
+            eos_token_id: vec![end],
+            initializer_range: (self.d_model as f32).sqrt().recip(),
+        }
     }
 }
+
+/// The base of rotary angles that transformers takes where nothing is said.
+const ROPE_THETA: f32 = 10_000.0;
+
+/// What `config.json` says of a base's positions; nothing here reads it.
+const MAX_POSITIONS: usize = 2048;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use kif_data::chance::{self, Purpose};
-use kif_data::{Batch, Content, CorpusItem, Encoded, Limits, Ragged, Row, Tokenizer, corpus_items};
+use kif_data::{
+    Batch, Content, CorpusItem, Encoded, Format, Limits, Ragged, Row, Tokenizer, corpus_items,
+};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -16,7 +18,7 @@ use crate::failure::BadInput;
 /// Pieces of a corpus that are tokenized at a time.
 const CHUNK: usize = 8192;
 
-/// Passages shorter than this, in tokens, are not worth corrupting.
+/// Passages shorter than this, in tokens, are not worth learning.
 const MIN_PASSAGE: usize = 8;
 
 /// The corpus as token ids, split into training and validation.
@@ -34,13 +36,25 @@ pub struct Examples {
     pub n_long: usize,
 }
 
-/// Ids with a meaning of their own.
+/// What the model learns of a passage, and with it how texts are laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// An encoder-decoder writes back what was taken out of it. Inputs end as targets do.
+    Spans {
+        /// What spans leave behind, in the order of their use.
+        sentinels: Vec<u32>,
+    },
+    /// A decoder-only model writes every token from those before it. An input is gone on with: it does not end.
+    Causal,
+}
+
+/// How rows are made.
 #[derive(Clone, Debug)]
 pub struct Special {
-    /// Ends every input and target.
+    /// Ends targets.
     pub end: u32,
-    /// What spans leave behind, in the order of their use.
-    pub sentinels: Vec<u32>,
+    /// What is made of passages.
+    pub objective: Objective,
 }
 
 #[derive(Default)]
@@ -54,7 +68,7 @@ struct Pairs {
 pub struct HeldOut {
     /// Pairs.
     pub pairs: Vec<Encoded>,
-    /// Corrupted passages.
+    /// Passages, as the model learns them.
     pub spans: Vec<Encoded>,
 }
 
@@ -86,6 +100,7 @@ impl Examples {
     ) -> Result<Self> {
         let mut reader = Reader {
             tokenizer,
+            format: special.format(),
             limits: limits(batches),
             pairs: Pairs::default(),
             passages: Ragged::default(),
@@ -163,7 +178,7 @@ impl Examples {
             let span = f64::from(chance::uniform(&mut rng)) < self.batches.span_share;
             if n_pairs == 0 || (span && n_passages > 0) {
                 let passage = self.passages.row(chance::below(&mut rng, n_passages));
-                let row = self.span_row(passage, &mut rng);
+                let row = self.passage_row(passage, &mut rng);
                 batch.inputs.push(&row.input_ids);
                 batch.targets.push(&row.target_ids);
             } else {
@@ -175,27 +190,49 @@ impl Examples {
         batch
     }
 
-    /// A corrupted window of a passage.
-    fn span_row(&self, passage: &[u32], rng: &mut ChaCha8Rng) -> Encoded {
+    /// A window of a passage with something to write.
+    fn passage_row(&self, passage: &[u32], rng: &mut ChaCha8Rng) -> Encoded {
         let most = self.batches.max_input - 1;
         let start = if passage.len() > most {
             chance::below(rng, passage.len() - most + 1)
         } else {
             0
         };
-        let window = &passage[start..(start + most).min(passage.len())];
-        let noise = Noise {
-            density: self.batches.noise_density,
-            mean_span: self.batches.mean_span,
+        let end = (start + most).min(passage.len());
+        let window = &passage[start..end];
+        let (input_ids, target_ids) = match &self.special.objective {
+            Objective::Spans { sentinels } => self.span_row(window, sentinels, rng),
+            Objective::Causal => self.causal_row(window, end == passage.len()),
         };
-        let (mut input_ids, mut target_ids) = corrupt(window, noise, &self.special.sentinels, rng);
-        input_ids.push(self.special.end);
-        target_ids.push(self.special.end);
         Encoded {
             input_ids,
             target_ids,
             cut: false,
         }
+    }
+
+    /// A corrupted window and what was taken out.
+    fn span_row(
+        &self,
+        window: &[u32],
+        sentinels: &[u32],
+        rng: &mut ChaCha8Rng,
+    ) -> (Vec<u32>, Vec<u32>) {
+        let noise = Noise {
+            density: self.batches.noise_density,
+            mean_span: self.batches.mean_span,
+        };
+        let (mut input_ids, mut target_ids) = corrupt(window, noise, sentinels, rng);
+        input_ids.push(self.special.end);
+        target_ids.push(self.special.end);
+        (input_ids, target_ids)
+    }
+
+    /// The first token, and all that follow; the end token where the passage ends with the window.
+    fn causal_row(&self, window: &[u32], ends: bool) -> (Vec<u32>, Vec<u32>) {
+        let (first, rest) = window.split_at(1);
+        let end = ends.then_some(self.special.end);
+        (first.to_vec(), rest.iter().copied().chain(end).collect())
     }
 
     fn hold_out(&mut self, n_validation: usize) {
@@ -217,7 +254,7 @@ impl Examples {
         };
         let span = |&row: &usize| {
             let mut rng = chance::stream(self.seed, Purpose::Pretrain, 1, row as u64);
-            self.span_row(self.passages.row(row), &mut rng)
+            self.passage_row(self.passages.row(row), &mut rng)
         };
         self.held_out = HeldOut {
             pairs: pairs.iter().map(pair).collect(),
@@ -232,6 +269,7 @@ impl Examples {
 /// What [`Examples::read`] collects.
 struct Reader<'a> {
     tokenizer: &'a Tokenizer,
+    format: Format,
     limits: Limits,
     pairs: Pairs,
     passages: Ragged,
@@ -265,10 +303,8 @@ impl Reader<'_> {
 
     /// Tokenizes pieces, in parallel and in order.
     fn take(&mut self, chunk: &mut Vec<CorpusItem>) -> Result<()> {
-        let encoded: Vec<Result<Encoded>> = chunk
-            .par_drain(..)
-            .map(|item| encode(self.tokenizer, item, self.limits))
-            .collect();
+        let encoded: Vec<Result<Encoded>> =
+            chunk.par_drain(..).map(|item| self.encode(item)).collect();
         for row in encoded {
             let row = row?;
             if !row.target_ids.is_empty() {
@@ -282,34 +318,59 @@ impl Reader<'_> {
         }
         Ok(())
     }
-}
 
-/// A pair; or a passage without its end token, whole, with an empty target.
-fn encode(tokenizer: &Tokenizer, item: CorpusItem, limits: Limits) -> Result<Encoded> {
-    match item {
-        CorpusItem::Pair { prompt, target } => {
-            let content = Content::Text {
+    /// A pair; or a passage without its end token, whole, with an empty target.
+    fn encode(&self, item: CorpusItem) -> Result<Encoded> {
+        let row = |prompt: String, target| Row {
+            id: "of the corpus".into(),
+            content: Content::Text {
                 prompt: prompt.into(),
                 references: vec![target],
-            };
-            Ok(tokenizer.encode_row(
-                &Row {
-                    id: "of the corpus".into(),
-                    content,
-                },
-                limits,
-            )?)
+            },
+        };
+        match item {
+            CorpusItem::Pair { prompt, target } => {
+                let row = row(prompt, target);
+                Ok(self
+                    .tokenizer
+                    .encode_row_as(&row, self.limits, &self.format)?)
+            }
+            CorpusItem::Text(text) => {
+                let input_ids = match self.format.end_id {
+                    None => {
+                        let mut ids = self.tokenizer.encode(&text)?;
+                        ids.pop();
+                        ids
+                    }
+                    // What the tokenizer puts in front of a prompt stands in front of a passage.
+                    Some(_) => {
+                        let row = row(text, String::new());
+                        let whole = Limits {
+                            max_input: usize::MAX,
+                            ..self.limits
+                        };
+                        self.tokenizer
+                            .encode_row_as(&row, whole, &self.format)?
+                            .input_ids
+                    }
+                };
+                Ok(Encoded {
+                    input_ids,
+                    target_ids: Vec::new(),
+                    cut: false,
+                })
+            }
+            CorpusItem::Document(_) => unreachable!("document marks are left out"),
         }
-        CorpusItem::Text(text) => {
-            let mut input_ids = tokenizer.encode(&text)?;
-            input_ids.pop();
-            Ok(Encoded {
-                input_ids,
-                target_ids: Vec::new(),
-                cut: false,
-            })
+    }
+}
+
+impl Special {
+    fn format(&self) -> Format {
+        Format {
+            end_id: (self.objective == Objective::Causal).then_some(self.end),
+            ..Format::default()
         }
-        CorpusItem::Document(_) => unreachable!("document marks are left out"),
     }
 }
 
@@ -374,7 +435,9 @@ mod tests {
         let tokenizer = Tokenizer::from_file(&golden).unwrap();
         let special = Special {
             end: end_token(&tokenizer, &golden).unwrap(),
-            sentinels: vec![511, 510, 509, 508, 507, 506, 505],
+            objective: Objective::Spans {
+                sentinels: vec![511, 510, 509, 508, 507, 506, 505],
+            },
         };
         let batches = Batches {
             batch_tokens: 200,

@@ -72,10 +72,11 @@ impl Record {
 }
 
 /// Writes `config.json`, `model.safetensors` in bf16, `tokenizer_config.json` and, last, `pretrain.json`: a directory
-/// with a record is complete. `tokenizer.json` is there already.
+/// with a record is complete. `tokenizer.json` is there already, in which the token that ends texts is called `end`.
 pub fn export(
     dir: &Path,
     config: &ModelConfig,
+    end: &str,
     layout: &ParamLayout,
     params: &[f32],
     record: &Record,
@@ -93,7 +94,7 @@ pub fn export(
     // What transformers needs to choose a reader for tokenizer.json.
     let tokenizer = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "</s>",
+        "eos_token": end,
         "pad_token": "<pad>",
         "unk_token": "<unk>",
     });

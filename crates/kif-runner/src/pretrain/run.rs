@@ -9,7 +9,7 @@ use kif_model::{LanguageModel, ModelConfig, ModelOptions, from_parts, random_wei
 
 use super::checkpoint::Checkpoint;
 use super::config::{PretrainConfig, Start, TokenizerSource};
-use super::examples::{Examples, Special, end_token, for_each_item};
+use super::examples::{Examples, Objective, Special, end_token, for_each_item};
 use super::export::{CorpusFile, Record, export};
 use super::shard::is_shard;
 use super::{start, tokenizer, trainer};
@@ -58,12 +58,12 @@ pub fn run(
     }
 
     let tokenizer = Tokenizer::from_file(&tokenizer_path)?;
-    let special = special_ids(&tokenizer, &tokenizer_text, &tokenizer_path)?;
+    let special = special_tokens(config, &tokenizer, &tokenizer_text, &tokenizer_path)?;
     progress.line("tokenizing the corpus");
     let examples = Examples::read(
         &inputs.corpus,
         &tokenizer,
-        special.ids,
+        special.rows,
         config.batches,
         config.validation_rows,
         config.seed,
@@ -79,9 +79,8 @@ pub fn run(
         ));
     }
 
-    let model_config = config
-        .model
-        .t5(tokenizer.vocab_size(), special.pad, special.end)?;
+    let vocab_size = tokenizer.vocab_size();
+    let model_config = config.model.model(vocab_size, special.pad, special.end)?;
     let mut model = build(&model_config, config, &examples, options)?;
     progress.line(&format!(
         "{} weights, {} tokens in the vocabulary",
@@ -111,6 +110,7 @@ pub fn run(
     export(
         &inputs.out,
         &model_config,
+        &special.end_name,
         model.layout(),
         model.params(),
         &record,
@@ -149,7 +149,9 @@ fn prepare_tokenizer(
                 }
                 Ok(())
             })?;
-            tokenizer::train(texts.iter().map(String::as_str), *vocab_size, *n_sentinels)?
+            let appends_end = config.model.architecture.family().is_none();
+            let texts = texts.iter().map(String::as_str);
+            tokenizer::train(texts, *vocab_size, *n_sentinels, appends_end)?
         }
     };
     // A finished base keeps its file; the check of the record tells whether it is this one.
@@ -181,36 +183,65 @@ fn identity(
     Ok(hasher.finalize())
 }
 
-struct SpecialIds {
-    ids: Special,
+/// Tokens with a meaning of their own.
+struct SpecialTokens {
+    rows: Special,
+    /// Starts the decoder of a T5.
     pad: u32,
     end: u32,
+    end_name: String,
 }
 
-fn special_ids(tokenizer: &Tokenizer, text: &str, path: &Path) -> Result<SpecialIds> {
+fn special_tokens(
+    config: &PretrainConfig,
+    tokenizer: &Tokenizer,
+    text: &str,
+    path: &Path,
+) -> Result<SpecialTokens> {
     let raw: tokenizers::Tokenizer = text
         .parse()
         .map_err(|e: tokenizers::Error| BadInput(format!("{}: {e}", path.display())))?;
-    let end = end_token(tokenizer, path)?;
-    let pad = raw.token_to_id("<pad>");
-    let pad = pad.with_context(|| {
-        BadInput(format!(
-            "{}: has no token <pad>, which starts the decoder",
-            path.display()
-        ))
-    })?;
-    let sentinels = tokenizer::sentinels(&raw);
-    if sentinels.is_empty() {
-        bail!(BadInput(format!(
-            "{}: has no token <extra_id_0>, which span corruption needs",
-            path.display()
-        )));
-    }
-    Ok(SpecialIds {
-        ids: Special { end, sentinels },
+    let missing = |token: &str, why: &str| {
+        let path = path.display();
+        BadInput(format!("{path}: has no token {token}, {why}"))
+    };
+    let (end, pad, objective) = if config.model.architecture.family().is_some() {
+        let end = written_end(config, tokenizer)?.with_context(|| {
+            missing(
+                tokenizer::END,
+                "and no tokenizer_config.json beside it that names the end token",
+            )
+        })?;
+        (end, end, Objective::Causal)
+    } else {
+        let pad = raw.token_to_id("<pad>");
+        let pad = pad.with_context(|| missing("<pad>", "which starts the decoder"))?;
+        let sentinels = tokenizer::sentinels(&raw);
+        if sentinels.is_empty() {
+            bail!(missing("<extra_id_0>", "which span corruption needs"));
+        }
+        let end = end_token(tokenizer, path)?;
+        (end, pad, Objective::Spans { sentinels })
+    };
+    let end_name = raw.id_to_token(end).unwrap_or_default();
+    Ok(SpecialTokens {
+        rows: Special { end, objective },
         pad,
         end,
+        end_name,
     })
+}
+
+/// What a decoder-only model writes behind a text: the end token that the `tokenizer_config.json` beside a tokenizer names,
+/// or [`END`](tokenizer::END).
+fn written_end(config: &PretrainConfig, tokenizer: &Tokenizer) -> Result<Option<u32>> {
+    let named = match &config.tokenizer {
+        TokenizerSource::File(file) => {
+            kif_data::end_token(&file.with_file_name("tokenizer_config.json"), tokenizer)?
+        }
+        TokenizerSource::Train { .. } => None,
+    };
+    Ok(named.or_else(|| tokenizer.id_of(tokenizer::END)))
 }
 
 fn build(
@@ -221,22 +252,12 @@ fn build(
 ) -> Result<Box<dyn LanguageModel>> {
     let weights = random_weights(model_config, config.seed);
     let mut model = from_parts(model_config, weights, options)?;
-    if let (Start::CoOccurrence { window }, ModelConfig::T5(t5)) = (config.start, model_config) {
-        let shape = start::Shape {
-            d_model: t5.d_model,
-            inner: t5.inner_dim(),
-            n_decoder_layers: t5.num_decoder_layers,
-            start_id: t5.decoder_start_token_id,
-        };
-        let embeddings = start::co_occurrence(
-            examples.texts(),
-            t5.vocab_size,
-            t5.d_model,
-            window,
-            config.seed,
-        );
+    if let Start::CoOccurrence { window } = config.start {
+        let (vocab_size, width) = (model_config.vocab_size(), config.model.d_model);
+        let texts = examples.texts();
+        let embeddings = start::co_occurrence(texts, vocab_size, width, window, config.seed);
         let mut params = model.params().to_vec();
-        start::quiet_reader(model.layout(), &mut params, &embeddings, shape);
+        start::quiet_reader(model_config, model.layout(), &mut params, &embeddings);
         model.set_params(&params)?;
     }
     Ok(model)

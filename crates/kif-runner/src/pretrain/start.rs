@@ -1,11 +1,12 @@
 //! A start that reads content from the first step.
 //!
 //! Embeddings are the leading factors of the corpus's positive pointwise mutual information, so words that are used
-//! alike start alike. Residual branches start quiet, and the cross-attention of the decoder's upper half passes values
-//! on unchanged: the first prediction is made of what the input is made of.
+//! alike start alike. Residual branches start quiet, and what reads the input in the upper half of the layers (a T5's
+//! cross-attention, a decoder-only model's attention) passes values on unchanged: the first prediction is made of what the
+//! input is made of.
 
 use kif_data::chance::{self, Purpose};
-use kif_model::ParamLayout;
+use kif_model::{DecoderConfig, ModelConfig, ParamLayout, T5Config};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -13,52 +14,76 @@ use rayon::prelude::*;
 const EXTRA: usize = 24;
 const ROUNDS: usize = 6;
 
-/// Sizes that the start needs.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Width D of the model.
-    pub d_model: usize,
-    /// Width of all heads together.
-    pub inner: usize,
-    /// Layers of the decoder.
-    pub n_decoder_layers: usize,
-    /// Id that starts the decoder: quiet, so that cross-attention speaks.
-    pub start_id: u32,
-}
-
-/// Changes T5's own initialisation, `params` in `layout`'s order, into the start described above.
+/// Changes the architecture's own initialisation, `params` in `layout`'s order, into the start described above.
 ///
-/// `embeddings` is `[V, D]`. The identity needs heads that together are as wide as the model; otherwise the
-/// cross-attention keeps its random values.
-pub fn quiet_reader(layout: &ParamLayout, params: &mut [f32], embeddings: &[f32], shape: Shape) {
+/// `embeddings` is `[V, D]`. The identity needs heads that together are as wide as the model; otherwise values keep their
+/// random ones.
+pub fn quiet_reader(
+    config: &ModelConfig,
+    layout: &ParamLayout,
+    params: &mut [f32],
+    embeddings: &[f32],
+) {
     for spec in layout.specs() {
-        let values = &mut params[spec.range.clone()];
-        let name = spec.name.as_str();
-        if name == "shared.weight" {
-            values.copy_from_slice(embeddings);
-            let start = shape.start_id as usize * shape.d_model;
-            values[start..start + shape.d_model]
-                .iter_mut()
-                .for_each(|x| *x *= 0.05);
-        } else if name.ends_with(".o.weight") || name.ends_with(".wo.weight") {
-            let quiet = if name.starts_with("encoder") {
-                0.2
-            } else {
-                0.05
-            };
-            values.iter_mut().for_each(|x| *x *= quiet);
-        }
-        let upper = (shape.n_decoder_layers / 2..shape.n_decoder_layers).any(|layer| {
-            name.starts_with(&format!("decoder.block.{layer}.layer.1.EncDecAttention."))
-        });
-        if upper && shape.inner == shape.d_model {
-            match name.rsplit('.').nth(1) {
-                Some("v") => identity(values, shape.d_model, 1.0),
-                Some("o") => identity(values, shape.d_model, 2.0),
-                _ => {}
-            }
+        let (name, values) = (spec.name.as_str(), &mut params[spec.range.clone()]);
+        match config {
+            ModelConfig::T5(config) => t5(config, name, values, embeddings),
+            ModelConfig::Decoder(config) => decoder(config, name, values, embeddings),
         }
     }
+}
+
+/// The start of one tensor of a T5. What starts the decoder is quiet, so that cross-attention speaks.
+fn t5(config: &T5Config, name: &str, values: &mut [f32], embeddings: &[f32]) {
+    let d_model = config.d_model;
+    if name == "shared.weight" {
+        values.copy_from_slice(embeddings);
+        let start = config.decoder_start_token_id as usize * d_model;
+        scale(&mut values[start..start + d_model], 0.05);
+    } else if name.ends_with(".o.weight") || name.ends_with(".wo.weight") {
+        let quiet = if name.starts_with("encoder") {
+            0.2
+        } else {
+            0.05
+        };
+        scale(values, quiet);
+    }
+    let n_layers = config.num_decoder_layers;
+    let upper = (n_layers / 2..n_layers)
+        .any(|layer| name.starts_with(&format!("decoder.block.{layer}.layer.1.EncDecAttention.")));
+    if upper && config.inner_dim() == d_model {
+        match name.rsplit('.').nth(1) {
+            Some("v") => identity(values, d_model, 1.0),
+            Some("o") => identity(values, d_model, 2.0),
+            _ => {}
+        }
+    }
+}
+
+/// The start of one tensor of a decoder-only model. Its logits are not scaled, so its embedding is.
+fn decoder(config: &DecoderConfig, name: &str, values: &mut [f32], embeddings: &[f32]) {
+    let width = config.hidden_size;
+    if name == "model.embed_tokens.weight" {
+        values.copy_from_slice(embeddings);
+        scale(values, (width as f32).sqrt().recip());
+    } else if name.ends_with(".o_proj.weight") || name.ends_with(".down_proj.weight") {
+        scale(values, 0.2);
+    }
+    let n_layers = config.num_hidden_layers;
+    let upper = (n_layers / 2..n_layers)
+        .any(|layer| name.starts_with(&format!("model.layers.{layer}.self_attn.")));
+    let heads = [config.num_attention_heads, config.num_key_value_heads];
+    if upper && heads.iter().all(|n| n * config.head_dim == width) {
+        match name.rsplit('.').nth(1) {
+            Some("v_proj") => identity(values, width, 1.0),
+            Some("o_proj") => identity(values, width, 1.0),
+            _ => {}
+        }
+    }
+}
+
+fn scale(values: &mut [f32], factor: f32) {
+    values.iter_mut().for_each(|x| *x *= factor);
 }
 
 fn identity(values: &mut [f32], n: usize, scale: f32) {

@@ -2,7 +2,7 @@
 //!
 //! The vocabulary is laid out as T5's: `<pad>` 0, `</s>` 1, `<unk>` 2, then 256 bytes, then pieces, and the sentinels
 //! at the end with `<extra_id_0>` last. Runs of white space count as one space, a word starts with `▁`, punctuation
-//! stands alone, and `</s>` is appended.
+//! stands alone, and for a T5 `</s>` is appended; the prompt of a decoder-only model is gone on with, and ends in nothing.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -25,15 +25,20 @@ use tokenizers::{
 };
 
 /// The first ids.
-const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
+const SPECIAL: [&str; 3] = ["<pad>", END, "<unk>"];
 
-/// Learns at most `vocab_size` tokens from texts and returns the text of a `tokenizer.json`.
+/// The token that ends a text.
+pub const END: &str = "</s>";
+
+/// Learns at most `vocab_size` tokens from texts and returns the text of a `tokenizer.json`; whether it appends the end
+/// token to a text is for `appends_end` to say.
 ///
 /// The same texts give the same bytes. Rare characters, beyond a quarter of the vocabulary, are left to bytes.
 pub fn train<'a>(
     texts: impl Iterator<Item = &'a str>,
     vocab_size: usize,
     n_sentinels: usize,
+    appends_end: bool,
 ) -> Result<String> {
     let words = count_words(texts)?;
     let n_reserved = SPECIAL.len() + 256 + n_sentinels;
@@ -57,17 +62,11 @@ pub fn train<'a>(
         metaspace.into(),
         Fuse::new().into(),
     ]);
-    let end = TemplateProcessing::builder()
-        .try_single("$A </s>")
-        .and_then(|builder| builder.try_pair("$A </s> $B </s>"))
-        .map_err(|e| anyhow!("making the tokenizer: {e}"))?
-        .special_tokens(vec![("</s>", 1)])
-        .build()?;
     let builder = TokenizerBuilder::new()
         .with_model(model)
         .with_normalizer(Some(normalizer))
         .with_pre_tokenizer(Some(pre_tokenizer))
-        .with_post_processor(Some(end))
+        .with_post_processor(appends_end.then(end_appended).transpose()?)
         .with_decoder(Some(decoder));
     let mut tokenizer = builder.build().map_err(made)?;
     let special = |name: String| AddedToken::from(name, true);
@@ -93,6 +92,16 @@ pub fn sentinels(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
     (0..100)
         .map_while(|n| tokenizer.token_to_id(&format!("<extra_id_{n}>")))
         .collect()
+}
+
+/// What a T5's tokenizer does behind a text.
+fn end_appended() -> Result<TemplateProcessing> {
+    Ok(TemplateProcessing::builder()
+        .try_single("$A </s>")
+        .and_then(|builder| builder.try_pair("$A </s> $B </s>"))
+        .map_err(|e| anyhow!("making the tokenizer: {e}"))?
+        .special_tokens(vec![(END, 1)])
+        .build()?)
 }
 
 fn normalizer() -> Result<NormalizerSequence> {
@@ -197,13 +206,17 @@ mod tests {
     use super::*;
 
     fn trained() -> String {
+        trained_for(true)
+    }
+
+    fn trained_for(appends_end: bool) -> String {
         let texts = [
             "the goat sees the hen.",
             "the hen, the goat",
             "a goat\n\n  a hen",
         ]
         .repeat(5);
-        train(texts.into_iter(), 512, 10).unwrap()
+        train(texts.into_iter(), 512, 10, appends_end).unwrap()
     }
 
     #[test]
@@ -222,6 +235,17 @@ mod tests {
         assert_eq!(sentinels(&tokenizer), (n - 10..n).rev().collect::<Vec<_>>());
         let encoding = tokenizer.encode("the  goat\n.", true).unwrap();
         assert_eq!(encoding.get_tokens(), ["▁the", "▁goat", "▁", ".", "</s>"]);
+    }
+
+    #[test]
+    fn a_prompt_that_is_gone_on_with_does_not_end() {
+        let [t5, decoder] = [true, false].map(|appends_end| {
+            let tokenizer: tokenizers::Tokenizer = trained_for(appends_end).parse().unwrap();
+            let encoding = tokenizer.encode("the goat", true).unwrap();
+            encoding.get_tokens().to_vec()
+        });
+        assert_eq!(decoder, ["▁the", "▁goat"]);
+        assert_eq!(t5, [&decoder[..], &[END.to_owned()]].concat());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Validation {
     pub step: u64,
     /// Over pairs.
     pub pairs: Option<f64>,
-    /// Over corrupted passages.
+    /// Over passages: what was taken out of them, or all tokens but the first.
     pub spans: Option<f64>,
 }
 
@@ -176,7 +176,7 @@ fn line(validation: &Validation, training: f64) -> String {
     let shown = |loss: Option<f64>| loss.map_or("-".into(), |loss| format!("{loss:.4}"));
     let (pairs, spans) = (shown(validation.pairs), shown(validation.spans));
     format!(
-        "step {}: loss {training:.4}, validation pairs {pairs}, spans {spans} (nats per token)",
+        "step {}: loss {training:.4}, validation pairs {pairs}, passages {spans} (nats per token)",
         validation.step
     )
 }

@@ -19,7 +19,7 @@ fn what_was_run(summary: &Summary) -> String {
     let orders = count(extent.orders.len(), "order", "orders");
     let seeds = count(extent.seeds.len(), "seed", "seeds");
     let cells = count(extent.n_cells, "finished cell", "finished cells");
-    let base = summary.base.as_deref().unwrap_or("the embedded base");
+    let base = &summary.base;
     let mut text =
         format!("{methods} on a stream of {tasks}, from {base}: {orders}, {seeds}, {cells}.");
     if let Some(lock) = &summary.lock {

@@ -10,6 +10,7 @@ use super::costs::Costs;
 use super::curves::{Curve, curves};
 use super::density::Density;
 use super::test_rows;
+use crate::embedded::Arch;
 use crate::lock::Lock;
 use crate::methods::MethodConfig;
 use crate::protocol::{Protocol, ScoreKind};
@@ -23,8 +24,8 @@ pub(super) const READING: &str = "mean ± standard deviation over orders and see
 pub struct Summary {
     /// Name of the protocol.
     pub name: String,
-    /// Folder of the base; none for the embedded one.
-    pub base: Option<String>,
+    /// The base in words: its folder, or which embedded one it is.
+    pub base: String,
     /// The run's configuration as RON.
     pub protocol: String,
     /// What the run was made of, if it says.
@@ -245,10 +246,11 @@ impl Summary {
         let majority: Vec<f64> = records.iter().map(majority_op).collect();
         Self {
             name: protocol.name.clone(),
-            base: protocol
-                .model
-                .as_ref()
-                .map(|path| path.display().to_string()),
+            base: match (&protocol.model, protocol.arch.unwrap_or_default()) {
+                (Some(path), _) => path.display().to_string(),
+                (None, Arch::T5) => "the embedded base".to_owned(),
+                (None, Arch::Decoder) => "the embedded decoder-only base".to_owned(),
+            },
             protocol: protocol.to_ron(),
             lock,
             methods,

@@ -150,10 +150,13 @@ impl Kept<'_> {
 
     /// Name of the base: the last part of its folder.
     fn base(&self) -> String {
-        let name = self.protocol.model.as_deref().and_then(Path::file_name);
-        name.map_or("embedded".to_owned(), |name| {
-            name.to_string_lossy().into_owned()
-        })
+        match self.protocol.model.as_deref().and_then(Path::file_name) {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => {
+                let arch = self.protocol.arch.unwrap_or_default();
+                arch.base_name().to_owned()
+            }
+        }
     }
 
     /// Every method under the rate that it had.

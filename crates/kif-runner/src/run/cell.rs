@@ -1,6 +1,6 @@
 //! One cell: a method learns a stream in one order with one seed, and is examined after every task.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -322,14 +322,11 @@ impl Session<'_> {
             }
         }
         let adapter = self.place.folder.join("adapter");
-        let base_name = self
-            .place
-            .protocol
-            .model
-            .as_deref()
-            .unwrap_or(Path::new("embedded"))
-            .display()
-            .to_string();
+        let protocol = self.place.protocol;
+        let base_name = match &protocol.model {
+            Some(model) => model.display().to_string(),
+            None => protocol.arch.unwrap_or_default().base_name().to_owned(),
+        };
         atomic::write_folder(&adapter, |at| {
             let (layout, params) = (self.learner.layout(), self.learner.params());
             match self.parts.trainable(self.place.protocol.lora_config()) {

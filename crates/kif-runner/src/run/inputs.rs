@@ -58,7 +58,7 @@ impl Inputs {
         let unpacked = out.join("embedded");
         let model = match &protocol.model {
             Some(model) => model.clone(),
-            None => embedded::unpack_base(&unpacked)?,
+            None => embedded::unpack_base(&unpacked, protocol.arch.unwrap_or_default())?,
         };
         let (stream, root) = match (protocol.stream(), &protocol.data) {
             (Some(stream), Some(data)) => (stream, data.clone()),

@@ -1,6 +1,6 @@
 //! A model small enough to check by hand, and streams for it.
 // Every test binary compiles this as a module of its own and uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
 pub mod quick;
 
@@ -358,7 +358,7 @@ pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
     (learner.with_slots(parts.n_slots).unwrap(), seen)
 }
 
-/// All methods that train one adapter, as the toy has it; the others are tested on the embedded base.
+/// All methods that train one adapter, as the toy has it; the others are tested on the embedded bases.
 pub fn methods_of_one_slot() -> Vec<MethodConfig> {
     let mut methods = MethodConfig::all();
     methods.retain(|config| config.parts(N_TASKS) == Parts::default());

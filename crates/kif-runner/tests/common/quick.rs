@@ -1,26 +1,49 @@
-//! The base and the stream that the program brings along, for what methods claim on a real model.
+//! The bases and the stream that the program brings along, for what methods claim on a real model.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kif_data::{Encoded, Limits, load_task};
-use kif_model::{
-    DecoderConfig, Dtype, Family, LoraConfig, ModelConfig, ModelOptions, Rope, Trainable,
-    random_weights, write_model,
-};
+use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable};
 use kif_runner::codec::{Codec, TemplateSetting};
-use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, TaskView, embedded};
+use kif_runner::embedded::{self, Arch};
+use kif_runner::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, TaskView};
 use tempfile::TempDir;
 
 use super::learn;
+
+/// Tests that hold on every base that the program brings along, an encoder-decoder and a decoder-only model: functions of a
+/// [`Quick`], and how many rows of every task it has.
+macro_rules! on_every_base {
+    ($($test:ident: $n_rows:expr,)*) => {
+        on_every_base!(@on t5, T5; $($test: $n_rows,)*);
+        on_every_base!(@on decoder, Decoder; $($test: $n_rows,)*);
+    };
+    (@on $base:ident, $arch:ident; $($test:ident: $n_rows:expr,)*) => {
+        mod $base {
+            use kif_runner::embedded::Arch;
+
+            use crate::common::quick::Quick;
+
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(&Quick::of(Arch::$arch, $n_rows));
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_every_base;
 
 /// Tasks that are taken.
 pub const N_TASKS: usize = 3;
 /// Rank of one adapter.
 pub const RANK: usize = 4;
 
-/// The embedded base and the first tasks of its stream.
+/// An embedded base and the first tasks of the stream.
 pub struct Quick {
+    pub arch: Arch,
     pub folder: TempDir,
     pub model: PathBuf,
     pub tasks: Vec<TaskView>,
@@ -28,43 +51,9 @@ pub struct Quick {
 
 impl Quick {
     /// `n_rows` rows of every task; 8 of them are kept.
-    pub fn new(n_rows: usize) -> Self {
+    pub fn of(arch: Arch, n_rows: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let model = embedded::unpack_base(folder.path()).unwrap();
-        Self::on(folder, model, n_rows)
-    }
-
-    /// One of every architecture: the embedded base, and a decoder of random weights with its tokenizer.
-    pub fn of_all_architectures(n_rows: usize) -> [Self; 2] {
-        let folder = tempfile::tempdir().unwrap();
-        let base = embedded::unpack_base(folder.path()).unwrap();
-        let decoder = folder.path().join("decoder");
-        let config = ModelConfig::Decoder(DecoderConfig {
-            family: Family::Qwen3,
-            vocab_size: ModelConfig::read(&base).unwrap().vocab_size(),
-            hidden_size: 32,
-            intermediate_size: 48,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 8,
-            max_position_embeddings: 128,
-            rms_norm_eps: 1e-6,
-            rope: Rope {
-                theta: 1e4,
-                scaling: None,
-            },
-            tie_word_embeddings: true,
-            bos_token_id: None,
-            eos_token_id: vec![1],
-            initializer_range: 0.2,
-        });
-        write_model(&decoder, &config, &random_weights(&config, 1), Dtype::F32).unwrap();
-        std::fs::copy(base.join("tokenizer.json"), decoder.join("tokenizer.json")).unwrap();
-        [Self::new(n_rows), Self::on(folder, decoder, n_rows)]
-    }
-
-    fn on(folder: TempDir, model: PathBuf, n_rows: usize) -> Self {
+        let model = embedded::unpack_base(folder.path(), arch).unwrap();
         let (stream, root) = embedded::unpack_stream(folder.path()).unwrap();
         let codec = Codec::of_model(&model, &TemplateSetting::Plain).unwrap();
         let limits = Limits {
@@ -96,37 +85,42 @@ impl Quick {
         };
         let tasks = (0..N_TASKS).map(view).collect();
         Self {
+            arch,
             folder,
             model,
             tasks,
         }
     }
 
-    fn one_lora() -> LoraConfig {
-        LoraConfig {
+    fn one_lora(&self) -> LoraConfig {
+        let lora = LoraConfig {
             rank: RANK,
             alpha: 16.0,
             ..LoraConfig::default()
+        };
+        ModelConfig::read(&self.model).unwrap().own_targets(lora)
+    }
+
+    pub fn lora(&self, config: &MethodConfig) -> LoraConfig {
+        self.one_lora().side_by_side(config.parts(N_TASKS).n_slots)
+    }
+
+    /// A bound that is another number on either base.
+    pub fn bound(&self, t5: f64, decoder: f64) -> f64 {
+        match self.arch {
+            Arch::T5 => t5,
+            Arch::Decoder => decoder,
         }
     }
 
-    pub fn lora(config: &MethodConfig) -> LoraConfig {
-        Self::one_lora().side_by_side(config.parts(N_TASKS).n_slots)
-    }
-
     /// What the model trains for `config`.
-    pub fn trainable(config: &MethodConfig) -> Trainable {
-        config.parts(N_TASKS).trainable(Self::one_lora())
+    pub fn trainable(&self, config: &MethodConfig) -> Trainable {
+        config.parts(N_TASKS).trainable(self.one_lora())
     }
 
     /// A fresh learner for `config` and the method itself.
     pub fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
-        let mut trainable = Self::trainable(config);
-        if let Trainable::Adapter(lora) | Trainable::Routed(lora, _) = &mut trainable {
-            let base = ModelConfig::read(&self.model).unwrap();
-            *lora = base.own_targets(lora.clone());
-        }
-        let options = ModelOptions::cpu(trainable);
+        let options = ModelOptions::cpu(self.trainable(config));
         let model = kif_model::load(&self.model, &options).unwrap();
         let mut settings = LearnerConfig {
             dropout,
