@@ -26,21 +26,20 @@ struct Wanted<E: Engine> {
 }
 
 impl<E: Engine> Decoder<E> {
-    /// A pass over `rows`, which have `weights` from number `first_row` on where rows are routed. Of the last layer's output
-    /// only the places `wanted` are made, or all of them.
+    /// A pass over `rows`, which have `weights` where rows are routed. Of the last layer's output only the places `wanted` are
+    /// made, or all of them.
     pub(super) fn pass(
         &self,
         rows: &Ragged,
-        first_row: usize,
         weights: Option<&Act<E::Device>>,
         dropout: Option<Dropout>,
         wanted: Option<Vec<usize>>,
     ) -> Pass<E> {
         let config = &self.config;
         let positions = rows.rows().flat_map(|row| 0..row.len());
-        let numbered = rows.rows().zip(first_row..);
+        let numbered = rows.rows().enumerate();
         let row_of: Arc<[usize]> = numbered
-            .flat_map(|(row, i)| std::iter::repeat_n(i, row.len()))
+            .flat_map(|(i, row)| std::iter::repeat_n(i, row.len()))
             .collect();
         let wanted = wanted.map(|places| {
             let rows = places.iter().map(|&place| row_of[place]).collect();

@@ -79,7 +79,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
         } else {
             (Some(places), None)
         };
-        let pass = self.pass(&rows, 0, reading.weights.as_ref(), dropout, early);
+        let pass = self.pass(&rows, reading.weights.as_ref(), dropout, early);
         let mut x = core.embed::<T>(&core.embedding, &rows)?;
         for i in 0..self.layers.len() {
             x = self.layer(core, i, x, &pass)?;
@@ -102,7 +102,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
     ) -> Result<Recomputed<E>, ModelError> {
         let rows = joined(&reading.inputs, targets);
         let wanted = Some(predicting(&rows, targets));
-        let pass = self.pass(&rows, 0, reading.weights.as_ref(), dropout, wanted);
+        let pass = self.pass(&rows, reading.weights.as_ref(), dropout, wanted);
         let mut xs = vec![core.embed::<NoneTape>(&core.embedding, &rows)?];
         for i in 0..self.layers.len() {
             xs.push(self.layer(core, i, xs[i].clone(), &pass)?);

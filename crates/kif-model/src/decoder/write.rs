@@ -1,10 +1,6 @@
 //! Texts that go on from prompts, token by token, with keys and values kept: those of a prompt once, whatever number of
 //! texts answer it.
 
-use std::ops::Range;
-
-use kif_data::Ragged;
-
 use super::{Decoder, angles};
 use crate::ModelError;
 use crate::engine::{Act, Engine, Span, Step};
@@ -26,9 +22,6 @@ pub(crate) struct Written<E: Engine> {
     weights: Option<Act<E::Device>>,
 }
 
-/// Prompt tokens that are read at once: more do not stay in the second-level cache from one panel of a weight to the next.
-const READ_AT_ONCE: usize = 512;
-
 impl<E: Engine> Decoder<E> {
     /// See [`Network::begin`](crate::model::Network::begin).
     pub(super) fn read_prompts(
@@ -37,17 +30,20 @@ impl<E: Engine> Decoder<E> {
         reading: &Reading<'_, E>,
     ) -> Result<(Written<E>, Vec<f32>), ModelError> {
         let (rows, weights) = (&*reading.inputs, &reading.weights);
-        let width = self.config.num_key_value_heads * self.config.head_dim;
-        let room = || Vec::with_capacity(rows.n_tokens() * width);
-        let layers = self.layers.iter();
-        let mut of_prompts: Vec<_> = layers.map(|_| [room(), room()]).collect();
-        let mut hidden = Vec::with_capacity(rows.n_rows() * core.width);
-        for group in groups(rows) {
-            let of_group = Ragged::from_rows(group.clone().map(|row| rows.row(row)));
-            let x = self.read_group(core, &of_group, group.start, weights, &mut of_prompts)?;
-            hidden.extend(core.engine.to_host(&x)?);
+        let last = rows.offsets()[1..].iter().map(|end| end - 1).collect();
+        let pass = self.pass(rows, weights.as_ref(), None, Some(last));
+        let mut of_prompts = Vec::with_capacity(self.layers.len());
+        let mut x: Act<E::Device> = core.embed(&core.embedding, rows)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let adapters = &pass.adapters;
+            let [q, k, v] =
+                self.projections(core, x.clone(), layer, &pass.angles, adapters, true)?;
+            of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
+            let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
+            x = self.behind_attention(core, i, x, mixed, &pass)?;
         }
-        let hidden = core.engine.upload(hidden, (rows.n_rows(), core.width))?;
+        let hidden = core.norm(x, &self.final_norm)?;
+        let width = self.config.num_key_value_heads * self.config.head_dim;
         let layers = self.layers.iter();
         let written = Written {
             of_prompts,
@@ -58,31 +54,6 @@ impl<E: Engine> Decoder<E> {
             weights: weights.clone(),
         };
         Ok((written, core.logits(hidden)?))
-    }
-
-    /// Reads some prompts, whose first has number `first_row`: the last hidden states behind the norm, `[rows, D]`. Keys and
-    /// values go behind those of the prompts before.
-    fn read_group(
-        &self,
-        core: &Core<E>,
-        rows: &Ragged,
-        first_row: usize,
-        weights: &Option<Act<E::Device>>,
-        of_prompts: &mut [[Vec<f32>; 2]],
-    ) -> Result<Act<E::Device>, ModelError> {
-        let last = rows.offsets()[1..].iter().map(|end| end - 1).collect();
-        let pass = self.pass(rows, first_row, weights.as_ref(), None, Some(last));
-        let mut x: Act<E::Device> = core.embed(&core.embedding, rows)?;
-        for (i, [keys, values]) in of_prompts.iter_mut().enumerate() {
-            let (layer, adapters) = (&self.layers[i], &pass.adapters);
-            let [q, k, v] =
-                self.projections(core, x.clone(), layer, &pass.angles, adapters, true)?;
-            keys.extend(core.engine.to_host(&k)?);
-            values.extend(core.engine.to_host(&v)?);
-            let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
-            x = self.behind_attention(core, i, x, mixed, &pass)?;
-        }
-        core.norm(x, &self.final_norm)
     }
 
     /// See [`Network::go_on`](crate::model::Network::go_on).
@@ -138,33 +109,5 @@ impl<E: Engine> Decoder<E> {
             x = self.feed_forward(core, x, layer, &adapters)?;
         }
         core.logits(core.norm(x, &self.final_norm)?)
-    }
-}
-
-/// Rows in order, in groups of at most [`READ_AT_ONCE`] tokens or one longer row. No row sees the others, so that groups
-/// change no bit.
-fn groups(rows: &Ragged) -> Vec<Range<usize>> {
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    let offsets = rows.offsets();
-    for row in 0..rows.n_rows() {
-        match groups.last_mut() {
-            Some(group) if offsets[row + 1] - offsets[group.start] <= READ_AT_ONCE => {
-                group.end = row + 1;
-            }
-            _ => groups.push(row..row + 1),
-        }
-    }
-    groups
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_hold_every_row_once_and_few_tokens() {
-        let rows = Ragged::from_rows([300, 212, 1, 600, 511, 1].map(|len| vec![7; len]));
-        assert_eq!(groups(&rows), [0..2, 2..3, 3..4, 4..6]);
-        assert!(groups(&Ragged::from_rows([] as [Vec<u32>; 0])).is_empty());
     }
 }
