@@ -391,7 +391,7 @@ fn without(rows: &Ragged, left_out: &[usize]) -> Ragged {
 }
 
 /// What the tokenizer appends to a text; a tokenizer that appends nothing, or more than one token, is refused.
-pub fn end_token(tokenizer: &Tokenizer, path: &Path) -> Result<u32> {
+pub fn appended_end_token(tokenizer: &Tokenizer, path: &Path) -> Result<u32> {
     match tokenizer.encode("")?.as_slice() {
         [end] => Ok(*end),
         ids => {
@@ -434,7 +434,7 @@ mod tests {
             .join("../../fixtures/golden/tiny-t5/tokenizer.json");
         let tokenizer = Tokenizer::from_file(&golden).unwrap();
         let special = Special {
-            end: end_token(&tokenizer, &golden).unwrap(),
+            end: appended_end_token(&tokenizer, &golden).unwrap(),
             objective: Objective::Spans {
                 sentinels: vec![511, 510, 509, 508, 507, 506, 505],
             },

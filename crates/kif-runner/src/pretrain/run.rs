@@ -9,7 +9,7 @@ use kif_model::{LanguageModel, ModelConfig, ModelOptions, from_parts, random_wei
 
 use super::checkpoint::Checkpoint;
 use super::config::{PretrainConfig, Start, TokenizerSource};
-use super::examples::{Examples, Objective, Special, end_token, for_each_item};
+use super::examples::{Examples, Objective, Special, appended_end_token, for_each_item};
 use super::export::{CorpusFile, Record, export};
 use super::shard::is_shard;
 use super::{start, tokenizer, trainer};
@@ -220,7 +220,7 @@ fn special_tokens(
         if sentinels.is_empty() {
             bail!(missing("<extra_id_0>", "which span corruption needs"));
         }
-        let end = end_token(tokenizer, path)?;
+        let end = appended_end_token(tokenizer, path)?;
         (end, pad, Objective::Spans { sentinels })
     };
     let end_name = raw.id_to_token(end).unwrap_or_default();
