@@ -19,7 +19,7 @@ pub(super) fn embed<T: Tape<f32, Cuda>>(
     let out = gpu.tensor(ids.len(), width)?;
     let on_device = gpu.indices(ids)?;
     // A frozen table that is the output head, too, exists once, in f16 if products are.
-    let kernel = match table.values.format() {
+    let kernel = match table.kept.format() {
         Format::F16 => "embed_half",
         Format::F32 => "embed",
     };
@@ -32,7 +32,7 @@ pub(super) fn embed<T: Tape<f32, Cuda>>(
             ids.len(),
             width,
             n_ids,
-            table.values.address(),
+            table.kept.address(),
             more_at,
             Address::of(&on_device),
             y
