@@ -29,14 +29,9 @@ pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            lanes[i] = madd::<FUSED>(a[i], b[i], lanes[i]);
-        }
+        add_products::<FUSED>(&mut lanes, a, b);
     }
-    for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[i] = madd::<FUSED>(*a, *b, lanes[i]);
-    }
-    sum(lanes)
+    sum_with_rest::<FUSED>(lanes, a_rest, b_rest)
 }
 
 /// The inner products of one row with four of its length, each with the bits of [`dot`]: side by side, none waits for its
@@ -55,12 +50,7 @@ pub(crate) fn four_dots<const FUSED: bool>(a: &[f32], rows: [&[f32]; 4]) -> [f32
         add_products::<FUSED>(&mut s3, a, b3);
     }
     let done = whole.len() * LANES;
-    let finish = |mut sums: [f32; LANES], row: &[f32]| {
-        for (i, (a, b)) in a_rest.iter().zip(&row[done..]).enumerate() {
-            sums[i] = madd::<FUSED>(*a, *b, sums[i]);
-        }
-        sum(sums)
-    };
+    let finish = |sums, row: &[f32]| sum_with_rest::<FUSED>(sums, a_rest, &row[done..]);
     let [r0, r1, r2, r3] = rows;
     [
         finish(s0, r0),
@@ -75,6 +65,15 @@ fn add_products<const FUSED: bool>(sums: &mut [f32; LANES], a: &[f32; LANES], b:
     for i in 0..LANES {
         sums[i] = madd::<FUSED>(a[i], b[i], sums[i]);
     }
+}
+
+/// The sum of all lanes, with the products of fewer than [`LANES`] values that are left.
+#[inline(always)]
+fn sum_with_rest<const FUSED: bool>(mut sums: [f32; LANES], a: &[f32], b: &[f32]) -> f32 {
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        sums[i] = madd::<FUSED>(*a, *b, sums[i]);
+    }
+    sum(sums)
 }
 
 /// The largest value of a row, `-inf` for an empty one; not-a-numbers are passed over.
