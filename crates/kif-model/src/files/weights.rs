@@ -28,7 +28,7 @@ pub struct Tensor {
 
 /// Named f32 tensors, in memory or still in their files.
 ///
-/// Files are mapped into memory while a model takes their tensors. Until then nobody may write to them or cut them short:
+/// Files are mapped into memory while a model takes their tensors. Meanwhile nobody may write to them or cut them short:
 /// the system ends a process that reads behind the end of a mapped file.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
@@ -139,7 +139,7 @@ impl Weights {
         Ok(self.look_at(name)?.into_vec())
     }
 
-    /// As [`get`](Self::get), without reading what is in a file yet.
+    /// As [`get`](Self::get), without a copy of what is in a file.
     pub(crate) fn look_at(&self, name: &str) -> Result<Values, ModelError> {
         match self.tensors.get(name) {
             None => Err(self.missing(name)),
