@@ -231,6 +231,17 @@ fn list_mismatches(mismatches: &[Mismatch]) -> String {
     text
 }
 
+impl From<kif_io::atomic::FileError> for ModelError {
+    fn from(error: kif_io::atomic::FileError) -> Self {
+        let kif_io::atomic::FileError { doing, path, error } = error;
+        Self::Io {
+            what: doing,
+            path,
+            error,
+        }
+    }
+}
+
 impl ModelError {
     pub(crate) fn io(what: &'static str, path: &Path, error: std::io::Error) -> Self {
         ModelError::Io {

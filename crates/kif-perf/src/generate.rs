@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
+use crate::rows::FirstRows;
 use anyhow::{Result, bail};
+use kif_io::memory::peak_rss_mib;
 use kif_model::{LoraConfig, ModelConfig, Trainable, load};
+use kif_protocol::{Compute, Precision};
 use kif_runner::evaluate::batches;
-use kif_runner::protocol::{Compute, Precision};
-use kif_runner::record::peak_rss_mib;
 use kif_runner::run::model_options;
 use serde_json::json;
-
-use crate::rows::FirstRows;
 
 /// Arguments of `kif-perf generate`.
 #[derive(Debug, clap::Args)]

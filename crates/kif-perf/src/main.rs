@@ -16,7 +16,7 @@ mod work;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use kif_runner::process;
+use kif_io::process;
 
 /// Measure one kind of work and print one line of JSON.
 #[derive(Parser)]

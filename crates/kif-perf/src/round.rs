@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
-use kif_runner::record::peak_rss_mib;
-use kif_runner::{MemoryOrder, MethodConfig, TaskView};
-use serde_json::json;
-
 use crate::work::Work;
+use anyhow::Result;
+use kif_io::memory::peak_rss_mib;
+use kif_methods::{MemoryOrder, MethodConfig, TaskView};
+use serde_json::json;
 
 /// Arguments of `kif-perf round`.
 #[derive(Debug, clap::Args)]

@@ -1,11 +1,10 @@
 //! What a number format of the frozen weights does to predictions, beside f32.
 
+use crate::work::Work;
 use anyhow::{Result, ensure};
 use kif_kernels::argmax;
-use kif_runner::protocol::Precision;
+use kif_protocol::Precision;
 use serde_json::json;
-
-use crate::work::Work;
 
 /// Arguments of `kif-perf rounding`; `--precision` names the format.
 #[derive(Debug, clap::Args)]

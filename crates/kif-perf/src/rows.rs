@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use kif_data::{Limits, Row, read_rows};
-use kif_runner::codec::{Codec, TemplateSetting};
+use kif_protocol::TemplateSetting;
+use kif_runner::codec::Codec;
 use serde_json::json;
 
 /// The first rows of a file, and the model that reads them.

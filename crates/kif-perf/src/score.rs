@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
-use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable, load};
-use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
-use kif_runner::protocol::ScoreKind;
-use kif_runner::record::peak_rss_mib;
-use kif_runner::signal::StopFlag;
-use serde_json::json;
-
 use crate::rows::FirstRows;
+use anyhow::Result;
+use kif_io::memory::peak_rss_mib;
+use kif_io::signal::StopFlag;
+use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable, load};
+use kif_protocol::ScoreKind;
+use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
+use serde_json::json;
 
 /// Arguments of `kif-perf score`.
 #[derive(Debug, clap::Args)]

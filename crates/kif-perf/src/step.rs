@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
-use kif_runner::record::peak_rss_mib;
-use serde_json::json;
-
 use crate::work::Work;
+use anyhow::Result;
+use kif_io::memory::peak_rss_mib;
+use serde_json::json;
 
 /// Arguments of `kif-perf step`.
 #[derive(Debug, clap::Args)]

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
+use kif_methods::{Learner, LearnerConfig};
 use kif_model::{LanguageModel, LoraConfig, ModelConfig, Trainable, load};
+use kif_protocol::{Compute, Precision, TemplateSetting};
 use kif_runner::codec::{Codec, check_vocabulary};
-use kif_runner::protocol::{Compute, Precision};
 use kif_runner::run::model_options;
-use kif_runner::{Learner, LearnerConfig};
 
 /// What is trained, and on which rows.
 #[derive(Clone, Debug, clap::Args)]
@@ -108,8 +108,8 @@ impl Work {
             max_input: self.max_input,
             max_target: usize::MAX,
         };
-        let encoded = Codec::of_model(&self.model, &kif_runner::codec::TemplateSetting::Plain)?
-            .encode_rows(&rows, limits)?;
+        let encoded =
+            Codec::of_model(&self.model, &TemplateSetting::Plain)?.encode_rows(&rows, limits)?;
         check_vocabulary(&rows, &encoded, vocab_size)?;
         Ok(encoded)
     }

@@ -7,12 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use kif_io::atomic;
+use kif_io::failure::BadInput;
+use kif_methods::State;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::atomic;
-use crate::failure::BadInput;
-use crate::state::State;
 
 /// A saved state.
 #[derive(Clone, Debug, PartialEq)]

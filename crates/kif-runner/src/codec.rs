@@ -3,43 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use kif_data::{Content, Encoded, Format, Limits, Row, Template, Tokenizer, end_token};
+use kif_data::{Content, Encoded, Format, Limits, Row, Tokenizer, end_token};
+use kif_io::failure::BadInput;
 use kif_model::ModelConfig;
-use serde::{Deserialize, Serialize};
-
-use crate::failure::BadInput;
-
-/// What prompts look like to the model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TemplateSetting {
-    /// As the task's files have them (published T5 runs).
-    #[default]
-    Plain,
-    /// Alpaca's preamble, with instruction and input under headings (published LLaMA runs).
-    Alpaca,
-    /// A minijinja file with the fields `instruction`, `input` and `prompt`.
-    File(PathBuf),
-}
-
-impl TemplateSetting {
-    /// `alpaca`, `plain`, or a file.
-    pub fn named(name: &str) -> Self {
-        match name {
-            "plain" => Self::Plain,
-            "alpaca" => Self::Alpaca,
-            path => Self::File(path.into()),
-        }
-    }
-
-    fn template(&self) -> Result<Template> {
-        Ok(match self {
-            Self::Plain => Template::Plain,
-            Self::Alpaca => Template::Alpaca,
-            Self::File(path) => Template::read(path)?,
-        })
-    }
-}
+use kif_protocol::TemplateSetting;
 
 /// A tokenizer that only rows of text need, and how rows become ids for the model.
 pub struct Codec {

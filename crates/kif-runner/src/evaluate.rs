@@ -6,13 +6,13 @@
 use anyhow::{Result, bail};
 use kif_data::{Batch, Encoded, Limits, Row, labels};
 use kif_eval::{best_rouge_l, exact_match};
+use kif_io::failure::BadInput;
+use kif_io::signal::StopFlag;
 use kif_model::LanguageModel;
+use kif_protocol::ScoreKind;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::failure::BadInput;
-use crate::protocol::ScoreKind;
-use crate::signal::StopFlag;
 
 /// Test rows of one task, ready for the model.
 pub struct TestSet {

@@ -6,23 +6,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kif_data::{Batch, Cursor, Encoded, epoch_order};
+use kif_io::atomic;
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::hash::hash_of;
+use kif_io::memory::peak_rss_mib;
+use kif_io::progress::Progress;
+use kif_io::signal::{StopFlag, Stopped};
+use kif_methods::methods::{self, Method, MethodConfig};
+use kif_methods::{Learner, LearnerConfig, MemoryOrder, Schedule, TaskView};
 use kif_model::{Adapter, LanguageModel, LoraConfig};
+use kif_protocol::{Device, Precision, TemplateSetting};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
 use crate::checkpoint::{self, Checkpoint};
-use crate::codec::TemplateSetting;
 use crate::evaluate::nll_per_row;
-use crate::failure::{BadInput, OrBadInput};
-use crate::learner::{Learner, LearnerConfig};
-use crate::lock::hash_of;
-use crate::methods::{self, Method, MethodConfig};
-use crate::progress::Progress;
-use crate::protocol::{Device, Precision};
-use crate::record::peak_rss_mib;
-use crate::schedule::Schedule;
-use crate::signal::{StopFlag, Stopped};
-use crate::task_view::{MemoryOrder, TaskView};
 
 /// How often a long training is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(600);

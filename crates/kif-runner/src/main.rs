@@ -5,12 +5,13 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
-use kif_runner::failure::{Exit, exit_of};
-use kif_runner::signal::StopFlag;
+use kif_io::failure::Exit;
+use kif_io::signal::StopFlag;
+use kif_runner::exit::exit_of;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    kif_runner::process::keep_freed_memory();
+    kif_io::process::keep_freed_memory();
     let result = StopFlag::on_signals()
         .map_err(anyhow::Error::from)
         .and_then(|stop| {

@@ -7,14 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use kif_data::{Batch, Encoded};
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::memory::peak_rss_mib;
 use kif_model::{
     DeviceKind, FeedForward, LanguageModel, LoraConfig, ModelConfig, ModelOptions, Precision,
     T5Config, Trainable, from_parts, gpu_peak_memory, random_weights,
 };
 use serde::Deserialize;
-
-use crate::failure::{BadInput, OrBadInput};
-use crate::record::peak_rss_mib;
 
 /// A published size of T5 v1.0, or one for trying things out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kif_data::chance::{Purpose, below, key, stream, uniform};
 use kif_data::{Batch, Encoded};
+use kif_methods::methods::KifConfig;
+use kif_methods::{Learner, LearnerConfig, MemoryOrder, MethodConfig, Schedule, TaskView};
 use kif_model::{
     DecoderConfig, DeviceKind, Dropout, EngineKind, Family, FeedForward, LanguageModel, LoraConfig,
     ModelConfig, ModelError, ModelOptions, Precision, PromptConfig, PromptSelection, Rope,
     T5Config, Trainable, from_parts, random_weights,
 };
-
-use crate::methods::KifConfig;
-use crate::{Learner, LearnerConfig, MemoryOrder, MethodConfig, Schedule, TaskView};
 
 /// One comparison.
 #[derive(Clone, Debug)]

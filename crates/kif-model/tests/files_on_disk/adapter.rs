@@ -1,15 +1,11 @@
 //! Adapters: what is refused, by which name, and what a failed write leaves behind.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use kif_model::{
-    Adapter, LoraConfig, ModelError, ParamLayout, Tensor, Weights, merge, write_atomic,
-    write_atomic_with,
-};
+use kif_model::{Adapter, LoraConfig, ModelError, ParamLayout, Tensor, Weights, merge};
 use serde_json::{Value, json};
 
-use crate::{entries, golden, layout_of, read_json};
+use crate::{golden, layout_of, read_json};
 
 /// Reads the golden adapter with some keys of its configuration changed; a key of `remove` is taken away.
 fn read_with(changes: &Value, remove: &str) -> Result<Adapter, ModelError> {
@@ -315,41 +311,4 @@ fn an_adapter_that_does_not_fit_is_not_merged_at_all() {
     merge(&mut weights, &Adapter::new(config, sound)).unwrap();
     assert_eq!(weights.get("a.q.weight").unwrap(), [2.0; 6]);
     assert_eq!(weights.get("b.q.weight").unwrap(), [0.0; 6]);
-}
-
-#[test]
-fn a_failed_write_leaves_the_old_file_and_nothing_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("adapter_config.json");
-    write_atomic(&path, b"old").unwrap();
-    let failed = write_atomic_with(&path, |out| {
-        std::io::Write::write_all(out, b"half of the new").unwrap();
-        Err(ModelError::Device("gone".to_owned()))
-    });
-    assert_eq!(failed.unwrap_err().to_string(), "device: gone");
-    assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    assert_eq!(entries(dir.path()), ["adapter_config.json"]);
-    let nowhere = write_atomic(Path::new("no/such/folder/file"), b"x")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        nowhere.starts_with("creating a file for no/such/folder/file: "),
-        "{nowhere}"
-    );
-}
-
-#[cfg(unix)]
-#[test]
-fn written_files_are_readable_as_any_other_new_file() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
-    let mode = |name: &str| {
-        std::fs::metadata(dir.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode()
-    };
-    std::fs::write(dir.path().join("plain"), b"x").unwrap();
-    write_atomic(&dir.path().join("ours"), b"x").unwrap();
-    assert_eq!(mode("ours"), mode("plain"));
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use kif_data::published::{Origin, checksum};
 use kif_data::{Split, Stream, split_file};
+use kif_report::report::table::{NONE, Table};
 use sha2::{Digest, Sha256};
 
 use super::Findings;
-use crate::report::table::{NONE, Table};
 
 /// A table of the files of `tasks` beside the published checksums; none for a stream that is not published.
 pub(super) fn compare(

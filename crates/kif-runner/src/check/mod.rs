@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use kif_data::Stream;
+use kif_protocol::{Protocol, ProtocolError, StreamSource};
 
 use crate::codec::Codec;
 use crate::embedded;
-use crate::protocol::{Protocol, ProtocolError, StreamSource};
 
 use tasks::TaskCheck;
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kif_data::{Limits, Row, Split, Stream, Survey, memory_rows, survey, validation_split};
+use kif_protocol::{Protocol, ScoreKind};
+use kif_report::report::table::{NONE, Table};
 use rayon::prelude::*;
 
 use super::Findings;
 use crate::codec::Codec;
-use crate::protocol::{Protocol, ScoreKind};
-use crate::report::table::{NONE, Table};
 
 /// More different answers than that are free text: they are counted, not listed.
 const MOST_LABELS: usize = 20;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use kif_runner::embedded::Arch;
-use kif_runner::methods::MethodConfig;
-use kif_runner::protocol::Protocol;
-use kif_runner::signal::StopFlag;
-use kif_runner::{report, run as runs};
+use kif_io::signal::StopFlag;
+use kif_methods::methods::MethodConfig;
+use kif_protocol::{Arch, Protocol};
+use kif_report::report;
+use kif_runner::run as runs;
 
 use super::common::{Answer, ComputeArguments, TemplateArgument, check_out_folder, print};
 

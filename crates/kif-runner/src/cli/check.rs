@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use kif_io::failure::BadInput;
+use kif_protocol::Protocol;
 use kif_runner::check::Check;
-use kif_runner::failure::BadInput;
-use kif_runner::protocol::Protocol;
 
 use super::common::print;
 

@@ -5,14 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::process;
 use kif_model::{
     Adapter, LanguageModel, LoraConfig, ModelConfig, PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE,
     StoredPrompts, StoredRouted, Trainable,
 };
-use kif_runner::codec::TemplateSetting;
-use kif_runner::failure::{BadInput, OrBadInput};
-use kif_runner::process;
-use kif_runner::protocol::{Compute, Device, Precision, ScoreKind};
+use kif_protocol::{Compute, Device, Precision, ScoreKind, TemplateSetting};
 use kif_runner::run::model_options;
 
 /// What to compute on.

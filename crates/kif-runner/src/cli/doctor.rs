@@ -1,9 +1,9 @@
 //! `kif doctor`: what a device needs, and what of it is missing.
 
 use anyhow::Result;
+use kif_io::failure::BadInput;
 use kif_model::{Fact, device_facts};
-use kif_runner::failure::BadInput;
-use kif_runner::protocol::Device;
+use kif_protocol::Device;
 
 use super::common::print;
 

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
+use kif_io::atomic;
+use kif_io::failure::BadInput;
+use kif_io::signal::StopFlag;
 use kif_model::{LanguageModel, LoraConfig};
-use kif_runner::atomic;
+use kif_protocol::Compute;
 use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::evaluate::nll_per_row;
-use kif_runner::failure::BadInput;
-use kif_runner::protocol::Compute;
-use kif_runner::signal::StopFlag;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{ComputeArguments, TemplateArgument, load, print};

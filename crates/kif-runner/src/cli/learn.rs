@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::signal::StopFlag;
+use kif_io::writer::Writer;
+use kif_methods::methods::MethodConfig;
+use kif_methods::{Accumulate, LearnerConfig, OptimizerConfig};
 use kif_model::{LoraConfig, ModelConfig};
-use kif_runner::codec::{Codec, TemplateSetting, check_vocabulary};
-use kif_runner::failure::{BadInput, OrBadInput};
+use kif_protocol::{Compute, TemplateSetting, known_methods};
+use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
-use kif_runner::lock::Writer;
-use kif_runner::methods::MethodConfig;
-use kif_runner::protocol::{Compute, known_methods};
-use kif_runner::signal::StopFlag;
-use kif_runner::{Accumulate, LearnerConfig, OptimizerConfig};
 
 use super::common::{
     ComputeArguments, Loaded, TemplateArgument, at_least_one, check_out_folder, load, print,

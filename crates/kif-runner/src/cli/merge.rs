@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kif_data::chance::{Purpose, below, stream};
 use kif_data::{Batch, Encoded};
+use kif_io::atomic;
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::signal::StopFlag;
 use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights};
-use kif_runner::atomic;
-use kif_runner::failure::{BadInput, OrBadInput};
-use kif_runner::protocol::Compute;
-use kif_runner::signal::StopFlag;
+use kif_protocol::Compute;
 
 use super::common::{load, print};
 

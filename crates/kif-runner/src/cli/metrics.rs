@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use kif_eval::References;
 use kif_eval::conventions::{Convention, PEERS, Printed, Quantity};
-use kif_runner::failure::BadInput;
-use kif_runner::matrices::{self, NamedMatrix};
-use kif_runner::report::table::Table;
+use kif_io::failure::BadInput;
+use kif_report::matrices::{self, NamedMatrix};
+use kif_report::report::table::Table;
 
 use super::common::print;
 

@@ -17,7 +17,7 @@ mod selftest;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use kif_runner::signal::StopFlag;
+use kif_io::signal::StopFlag;
 
 /// Continual learning of language models with Recurrent-KIF: learn task after task with one adapter, forget little.
 #[derive(Debug, Parser)]

@@ -1,9 +1,10 @@
 //! `kif perf`: how fast a device trains.
 
 use anyhow::{Error, Result};
+use kif_io::process;
 use kif_model::{DeviceKind, ModelError, ModelOptions, Precision, Trainable, matrix_rate};
+use kif_protocol::Device;
 use kif_runner::perf::{BatchShape, N_TARGETS, Peer, PeerStep, Shape, Step, Subject};
-use kif_runner::{process, protocol};
 
 use super::common::{at_least_one, print};
 
@@ -12,7 +13,7 @@ use super::common::{at_least_one, print};
 pub(crate) struct Arguments {
     /// Where
     #[arg(long, value_enum, default_value = "cpu")]
-    device: protocol::Device,
+    device: Device,
     /// Sizes of T5, with random weights [default: small on the CPU; small, base and large on CUDA]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SIZE,...")]
     shapes: Vec<Shape>,
@@ -21,7 +22,7 @@ pub(crate) struct Arguments {
     batches: Vec<BatchShape>,
     /// Number formats of the frozen base [default: f32 and bf16 on the CPU; f32 and f16 on CUDA]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMAT,...")]
-    precisions: Vec<protocol::Precision>,
+    precisions: Vec<kif_protocol::Precision>,
     /// Steps that are measured, after two to warm up
     #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_one)]
     steps: usize,
@@ -62,14 +63,14 @@ impl Arguments {
         let (small, large) = ("8x128".parse(), "16x512".parse());
         let (small, large) = (small.expect("a batch"), large.expect("a batch"));
         let defaults = match self.device {
-            protocol::Device::Cpu => Plan {
+            Device::Cpu => Plan {
                 device: DeviceKind::Cpu,
                 shapes: vec![Shape::Small],
                 batches: vec![small],
                 precisions: vec![Precision::F32, Precision::Bf16],
                 matrix: 2048,
             },
-            protocol::Device::Cuda => Plan {
+            Device::Cuda => Plan {
                 device: DeviceKind::Cuda,
                 shapes: vec![Shape::Small, Shape::Base, Shape::Large],
                 batches: vec![small, large],

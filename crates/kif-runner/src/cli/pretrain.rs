@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use kif_io::progress::Progress;
+use kif_io::signal::StopFlag;
 use kif_model::Trainable;
-use kif_runner::pretrain::{self, Inputs, PretrainConfig};
-use kif_runner::progress::Progress;
-use kif_runner::protocol::Compute;
+use kif_pretrain::{self, Inputs, PretrainConfig};
+use kif_protocol::Compute;
 use kif_runner::run::model_options;
-use kif_runner::signal::StopFlag;
 
 use super::common::{ComputeArguments, check_out_folder, print};
 
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         out: arguments.out,
     };
     let mut progress = Progress::new(config.steps);
-    let record = pretrain::run(&inputs, &config, &options, stop, &mut progress)?;
+    let record = kif_pretrain::run(&inputs, &config, &options, stop, &mut progress)?;
     let exact = record
         .exact_share
         .map_or("no pairs".into(), |share| format!("{:.1} %", 100.0 * share));

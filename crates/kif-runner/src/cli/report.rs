@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use kif_runner::report;
+use kif_report::report;
 
 use super::common::print;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use kif_runner::reproduction;
+use kif_report::reproduction;
 
 use super::common::print;
 

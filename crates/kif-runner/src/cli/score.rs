@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use kif_data::{Limits, Row, read_rows};
+use kif_io::atomic;
+use kif_io::failure::BadInput;
+use kif_io::progress::Progress;
+use kif_io::signal::StopFlag;
 use kif_model::LoraConfig;
-use kif_runner::atomic;
+use kif_protocol::{Compute, ScoreKind};
 use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::evaluate::{Evaluation, EvaluationOptions, TestSet, evaluate};
-use kif_runner::failure::BadInput;
-use kif_runner::progress::Progress;
-use kif_runner::protocol::{Compute, ScoreKind};
-use kif_runner::signal::StopFlag;
 use serde::Serialize;
 
 use super::common::{Answer, ComputeArguments, TemplateArgument, at_least_one, load, print};

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kif_model::{DeviceKind, Precision};
-use kif_runner::protocol::Device;
+use kif_protocol::Device;
 use kif_runner::selftest::{Check, compare};
 
 use super::common::print;

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use kif_io::atomic;
+use kif_io::failure::BadInput;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
 use crate::evaluate::Evaluation;
-use crate::failure::BadInput;
 
 /// Answers of the base by task name.
 pub(super) struct BaseScores {

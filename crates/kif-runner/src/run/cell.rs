@@ -5,28 +5,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
+use kif_io::atomic;
+use kif_io::failure::OrBadInput;
+use kif_io::memory::{peak_rss_mib, reset_peak_rss};
+use kif_io::progress::Progress;
+use kif_io::signal::{StopFlag, Stopped};
+use kif_methods::methods::{self, Method, Parts, Regime, id_bytes};
+use kif_methods::{Learner, Schedule, State, TaskView};
 use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable};
+use kif_protocol::Protocol;
+use kif_report::record::{FusionTrace, Kept, LossCurve, Record, Settings, TaskTiming, Timing};
 
 use super::base_scores::BaseScores;
 use super::partial::Partial;
 use super::phases::{self, Phase};
 use super::{Cell, Inputs, load_base};
-use crate::atomic;
 use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
-use crate::failure::OrBadInput;
-use crate::learner::Learner;
-use crate::methods::{self, Method, Parts, Regime, id_bytes};
-use crate::progress::Progress;
-use crate::protocol::Protocol;
-use crate::record::{
-    FusionTrace, Kept, LossCurve, Record, Settings, TaskTiming, Timing, peak_rss_mib,
-    reset_peak_rss,
-};
-use crate::schedule::Schedule;
-use crate::signal::{StopFlag, Stopped};
-use crate::state::State;
-use crate::task_view::TaskView;
 
 /// Most rows that are answered at once.
 const BATCH_ROWS: usize = 64;
@@ -368,7 +363,7 @@ impl Session<'_> {
             seed: self.cell.seed,
             tasks: self.order.to_vec(),
             settings: Settings::new(protocol, &self.cell.method, self.cell.config.clone()),
-            metrics: crate::report::metrics_of(&self.partial.scores),
+            metrics: kif_report::report::metrics_of(&self.partial.scores),
             scores: self.partial.scores,
             task_notes,
             correctness: self.partial.correctness,

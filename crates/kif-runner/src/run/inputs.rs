@@ -10,14 +10,14 @@ use kif_data::{
     load_task, memory_rows, reservoir, task_files, validation_split,
 };
 use kif_eval::{best_rouge_l, exact_match};
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_protocol::lock::Inventory;
+use kif_protocol::{Memory, Protocol, ScoreKind, TemplateSetting};
+use kif_report::record::TaskNote;
 
-use crate::codec::{Codec, TemplateSetting};
+use crate::codec::Codec;
 use crate::embedded;
 use crate::evaluate::TestSet;
-use crate::failure::{BadInput, OrBadInput};
-use crate::lock::Inventory;
-use crate::protocol::{Memory, Protocol, ScoreKind};
-use crate::record::TaskNote;
 
 /// Seed of `--limit-train` and `--limit-test`: the same rows in every cell and every run.
 const SUBSET_SEED: u64 = 1;

@@ -16,18 +16,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use kif_io::atomic;
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::progress::Progress;
+use kif_io::signal::StopFlag;
+use kif_io::writer::Writer;
+use kif_methods::methods::{MethodConfig, Parts, Regime};
 use kif_model::{LanguageModel, ModelOptions, ParamLayout, Trainable};
+use kif_protocol::lock::{Lock, LockChanged};
+use kif_protocol::{Compute, Protocol};
+use kif_report::report;
 
 use base_scores::BaseScores;
-
-use crate::atomic;
-use crate::failure::{BadInput, OrBadInput};
-use crate::lock::{Lock, LockChanged, Writer};
-use crate::methods::{MethodConfig, Parts, Regime};
-use crate::progress::Progress;
-use crate::protocol::{Compute, Protocol};
-use crate::report;
-use crate::signal::StopFlag;
 
 pub use inputs::{Inputs, PreparedTask};
 
@@ -47,13 +47,8 @@ pub struct Cell {
 impl Cell {
     /// The name of its folder.
     pub fn name(&self) -> String {
-        cell_name(&self.method, self.order, self.seed)
+        kif_report::record::cell_name(&self.method, self.order, self.seed)
     }
-}
-
-/// The name of the folder of a cell.
-pub(crate) fn cell_name(method: &str, order: usize, seed: u64) -> String {
-    format!("{method}-o{order}-s{seed}")
 }
 
 /// What a run did.
@@ -67,7 +62,7 @@ pub struct Outcome {
 
 /// Runs all cells of `protocol` that `out` does not have yet, and writes the report.
 ///
-/// A raised `stop` saves everything and ends with [`Stopped`](crate::signal::Stopped); the same call goes on from there
+/// A raised `stop` saves everything and ends with [`Stopped`](kif_io::signal::Stopped); the same call goes on from there
 /// with the same bits.
 pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> {
     // Before anything is written: the lock of a run that cannot be would refuse the one that can.

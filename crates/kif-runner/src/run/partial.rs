@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use kif_eval::ScoreMatrix;
+use kif_protocol::ScoreKind;
+use kif_report::record::{Correctness, FusionTrace, LossCurve, Timing, bits};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::Evaluation;
-use crate::protocol::ScoreKind;
-use crate::record::{Correctness, FusionTrace, LossCurve, Timing, bits};
 
 /// The growing part of a record, and the batch that comes next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::methods::{MethodConfig, Regime};
-use crate::protocol::Protocol;
+use kif_methods::methods::{MethodConfig, Regime};
+use kif_methods::{MemoryOrder, TaskView};
+use kif_protocol::Protocol;
+
 use crate::run::{Cell, Inputs};
-use crate::task_view::{MemoryOrder, TaskView};
 
 /// A training and the evaluations after it.
 #[derive(Clone, Debug, PartialEq, Eq)]

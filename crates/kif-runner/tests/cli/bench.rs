@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kif_methods::MethodConfig;
 use kif_model::Weights;
-use kif_runner::MethodConfig;
-use kif_runner::embedded::Arch;
-use kif_runner::record::Record;
+use kif_protocol::Arch;
+use kif_report::record::Record;
 use serde_json::Value;
 
 use crate::kit::{arg, fail, files, golden, kif, kif_with, small_benchmark, succeed};
@@ -39,7 +39,7 @@ fn bits(out: &Path) -> Vec<(PathBuf, String)> {
 }
 
 fn blake3_of(path: &Path) -> String {
-    kif_runner::lock::hash_of(path).unwrap()
+    kif_io::hash::hash_of(path).unwrap()
 }
 
 #[test]

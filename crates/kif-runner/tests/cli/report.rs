@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use kif_runner::record::Record;
+use kif_report::record::Record;
 use scraper::{ElementRef, Html, Selector};
 use tempfile::TempDir;
 

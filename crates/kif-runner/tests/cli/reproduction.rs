@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use kif_runner::protocol::Protocol;
-use kif_runner::record::{Record, Settings};
+use kif_protocol::Protocol;
+use kif_report::record::{Record, Settings};
 
 use crate::kit::{arg, fail, small_benchmark, succeed};
 
@@ -34,7 +34,7 @@ fn a_kept_run_has_its_scores_and_no_answers() {
 fn pretend(folder: &std::path::Path, benchmark: &str, op_of: &[(&str, f64)]) {
     let path = folder.join("protocol.ron");
     let mut protocol = Protocol::load(arg(&path)).unwrap();
-    protocol.stream = kif_runner::protocol::StreamSource::Builtin(benchmark.into());
+    protocol.stream = kif_protocol::StreamSource::Builtin(benchmark.into());
     protocol.orders = vec![1, 2, 3];
     fs::write(&path, protocol.to_ron()).unwrap();
     for (method, op) in op_of {

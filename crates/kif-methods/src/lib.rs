@@ -1,0 +1,20 @@
+//! Methods of continual learning, and the learner that they drive.
+//!
+//! A [`Learner`] owns a model, its optimizer and its schedule. A [`Method`] owns the learning step:
+//! it reads a [`TaskView`] and batches, and decides what becomes of the learner's parameters.
+
+mod adamw;
+mod error;
+mod learner;
+pub mod methods;
+mod schedule;
+mod state;
+mod task_view;
+
+pub use adamw::{AdamW, OptimizerConfig};
+pub use error::{NonFinite, Quantity, SettingError, TooManyTasks, check_setting};
+pub use learner::{Accumulate, Counters, Learner, LearnerConfig};
+pub use methods::{Method, MethodConfig, Regime};
+pub use schedule::Schedule;
+pub use state::{State, StateError};
+pub use task_view::{MemoryOrder, Sampler, TaskView};
