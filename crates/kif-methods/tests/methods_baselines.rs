@@ -5,10 +5,11 @@ mod common;
 use std::ops::Range;
 
 use common::quick::{Arch, N_TASKS, Quick, RANK, on_every_base};
-use common::{batches, begin, distance, learn};
+use common::{batches, begin, distance, learn, named};
 use kif_data::{Batch, Encoded};
+use kif_methods::methods::ewc::EwcFisher;
 use kif_methods::methods::{
-    EllaConfig, EwcConfig, EwcFisher, MiguConfig, OLoraConfig, VrMclConfig, save,
+    EllaConfig, EwcConfig, MethodSpec, MiguConfig, OLoraConfig, VrMclConfig, save,
 };
 use kif_methods::{Learner, MethodConfig, Sampler, TaskView};
 use kif_model::{Adapter, LORA_A, LORA_B, ModelOptions, Trainable};
@@ -84,7 +85,7 @@ fn ewc_holds_what_matters_and_lets_go_of_the_rest(quick: &Quick) {
 }
 
 fn ewc_without_strength_is_plain_fine_tuning_to_the_bit(quick: &Quick) {
-    let plain = quick.learned(&MethodConfig::SeqLora, 2, 3);
+    let plain = quick.learned(&named("seq_lora"), 2, 3);
     for ewc in [EwcConfig::online(), EwcConfig::textbook()] {
         let same = |ewc: EwcConfig| {
             quick.learned(&MethodConfig::Ewc(ewc), 2, 3).params() == plain.params()
@@ -125,7 +126,7 @@ fn the_textbook_fisher_is_the_mean_of_squared_gradients_of_single_rows(quick: &Q
 
 fn adapters_side_by_side_train_one_slot_after_the_other(quick: &Quick) {
     for config in [
-        MethodConfig::IncLora,
+        named("inc_lora"),
         MethodConfig::Ella(EllaConfig::default()),
         MethodConfig::OLora(OLoraConfig {
             lambda2: 0.1,
@@ -153,8 +154,8 @@ fn adapters_side_by_side_train_one_slot_after_the_other(quick: &Quick) {
 }
 
 fn the_first_task_of_adapters_side_by_side_is_plain_fine_tuning(quick: &Quick) {
-    let plain = quick.learned(&MethodConfig::SeqLora, 1, 1);
-    let slots = quick.learned(&MethodConfig::IncLora, 1, 1);
+    let plain = quick.learned(&named("seq_lora"), 1, 1);
+    let slots = quick.learned(&named("inc_lora"), 1, 1);
     let own = gather(slots.params(), &slots.layout().slot(0));
     // The order of B's entries is the same: row by row.
     assert!(distance(&own, plain.params()) < 1e-5);
@@ -181,7 +182,7 @@ fn adapters_side_by_side_are_one_valid_adapter(quick: &Quick) {
 }
 
 fn a_stream_longer_than_its_slots_is_refused(quick: &Quick) {
-    let (mut learner, mut method) = quick.start(&MethodConfig::IncLora, 0.0);
+    let (mut learner, mut method) = quick.start(&named("inc_lora"), 0.0);
     let beyond = TaskView {
         index: N_TASKS,
         ..quick.tasks[0].clone()
@@ -217,7 +218,7 @@ fn overlap(learner: &Learner) -> f64 {
 }
 
 fn subspaces_of_o_lora_are_nearly_orthogonal(quick: &Quick) {
-    let free = overlap(&quick.learned(&MethodConfig::IncLora, N_TASKS, 4));
+    let free = overlap(&quick.learned(&named("inc_lora"), N_TASKS, 4));
     let config = MethodConfig::OLora(OLoraConfig::default());
     let held = overlap(&quick.learned(&config, N_TASKS, 4));
     println!("mean |cos| {free} without the penalty, {held} with it");
@@ -259,7 +260,7 @@ fn updates_of_ella_keep_out_of_what_earlier_ones_fill(quick: &Quick) {
         let config = MethodConfig::Ella(EllaConfig { lambda });
         collision(&quick.learned(&config, N_TASKS, 4))
     };
-    let plain = collision(&quick.learned(&MethodConfig::IncLora, N_TASKS, 4));
+    let plain = collision(&quick.learned(&named("inc_lora"), N_TASKS, 4));
     let (free, held) = (of(0.0), of(EllaConfig::default().lambda));
     println!("collision {free} without the penalty, {held} with it");
     assert_eq!(free, plain, "without the penalty it is IncLoRA");
@@ -267,7 +268,7 @@ fn updates_of_ella_keep_out_of_what_earlier_ones_fill(quick: &Quick) {
 }
 
 fn slao_starts_orthonormal_and_averages_b(quick: &Quick) {
-    let (mut learner, mut method) = quick.start(&MethodConfig::Slao, 0.0);
+    let (mut learner, mut method) = quick.start(&named("slao"), 0.0);
     let specs = learner.layout().specs().to_vec();
     let mut merged = Vec::new();
     for (i, task) in quick.tasks.iter().enumerate() {
@@ -352,7 +353,7 @@ fn migu_leaves_masked_rows_alone_to_the_bit(quick: &Quick) {
 }
 
 fn output_magnitudes_are_those_of_the_matrices(quick: &Quick) {
-    let learner = quick.learned(&MethodConfig::SeqLora, 1, 2);
+    let learner = quick.learned(&named("seq_lora"), 1, 2);
     let batch = Batch::from_rows(&quick.tasks[1].rows[..4]);
     let magnitudes = learner.model().output_magnitudes(&batch).unwrap();
     let specs = learner.layout().specs();
@@ -426,12 +427,12 @@ fn output_magnitudes_are_those_of_the_matrices(quick: &Quick) {
 }
 
 fn a_gem_never_steps_against_the_memory(quick: &Quick) {
-    let (mut learner, mut method) = quick.start(&MethodConfig::AGem, 0.0);
+    let (mut learner, mut method) = quick.start(&named("a_gem"), 0.0);
     learn(&mut learner, method.as_mut(), &quick.tasks[0], 4);
     let task = &quick.tasks[1];
     let batches = batches(method.as_ref(), task, 4);
     begin(&mut learner, method.as_mut(), task, batches.len());
-    let (mut shadow, _) = quick.start(&MethodConfig::AGem, 0.0);
+    let (mut shadow, _) = quick.start(&named("a_gem"), 0.0);
     let mut memory = Sampler::of_memory(task);
     let mut n_projected = 0;
     for batch in &batches {
@@ -474,7 +475,7 @@ fn a_hypergradient_by_hand(quick: &Quick) {
         }
     };
     begin(&mut learner, method.as_mut(), task, batches.len());
-    let (mut hand, _) = quick.start(&MethodConfig::SeqLora, 0.0);
+    let (mut hand, _) = quick.start(&named("seq_lora"), 0.0);
     let at = |hand: &mut Learner, theta: &[f32], rates: &[f32], own: &Batch, joined: &Batch| {
         hand.set_params(theta).unwrap();
         hand.gradient(own).unwrap();
@@ -513,10 +514,7 @@ fn a_hypergradient_by_hand(quick: &Quick) {
 
 fn momentum_reduces_the_variance_of_the_hypergradient(quick: &Quick) {
     let task = &quick.tasks[1];
-    let start = quick
-        .learned(&MethodConfig::SeqLora, 1, 2)
-        .params()
-        .to_vec();
+    let start = quick.learned(&named("seq_lora"), 1, 2).params().to_vec();
     let variance = |momentum: f32| {
         let config = VrMclConfig {
             momentum,

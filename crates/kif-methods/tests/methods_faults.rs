@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{EXPLODE, P, POISON, batches, begin, learner, row, stream};
+use common::{EXPLODE, P, POISON, batches, begin, learner, named, row, stream};
 use kif_data::Batch;
 use kif_methods::{MemoryOrder, MethodConfig, NonFinite, Quantity, State, methods};
 
@@ -16,7 +16,7 @@ fn fault(error: &anyhow::Error) -> &NonFinite {
 fn a_loss_that_is_not_finite_stops_before_the_update() {
     let mut learner = learner(0.0);
     let task = &stream(MemoryOrder::Drawn)[0];
-    let mut method = MethodConfig::SeqLora.build(learner.layout());
+    let mut method = named("seq_lora").build(learner.layout());
     begin(&mut learner, method.as_mut(), task, 10);
     method
         .observe(&mut learner, &Batch::from_rows(&task.rows[..3]))

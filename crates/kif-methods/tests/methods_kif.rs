@@ -2,16 +2,37 @@
 
 mod common;
 
-use common::{P, batches, begin, distance, learn, learner, params_after, stream};
+use common::{P, batches, begin, distance, learn, learner, named, params_after, stream};
 use kif_fusion::{FusionWeights, Regions};
 use kif_importance::quantile;
-use kif_methods::methods::{Cleared, KifConfig, KifScope, OuterOptimizer, TwoLoopConfig};
+use kif_methods::methods::kif::{ClearedAverages, KifFusion, KifScope};
+use kif_methods::methods::{
+    HalveConfig, KifConfig, OuterOptimizer, ReplayMatchedConfig, TwoLoopConfig,
+};
 use kif_methods::{MemoryOrder, MethodConfig};
 
 /// The settings of a built-in KIF.
 fn preset(name: &str) -> KifConfig {
-    let preset = KifConfig::presets().into_iter().find(|(n, _)| *n == name);
-    preset.unwrap().1
+    match named(name) {
+        MethodConfig::Kif(config) => config,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same settings with another quantile.
+fn at_quantile(mut config: KifConfig, at: f64) -> KifConfig {
+    match &mut config.fusion {
+        KifFusion::Masked { quantile, .. } => *quantile = at,
+        soft => panic!("{soft:?}"),
+    }
+    config
+}
+
+/// The released settings with one change to the steps.
+fn with_steps(change: impl FnOnce(&mut TwoLoopConfig)) -> KifConfig {
+    let mut config = KifConfig::released();
+    change(&mut config.two_loop);
+    config
 }
 
 #[test]
@@ -19,7 +40,7 @@ fn full_weights_everywhere_are_sequential_replay() {
     let tasks = stream(MemoryOrder::Drawn);
     let full = preset("kif-no-masks");
     let released = KifConfig {
-        weights: full.weights,
+        fusion: full.fusion,
         ..KifConfig::released()
     };
     for (kif, plain) in [
@@ -27,7 +48,7 @@ fn full_weights_everywhere_are_sequential_replay() {
         (released, TwoLoopConfig::released()),
     ] {
         let fused = params_after(&MethodConfig::Kif(kif), &tasks, 5);
-        let replayed = params_after(&MethodConfig::ReplayMatched(plain), &tasks, 5);
+        let replayed = params_after(&MethodConfig::from(ReplayMatchedConfig(plain)), &tasks, 5);
         assert!(distance(&fused, &replayed) < 1e-5, "{fused:?} {replayed:?}");
     }
 }
@@ -35,10 +56,7 @@ fn full_weights_everywhere_are_sequential_replay() {
 #[test]
 fn empty_masks_of_the_paper_leave_the_parameters_alone() {
     let task = &stream(MemoryOrder::Drawn)[1];
-    let config = MethodConfig::Kif(KifConfig {
-        quantile: 1.0,
-        ..KifConfig::paper()
-    });
+    let config = MethodConfig::Kif(at_quantile(KifConfig::paper(), 1.0));
     let mut learner = learner(0.0);
     let mut method = config.build(learner.layout());
     let start = learner.params().to_vec();
@@ -54,7 +72,7 @@ fn empty_masks_of_the_paper_leave_the_parameters_alone() {
 fn halves_everywhere_are_plain_averaging() {
     let tasks = stream(MemoryOrder::Drawn);
     let released = KifConfig {
-        weights: FusionWeights::HALVES,
+        fusion: KifFusion::PAPER.with_weights(FusionWeights::HALVES),
         ..KifConfig::released()
     };
     for (kif, plain) in [
@@ -64,7 +82,7 @@ fn halves_everywhere_are_plain_averaging() {
         let kif = MethodConfig::Kif(kif);
         assert_eq!(
             params_after(&kif, &tasks, 5),
-            params_after(&MethodConfig::Halve(plain), &tasks, 5)
+            params_after(&HalveConfig(plain).into(), &tasks, 5)
         );
         let task = &tasks[1];
         let one_round = |config: MethodConfig| {
@@ -78,7 +96,7 @@ fn halves_everywhere_are_plain_averaging() {
             learner.params().to_vec()
         };
         let start = learner(0.0).params().to_vec();
-        let end = one_round(MethodConfig::ReplayMatched(plain));
+        let end = one_round(ReplayMatchedConfig(plain).into());
         let mean: Vec<f32> = start.iter().zip(&end).map(|(a, b)| (a + b) / 2.0).collect();
         assert!(distance(&one_round(kif), &mean) < 1e-6);
     }
@@ -87,7 +105,7 @@ fn halves_everywhere_are_plain_averaging() {
 #[test]
 fn the_first_task_is_plain_fine_tuning_to_the_bit() {
     let tasks = stream(MemoryOrder::Drawn);
-    let plain = params_after(&MethodConfig::SeqLora, &tasks[..1], 5);
+    let plain = params_after(&named("seq_lora"), &tasks[..1], 5);
     for name in [
         "kif-paper",
         "kif-released",
@@ -104,10 +122,7 @@ fn the_first_task_is_plain_fine_tuning_to_the_bit() {
 #[test]
 fn steps_behind_the_last_full_round_stay_unfused() {
     let task = &stream(MemoryOrder::Drawn)[1];
-    let config = MethodConfig::Kif(KifConfig {
-        quantile: 1.0,
-        ..KifConfig::paper()
-    });
+    let config = MethodConfig::Kif(at_quantile(KifConfig::paper(), 1.0));
     let mut learner = learner(0.0);
     let mut method = config.build(learner.layout());
     let start = learner.params().to_vec();
@@ -120,15 +135,8 @@ fn steps_behind_the_last_full_round_stay_unfused() {
 #[test]
 fn nothing_but_parameters_goes_from_task_to_task() {
     let tasks = stream(MemoryOrder::Drawn);
-    // These keep what they know of the earlier tasks' importance, or where the last one ended.
-    let keeps_more = |config: &MethodConfig| {
-        use MethodConfig::{Ewc, Slao, TasLora, Tasl};
-        matches!(config, Ewc(_) | Slao | TasLora(_) | Tasl(_))
-    };
-    for config in common::methods_of_one_slot() {
-        if keeps_more(&config) {
-            continue;
-        }
+    let methods = common::methods_of_one_slot().into_iter();
+    for config in methods.filter(|config| !config.needs_stream()) {
         let mut learner = learner(0.0);
         let mut method = config.build(learner.layout());
         learn(&mut learner, method.as_mut(), &tasks[1], 3);
@@ -152,38 +160,28 @@ fn the_settings_make_a_difference() {
     assert_ne!(paper, at_released);
     for other in [
         KifConfig {
-            scope: KifScope::PerTensor,
-            quantile: 0.6,
+            fusion: KifFusion::Masked {
+                quantile: 0.6,
+                scope: KifScope::PerTensor,
+                weights: FusionWeights::RELEASED,
+            },
             ..released
         },
         KifConfig {
-            cleared: Cleared::InnerAndOuter,
+            cleared: ClearedAverages::InnerAndOuter,
             ..released
         },
         KifConfig {
             uncertainty_beta: None,
             ..released
         },
-        KifConfig {
-            outer_optimizer: KifConfig::paper().outer_optimizer,
-            ..released
-        },
-        KifConfig {
-            outer_steps: 3,
-            ..released
-        },
-        KifConfig {
-            memory_order: MemoryOrder::Cycled,
-            ..released
-        },
-        KifConfig {
-            slow_average: Some(0.5),
-            ..released
-        },
-        KifConfig {
-            outer_optimizer: OuterOptimizer::OwnScheduled { ratio: 1.0 },
-            ..released
-        },
+        with_steps(|steps| steps.outer_optimizer = TwoLoopConfig::paper().outer_optimizer),
+        with_steps(|steps| steps.outer_steps = 3),
+        with_steps(|steps| steps.memory_order = MemoryOrder::Cycled),
+        with_steps(|steps| steps.slow_average = Some(0.5)),
+        with_steps(|steps| {
+            steps.outer_optimizer = OuterOptimizer::OwnScheduled { ratio: 1.0 };
+        }),
     ] {
         assert_ne!(
             params_after(&MethodConfig::Kif(other), &tasks, 6),
@@ -206,7 +204,7 @@ struct Round {
 fn round_by_hand() -> Round {
     let task = &stream(MemoryOrder::Cursor)[1];
     let mut plain = learner(0.0);
-    let mut nothing = MethodConfig::SeqLora.build(plain.layout());
+    let mut nothing = named("seq_lora").build(plain.layout());
     let batches = batches(nothing.as_ref(), task, 2);
     begin(&mut plain, nothing.as_mut(), task, batches.len());
     let average = |scores: &mut [f32; P], params: &[f32], grads: &[f32]| {
@@ -303,10 +301,7 @@ fn a_round_of_the_paper_by_hand() {
 fn without_the_shared_region_parameters_in_both_masks_stay() {
     let round = round_by_hand();
     let q = 0.4; // so that the masks share parameters of the toy
-    let config = KifConfig {
-        quantile: q,
-        ..preset("kif-no-share")
-    };
+    let config = at_quantile(preset("kif-no-share"), q);
     let shared = |i: usize| round.masks(i, q, 0..P) == [true, true];
     assert!((0..P).any(shared) && !(0..P).all(shared));
     same_round(config, &round, |i| {
@@ -326,10 +321,7 @@ fn without_the_shared_region_parameters_in_both_masks_stay() {
 fn what_the_masks_chose_is_counted_by_matrix() {
     let round = round_by_hand();
     let q = 0.4;
-    let with = |name: &str| KifConfig {
-        quantile: q,
-        ..preset(name)
-    };
+    let with = |name: &str| at_quantile(preset(name), q);
     let count = |matrix: std::ops::Range<usize>| {
         let number = |wanted: [bool; 2]| {
             let of = |i: &usize| round.masks(*i, q, 0..P) == wanted;
@@ -352,10 +344,7 @@ fn what_the_masks_chose_is_counted_by_matrix() {
 fn local_thresholds_are_those_of_each_matrix() {
     let round = round_by_hand();
     let q = 0.6; // 2 of 4 in each matrix, 3 of 8 in all
-    let with = |name: &str| KifConfig {
-        quantile: q,
-        ..preset(name)
-    };
+    let with = |name: &str| at_quantile(preset(name), q);
     let local = with("kif-local");
     same_round(local, &round, |i| {
         let matrix = if i < 4 { 0..4 } else { 4..8 };
@@ -420,10 +409,10 @@ fn static_importance_is_that_of_the_first_round_of_a_task() {
 fn a_slow_average_is_what_a_task_leaves_behind() {
     let task = &stream(MemoryOrder::Drawn)[1];
     let config = |slow_average| {
-        MethodConfig::ReplayMatched(TwoLoopConfig {
+        MethodConfig::from(ReplayMatchedConfig(TwoLoopConfig {
             slow_average,
             ..TwoLoopConfig::paper()
-        })
+        }))
     };
     let (mut fast, mut slow) = (learner(0.0), learner(0.0));
     let mut methods = [config(None), config(Some(0.75))].map(|c| c.build(fast.layout()));
@@ -455,7 +444,7 @@ fn an_outer_rate_that_follows_the_schedule_is_its_multiple() {
             ..TwoLoopConfig::paper()
         };
         let mut learner = learner(0.0);
-        let mut method = MethodConfig::ReplayMatched(config).build(learner.layout());
+        let mut method = MethodConfig::from(ReplayMatchedConfig(config)).build(learner.layout());
         let batches = batches(method.as_ref(), task, 2);
         begin(&mut learner, method.as_mut(), task, batches.len());
         batches[..8].iter().for_each(|batch| {

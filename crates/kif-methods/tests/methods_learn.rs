@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{batches, begin, learn, learner, loss_on, params_after, stream};
+use common::{batches, begin, learn, learner, loss_on, named, params_after, stream};
 use kif_methods::methods::{EwcConfig, SeqLoraMatchedConfig, TaslConfig, VrMclConfig};
 use kif_methods::{MemoryOrder, MethodConfig, Regime};
 
@@ -34,7 +34,7 @@ fn every_method_learns_the_toy_stream() {
         let mut learner = learner(0.05);
         let mut method = config.build(learner.layout());
         let tasks = stream(MemoryOrder::Drawn);
-        let (tasks, rows) = match method.regime() {
+        let (tasks, rows) = match config.regime() {
             Regime::Joint => (&tasks[..1], &tasks[0].all_rows),
             Regime::Stream | Regime::PerTask => (&tasks[..], &tasks[2].rows),
         };
@@ -62,7 +62,7 @@ fn methods_with_a_memory_forget_less_than_plain_fine_tuning() {
         learn(&mut learner, method.as_mut(), &tasks[1], 20);
         loss_on(&learner, &tasks[0].rows) - before
     };
-    let plain = forgotten(&MethodConfig::SeqLora);
+    let plain = forgotten(&named("seq_lora"));
     for name in [
         "replay",
         "replay_matched",
@@ -97,8 +97,8 @@ fn replay_adds_the_memory_and_joint_takes_everything() {
 #[test]
 fn per_task_starts_every_task_from_the_initial_parameters() {
     let tasks = stream(MemoryOrder::Drawn);
-    let alone = params_after(&MethodConfig::PerTask, &tasks[2..], 3);
-    assert_eq!(params_after(&MethodConfig::PerTask, &tasks, 3), alone);
+    let alone = params_after(&named("per_task"), &tasks[2..], 3);
+    assert_eq!(params_after(&named("per_task"), &tasks, 3), alone);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn passes_that_only_go_forward_are_counted_apart() {
         let first = learner.counters();
         assert_eq!(first.forward_only_tokens, 0, "{name}");
         assert!(first.tokens > 0 && first.tokens_forward() == first.tokens);
-        if method.regime() != Regime::Stream {
+        if config.regime() != Regime::Stream {
             continue;
         }
         learn(&mut learner, method.as_mut(), &tasks[1], 1);
@@ -173,5 +173,5 @@ fn extra_steps_on_the_task_learn_it_faster() {
         inner_steps: 2,
         outer_steps: 1,
     };
-    assert!(loss(MethodConfig::SeqLoraMatched(config)) < loss(MethodConfig::SeqLora));
+    assert!(loss(MethodConfig::SeqLoraMatched(config)) < loss(named("seq_lora")));
 }

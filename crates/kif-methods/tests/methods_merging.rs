@@ -4,7 +4,7 @@
 mod common;
 
 use common::quick::{Quick, RANK, on_every_base};
-use common::{batches, begin, learn, loss_on};
+use common::{batches, begin, learn, loss_on, named};
 use kif_importance::quantile;
 use kif_methods::methods::{ForeverConfig, TasLoraConfig, save};
 use kif_methods::{Learner, Method, MethodConfig};
@@ -151,7 +151,7 @@ fn merging_and_replay_forget_less_than_plain_fine_tuning(quick: &Quick) {
         };
         loss_on(&quick.learned(&config, 3, 4), &quick.tasks[0].rows)
     };
-    let plain = loss(MethodConfig::SeqLora);
+    let plain = loss(named("seq_lora"));
     for name in ["tasl", "tas_lora", "aim_merging", "forever", "slao"] {
         let merged = loss(MethodConfig::by_name(name).unwrap());
         println!("{name}: {merged}, seq_lora: {plain}");

@@ -3,7 +3,7 @@
 mod common;
 
 use common::quick::{Arch, N_TASKS, Quick, on_every_base};
-use common::{begin, learn};
+use common::{begin, learn, named};
 use kif_data::Batch;
 use kif_methods::methods::{MoeLoraConfig, SaptLoraConfig, resume, save};
 use kif_methods::{Learner, MethodConfig, TaskView};
@@ -115,7 +115,7 @@ fn slots_and_keys_of_other_tasks_stay_the_same_bits(quick: &Quick) {
 
 fn the_first_task_of_sapt_is_plain_fine_tuning_of_one_slot(quick: &Quick) {
     let routed = quick.learned(&sapt(SaptLoraConfig::default()), 1, 2);
-    let side_by_side = quick.learned(&MethodConfig::IncLora, 1, 2);
+    let side_by_side = quick.learned(&named("inc_lora"), 1, 2);
     for slot in 0..N_TASKS {
         for range in routed.layout().slot(slot) {
             for (a, b) in routed.params()[range.clone()]

@@ -27,8 +27,8 @@ fn any_order() -> impl Strategy<Value = MemoryOrder> {
 }
 
 /// The tasks that a method learns one after the other.
-fn tasks_of(method: &dyn Method, tasks: &[TaskView]) -> Vec<TaskView> {
-    match method.regime() {
+fn tasks_of(config: &MethodConfig, tasks: &[TaskView]) -> Vec<TaskView> {
+    match config.regime() {
         Regime::Joint => tasks[..1].to_vec(),
         Regime::Stream | Regime::PerTask => tasks.to_vec(),
     }
@@ -69,7 +69,7 @@ proptest! {
     ) {
         let mut learner = learner_for(&config, 0.1);
         let mut method = config.build(learner.layout());
-        let tasks = tasks_of(method.as_ref(), &stream(order));
+        let tasks = tasks_of(&config, &stream(order));
         let stop_task = stop_task.min(tasks.len() - 1);
         for task in &tasks[..stop_task] {
             learn(&mut learner, method.as_mut(), task, 4);
@@ -139,8 +139,8 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
         let name = config.name();
         let (mut learner, seen) = watched_learner(config.parts(N_TASKS), 0.0);
         let mut method = config.build(learner.layout());
-        let regime = method.regime();
-        for task in tasks_of(method.as_ref(), &stream(MemoryOrder::Drawn)) {
+        let regime = config.regime();
+        for task in tasks_of(&config, &stream(MemoryOrder::Drawn)) {
             seen.lock().unwrap().clear();
             // Long enough for a day of `forever`.
             learn(&mut learner, method.as_mut(), &task, 12);
@@ -157,7 +157,7 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
                     let reads = !seen.is_disjoint(&memory);
                     // What LFPT5 draws may begin as a row of the memory does; `methods_prompts.rs` shows that it reads none.
                     if !matches!(config, MethodConfig::Lfpt5(_)) {
-                        assert_eq!(reads, task.index > 0 && method.keeps_memory(), "{name}");
+                        assert_eq!(reads, task.index > 0 && config.keeps_memory(), "{name}");
                     }
                 }
             }
@@ -171,7 +171,7 @@ fn the_base_is_the_same_bits_after_learning(quick: &Quick) {
         let fresh = learner.params().to_vec();
         let batch = Batch::from_rows(&quick.tasks[2].rows[..4]);
         let of_base = learner.model().nll_per_row(&batch).unwrap();
-        for task in tasks_of(method.as_ref(), &quick.tasks[..2]) {
+        for task in tasks_of(&config, &quick.tasks[..2]) {
             learn(&mut learner, method.as_mut(), &task, 1);
         }
         assert!(learner.params() != fresh, "{} learns", config.name());

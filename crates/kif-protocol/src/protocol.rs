@@ -815,7 +815,10 @@ fn repeated<T: PartialEq>(items: &[T]) -> impl Iterator<Item = &T> {
 
 /// The names of all built-in methods, for messages.
 pub fn known_methods() -> String {
-    let names: Vec<&str> = MethodConfig::all().iter().map(MethodConfig::name).collect();
+    let names: Vec<&str> = MethodConfig::all()
+        .iter()
+        .map(|method| method.name())
+        .collect();
     format!("one of {} or a name in own_methods", names.join(", "))
 }
 
@@ -830,7 +833,8 @@ fn ten_minutes() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kif_methods::methods::{EwcConfig, EwcFisher, L2pConfig};
+    use kif_methods::methods::ewc::EwcFisher;
+    use kif_methods::methods::{EwcConfig, L2pConfig};
 
     #[test]
     fn built_in_protocols_are_valid_and_survive_being_written() {

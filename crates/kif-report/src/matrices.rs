@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use kif_eval::ScoreMatrix;
 use kif_io::failure::{BadInput, OrBadInput};
-use kif_methods::methods::MethodConfig;
+use kif_methods::Regime;
 
 use crate::record::Record;
 
@@ -51,7 +51,7 @@ pub fn read(path: &Path, percent: bool) -> Result<Vec<NamedMatrix>> {
 /// Tasks that are learned alone are no stream, and have no matrix to speak of.
 fn of_run(path: &Path) -> Result<Vec<NamedMatrix>> {
     let records = crate::report::records(path)?;
-    let is_alone = |record: &Record| record.settings.method == MethodConfig::PerTask;
+    let is_alone = |record: &Record| record.settings.method.regime() == Regime::PerTask;
     let (alone, streams): (Vec<&Record>, Vec<&Record>) =
         records.iter().partition(|record| is_alone(record));
     if streams.is_empty() {

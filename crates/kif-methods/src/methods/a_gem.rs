@@ -7,11 +7,44 @@
 
 use anyhow::Result;
 use kif_data::Batch;
+use kif_model::ParamLayout;
+use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, MethodSpec};
 use crate::learner::Learner;
 use crate::state::State;
 use crate::task_view::{Sampler, TaskView};
+
+/// It has no settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AGemConfig;
+
+impl MethodSpec for AGemConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self]
+    }
+
+    fn name(&self) -> &'static str {
+        "a_gem"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the task's gradient, projected where it points against the memory's"
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn added_steps(&self) -> f64 {
+        // A batch of the memory beside every one of the task.
+        1.0
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(AGem::default())
+    }
+}
 
 /// `g - (g . g_ref) / (g_ref . g_ref) g_ref` where `g . g_ref < 0`, else `g`; both `[P]`. Says whether it was.
 /// Products are summed in f64.
@@ -57,10 +90,6 @@ impl Method for AGem {
         }
         learner.apply()?;
         Ok(loss)
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
     }
 
     fn save_state(&self, state: &mut State) {

@@ -11,9 +11,10 @@
 use anyhow::Result;
 use kif_data::Batch;
 use kif_fusion::{FusionWeights, Update, delta, fuse_masked};
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{FORWARD_ONLY, Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -50,9 +51,20 @@ impl Default for AimMergingConfig {
     }
 }
 
-impl AimMergingConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for AimMergingConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "aim_merging"
+    }
+
+    fn summary(&self) -> &'static str {
+        "KIF's two loops, merged when learning and forgetting say so"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let Self {
             first,
             shortest,
@@ -70,6 +82,19 @@ impl AimMergingConfig {
             check_setting(fine, field, value, "a finite number above 0")?;
         }
         Ok(())
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn added_steps(&self) -> f64 {
+        // Memory steps, and a pass forward on the memory.
+        self.outer_share + FORWARD_ONLY
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(AimMerging::new(*self))
     }
 }
 
@@ -249,10 +274,6 @@ impl Method for AimMerging {
     fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
         self.rounds = None;
         Ok(())
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
     }
 
     fn save_state(&self, state: &mut State) {

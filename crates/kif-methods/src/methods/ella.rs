@@ -11,8 +11,8 @@ use kif_data::Batch;
 use kif_model::{LORA_A, LORA_B, ParamLayout, ParamSpec};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::inc_lora::train_own_slot;
+use super::{Method, MethodSpec, Parts};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::task_view::TaskView;
@@ -32,12 +32,31 @@ impl Default for EllaConfig {
     }
 }
 
-impl EllaConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for EllaConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "ella"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a new LoRA for every task, away from what earlier updates fill"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let lambda = self.lambda;
         let fine = lambda.is_finite() && lambda >= 0.0;
         check_setting(fine, "lambda", lambda, "a finite number, at least 0")
+    }
+
+    fn parts(&self, n_tasks: usize) -> Parts {
+        Parts::slots(n_tasks)
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Ella::new(*self, layout))
     }
 }
 
@@ -155,10 +174,6 @@ impl Method for Ella {
                 }
             }
         })
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 }
 

@@ -10,9 +10,10 @@
 use anyhow::Result;
 use kif_data::{Batch, epoch_order};
 use kif_importance::{Fisher, add_squares};
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::{Method, bytes_of};
+use super::{Method, MethodSpec, bytes_of};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -62,17 +63,25 @@ impl EwcConfig {
             fisher: EwcFisher::Textbook { rows: 200 },
         }
     }
+}
 
-    /// `ewc` with the online estimate, `ewc-textbook` with the other.
-    pub fn name(&self) -> &'static str {
+impl MethodSpec for EwcConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::online(), Self::textbook()]
+    }
+
+    fn name(&self) -> &'static str {
         match self.fisher {
             EwcFisher::Online { .. } => "ewc",
             EwcFisher::Textbook { .. } => "ewc-textbook",
         }
     }
 
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+    fn summary(&self) -> &'static str {
+        "a spring to where earlier tasks ended, by their Fisher information"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let lambda = self.lambda;
         let fine = lambda.is_finite() && lambda >= 0.0;
         check_setting(fine, "lambda", lambda, "a finite number, at least 0")?;
@@ -87,6 +96,14 @@ impl EwcConfig {
                 check_setting(rows > 0, "fisher.rows", rows, "at least 1")
             }
         }
+    }
+
+    fn needs_stream(&self) -> bool {
+        true
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Ewc::new(*self, layout.n_params()))
     }
 }
 
@@ -206,10 +223,6 @@ impl Method for Ewc {
             }
         });
         Ok(())
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 
     fn kept_bytes(&self) -> u64 {

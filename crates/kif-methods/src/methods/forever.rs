@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, epoch_order};
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -41,9 +42,20 @@ impl Default for ForeverConfig {
     }
 }
 
-impl ForeverConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for ForeverConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "forever"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the memory replayed at growing distances of model time"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         check_setting(
             self.day_steps > 0,
             "day_steps",
@@ -55,6 +67,14 @@ impl ForeverConfig {
             check_setting(fine, field, value, "a finite number, at least 0")?;
         }
         Ok(())
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Forever::new(*self))
     }
 }
 
@@ -181,10 +201,6 @@ impl Method for Forever {
     fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
         self.replays = None;
         Ok(())
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
     }
 
     fn save_state(&self, state: &mut State) {

@@ -7,13 +7,50 @@
 
 use anyhow::Result;
 use kif_fusion::{FusionWeights, Update, delta, fuse_masked};
+use kif_model::ParamLayout;
+use serde::{Deserialize, Serialize};
 
-use super::Method;
-use super::two_loop::{Rule, Source, TwoLoop, TwoLoopConfig};
+use super::two_loop::{Rule, StepsOn, TwoLoop, TwoLoopConfig};
+use super::{Method, MethodSpec};
+use crate::error::SettingError;
 
-/// The two loops, averaged.
-pub(super) fn method(config: TwoLoopConfig) -> impl Method {
-    TwoLoop::new(config, Source::Memory, HalfOfBoth)
+/// Steps of both loops.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HalveConfig(pub TwoLoopConfig);
+
+impl MethodSpec for HalveConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self(TwoLoopConfig::released())]
+    }
+
+    fn name(&self) -> &'static str {
+        "halve"
+    }
+
+    fn summary(&self) -> &'static str {
+        "KIF's steps, then half of both updates everywhere"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        self.0.check()
+    }
+
+    fn added_steps(&self) -> f64 {
+        self.0.added_steps()
+    }
+
+    fn without_accumulation(&mut self) {
+        self.0.outer_loss_scale = 1.0;
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(TwoLoop::new(self.0, StepsOn::Memory, HalfOfBoth))
+    }
 }
 
 /// `theta + delta_in / 2 + delta_out / 2`.

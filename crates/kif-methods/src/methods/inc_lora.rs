@@ -7,11 +7,39 @@
 use std::ops::Range;
 
 use anyhow::Result;
+use kif_model::ParamLayout;
+use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, MethodSpec, Parts};
 use crate::error::TooManyTasks;
 use crate::learner::Learner;
 use crate::task_view::TaskView;
+
+/// It has no settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncLoraConfig;
+
+impl MethodSpec for IncLoraConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self]
+    }
+
+    fn name(&self) -> &'static str {
+        "inc_lora"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a new LoRA for every task beside the frozen ones"
+    }
+
+    fn parts(&self, n_tasks: usize) -> Parts {
+        Parts::slots(n_tasks)
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(IncLora)
+    }
+}
 
 /// Plain steps on the task's own slot.
 pub(super) struct IncLora;
@@ -19,10 +47,6 @@ pub(super) struct IncLora;
 impl Method for IncLora {
     fn begin_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
         train_own_slot(learner, task)
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 }
 

@@ -13,7 +13,7 @@ use kif_model::{ParamGroup, ParamLayout, PromptConfig, PromptSelection, closest_
 use serde::{Deserialize, Serialize};
 
 use super::prog_prompt::check_rate;
-use super::{Method, Parts};
+use super::{Method, MethodSpec, Parts};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::task_view::TaskView;
@@ -46,9 +46,20 @@ impl Default for L2pConfig {
     }
 }
 
-impl L2pConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for L2pConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "l2p"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a pool of soft prompts, chosen by the text"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let pull = self.pull;
         check_setting(
             self.pool_size > 0,
@@ -69,8 +80,7 @@ impl L2pConfig {
         check_rate(self.lr)
     }
 
-    /// The pool, whatever the number of tasks.
-    pub(super) fn parts(&self) -> Parts {
+    fn parts(&self, _: usize) -> Parts {
         let prompts = PromptConfig {
             n_prompts: self.pool_size,
             length: self.length,
@@ -80,6 +90,14 @@ impl L2pConfig {
             prompts: Some(prompts),
             ..Parts::default()
         }
+    }
+
+    fn peak_rate(&self) -> Option<f64> {
+        Some(self.lr)
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(L2p::new(*self, layout))
     }
 }
 
@@ -138,10 +156,6 @@ impl Method for L2p {
                 }
             }
         })
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 }
 

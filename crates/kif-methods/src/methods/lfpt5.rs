@@ -16,11 +16,11 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use kif_data::chance::{Purpose, key};
 use kif_data::{Batch, Encoded};
-use kif_model::{PromptConfig, PromptSelection, Sampling};
+use kif_model::{ParamLayout, PromptConfig, PromptSelection, Sampling};
 use serde::{Deserialize, Serialize};
 
 use super::prog_prompt::check_rate;
-use super::{Method, Parts, id_bytes};
+use super::{FORWARD_ONLY, Method, MethodSpec, Parts, id_bytes};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -68,9 +68,20 @@ impl Default for Lfpt5Config {
     }
 }
 
-impl Lfpt5Config {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for Lfpt5Config {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "lfpt5"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a soft prompt that writes rows of earlier tasks to learn from"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let (lm, kl, share) = (self.lm_weight, self.kl_weight, self.share);
         check_setting(self.length > 0, "length", self.length, "at least 1")?;
         let fine = lm.is_finite() && lm >= 0.0;
@@ -84,8 +95,7 @@ impl Lfpt5Config {
         check_rate(self.lr)
     }
 
-    /// Two prompts, of which one learns.
-    pub(super) fn parts(&self) -> Parts {
+    fn parts(&self, _: usize) -> Parts {
         let prompts = PromptConfig {
             n_prompts: 2,
             length: self.length,
@@ -95,6 +105,19 @@ impl Lfpt5Config {
             prompts: Some(prompts),
             ..Parts::default()
         }
+    }
+
+    fn peak_rate(&self) -> Option<f64> {
+        Some(self.lr)
+    }
+
+    fn added_steps(&self) -> f64 {
+        // Writing the batch, a batch of drawn rows answered and written, and its predictions before and now.
+        4.0 + FORWARD_ONLY
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Lfpt5::new(*self))
     }
 }
 
@@ -282,10 +305,6 @@ impl Method for Lfpt5 {
             None => Vec::new(),
         });
         Ok(())
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 
     /// The ids of the drawn rows.

@@ -10,9 +10,10 @@ use std::ops::Range;
 use anyhow::Result;
 use kif_data::Batch;
 use kif_importance::quantile;
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{FORWARD_ONLY, Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::task_view::TaskView;
@@ -32,15 +33,39 @@ impl Default for MiguConfig {
     }
 }
 
-impl MiguConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for MiguConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "migu"
+    }
+
+    fn summary(&self) -> &'static str {
+        "only the rows with the largest outputs move"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         check_setting(
             (0.0..=1.0).contains(&self.quantile),
             "quantile",
             self.quantile,
             "a number in [0, 1]",
         )
+    }
+
+    fn needs_stream(&self) -> bool {
+        true
+    }
+
+    fn added_steps(&self) -> f64 {
+        // A pass forward.
+        FORWARD_ONLY
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Migu::new(*self))
     }
 }
 
@@ -93,10 +118,6 @@ impl Method for Migu {
             learner.train_only(moving);
         }
         learner.step(batch)
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 }
 

@@ -16,7 +16,7 @@ use kif_data::Batch;
 use kif_model::{LORA_A, LORA_B, ParamLayout, ParamSpec, Router};
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Parts};
+use super::{FORWARD_ONLY, Method, MethodSpec, Parts};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 
@@ -48,9 +48,20 @@ impl Default for MoeLoraConfig {
     }
 }
 
-impl MoeLoraConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for MoeLoraConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "moe_lora"
+    }
+
+    fn summary(&self) -> &'static str {
+        "LoRA experts that a router chooses between for every token"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let Self {
             n_experts,
             top_k,
@@ -69,13 +80,21 @@ impl MoeLoraConfig {
         check_setting(fits, field, contrast_tokens, "at least 2")
     }
 
-    /// The experts, whatever the number of tasks.
-    pub(super) fn parts(&self) -> Parts {
+    fn parts(&self, _: usize) -> Parts {
         Parts {
             n_slots: self.n_experts,
             router: Some(Router::Token { top_k: self.top_k }),
             ..Parts::default()
         }
+    }
+
+    fn added_steps(&self) -> f64 {
+        // A pass forward.
+        FORWARD_ONLY
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(MoeLora::new(*self, layout))
     }
 }
 
@@ -266,10 +285,6 @@ impl Method for MoeLora {
                 *g += pull;
             }
         })
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 }
 

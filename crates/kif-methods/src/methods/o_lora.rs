@@ -12,8 +12,8 @@ use kif_data::Batch;
 use kif_model::{LORA_A, ParamLayout};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::inc_lora::train_own_slot;
+use super::{Method, MethodSpec, Parts};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::task_view::TaskView;
@@ -38,14 +38,33 @@ impl Default for OLoraConfig {
     }
 }
 
-impl OLoraConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for OLoraConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "o_lora"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a new LoRA for every task, orthogonal to the frozen ones"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         for (field, value) in [("lambda1", self.lambda1), ("lambda2", self.lambda2)] {
             let fine = value.is_finite() && value >= 0.0;
             check_setting(fine, field, value, "a finite number, at least 0")?;
         }
         Ok(())
+    }
+
+    fn parts(&self, n_tasks: usize) -> Parts {
+        Parts::slots(n_tasks)
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(OLora::new(*self, layout))
     }
 }
 
@@ -159,10 +178,6 @@ impl Method for OLora {
                 add_norm_gradient(params, matrix, config.lambda2 as f32, grad);
             }
         })
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 }
 

@@ -24,6 +24,14 @@ impl Default for Parts {
 }
 
 impl Parts {
+    /// Adapters side by side that add up.
+    pub fn slots(n_slots: usize) -> Self {
+        Self {
+            n_slots,
+            ..Self::default()
+        }
+    }
+
     /// What the model is to train, where one adapter would be `lora`.
     pub fn trainable(&self, lora: LoraConfig) -> Trainable {
         let adapters = || lora.side_by_side(self.n_slots);

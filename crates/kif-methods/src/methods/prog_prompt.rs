@@ -5,10 +5,10 @@
 //! from, and then reads what that task read: an old task is answered for ever as right after it was learned.
 
 use anyhow::Result;
-use kif_model::{PromptConfig, PromptSelection};
+use kif_model::{ParamLayout, PromptConfig, PromptSelection};
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Parts};
+use super::{Method, MethodSpec, Parts};
 use crate::error::{SettingError, TooManyTasks, check_setting};
 use crate::learner::Learner;
 use crate::task_view::TaskView;
@@ -32,15 +32,25 @@ impl Default for ProgPromptConfig {
     }
 }
 
-impl ProgPromptConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for ProgPromptConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "prog_prompt"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a new soft prompt for every task; told the task at test time"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         check_setting(self.length > 0, "length", self.length, "at least 1")?;
         check_rate(self.lr)
     }
 
-    /// A prompt for every task.
-    pub(super) fn parts(&self, n_tasks: usize) -> Parts {
+    fn parts(&self, n_tasks: usize) -> Parts {
         let prompts = PromptConfig {
             n_prompts: n_tasks,
             length: self.length,
@@ -50,6 +60,14 @@ impl ProgPromptConfig {
             prompts: Some(prompts),
             ..Parts::default()
         }
+    }
+
+    fn peak_rate(&self) -> Option<f64> {
+        Some(self.lr)
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(ProgPrompt::default())
     }
 }
 
@@ -92,10 +110,6 @@ impl Method for ProgPrompt {
 
     fn before_examining(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
         learner.activate_prompts(&prompts_of(task_idx, self.n_begun))
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 
     fn kept_bytes(&self) -> u64 {

@@ -2,9 +2,37 @@
 //! "MixReplay" in the tables of Recurrent-KIF and FOREVER).
 
 use kif_data::Encoded;
+use kif_model::ParamLayout;
+use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, MethodSpec};
 use crate::task_view::TaskView;
+
+/// It has no settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayConfig;
+
+impl MethodSpec for ReplayConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self]
+    }
+
+    fn name(&self) -> &'static str {
+        "replay"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the memory shuffled into every task"
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Replay)
+    }
+}
 
 /// Plain steps on the task and the memory together.
 pub(super) struct Replay;
@@ -17,9 +45,5 @@ impl Method for Replay {
             .chain(task.memory.iter())
             .cloned()
             .collect()
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
     }
 }

@@ -13,11 +13,11 @@
 
 use anyhow::Result;
 use kif_data::{Batch, memory_batch};
-use kif_model::{ParamGroup, Router};
+use kif_model::{ParamGroup, ParamLayout, Router};
 use serde::{Deserialize, Serialize};
 
 use super::inc_lora::own_slot;
-use super::{Method, Parts, bytes_of};
+use super::{Method, MethodSpec, Parts, bytes_of};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -50,9 +50,20 @@ impl Default for SaptLoraConfig {
     }
 }
 
-impl SaptLoraConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for SaptLoraConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "sapt_lora"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a new LoRA for every task; a router mixes them by the row"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let (reflection, every) = (self.reflection, self.reflect_every);
         check_setting(self.hidden > 0, "hidden", self.hidden, "at least 1")?;
         let fine = reflection.is_finite() && reflection >= 0.0;
@@ -65,8 +76,7 @@ impl SaptLoraConfig {
         check_setting(every > 0, "reflect_every", every, "at least 1")
     }
 
-    /// A slot for every task, mixed by the row.
-    pub(super) fn parts(&self, n_tasks: usize) -> Parts {
+    fn parts(&self, n_tasks: usize) -> Parts {
         Parts {
             n_slots: n_tasks,
             router: Some(Router::Instance {
@@ -74,6 +84,14 @@ impl SaptLoraConfig {
             }),
             ..Parts::default()
         }
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(SaptLora::new(*self))
     }
 }
 
@@ -171,14 +189,6 @@ impl Method for SaptLora {
         let means = sums.iter().map(|sum| (sum / n_rows) as f32);
         self.stored.push(means.collect());
         Ok(())
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
     }
 
     fn kept_bytes(&self) -> u64 {

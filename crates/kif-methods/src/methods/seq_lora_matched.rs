@@ -5,10 +5,11 @@
 //! of their own), and they are made by the same optimizer at the rate of the next step, without moving the schedule
 //! on. As with KIF, nothing is added while there is no memory, as on the first task. Our own control, in no paper.
 
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
-use super::two_loop::{InSequence, OuterOptimizer, Source, TwoLoop, TwoLoopConfig, check_steps};
+use super::two_loop::{InSequence, OuterOptimizer, StepsOn, TwoLoop, TwoLoopConfig, check_steps};
+use super::{Method, MethodSpec};
 use crate::error::SettingError;
 
 /// How many steps are added.
@@ -30,24 +31,34 @@ impl Default for SeqLoraMatchedConfig {
     }
 }
 
-impl SeqLoraMatchedConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for SeqLoraMatchedConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "seq_lora_matched"
+    }
+
+    fn summary(&self) -> &'static str {
+        "plain fine-tuning with as many steps as KIF takes"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         check_steps(self.inner_steps, self.outer_steps)
     }
-}
 
-/// The two loops, both on the task.
-pub(super) fn method(config: SeqLoraMatchedConfig) -> impl Method {
-    let SeqLoraMatchedConfig {
-        inner_steps,
-        outer_steps,
-    } = config;
-    let config = TwoLoopConfig {
-        inner_steps,
-        outer_steps,
-        outer_optimizer: OuterOptimizer::Shared,
-        ..TwoLoopConfig::paper()
-    };
-    TwoLoop::new(config, Source::Task, InSequence)
+    fn added_steps(&self) -> f64 {
+        self.outer_steps as f64 / self.inner_steps as f64
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        let config = TwoLoopConfig {
+            inner_steps: self.inner_steps,
+            outer_steps: self.outer_steps,
+            outer_optimizer: OuterOptimizer::Shared,
+            ..TwoLoopConfig::paper()
+        };
+        Box::new(TwoLoop::new(config, StepsOn::Task, InSequence))
+    }
 }

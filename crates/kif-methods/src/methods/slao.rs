@@ -6,12 +6,39 @@
 //! `B = B_merged + (B_i - B_merged) / sqrt(i)`. No memory; two adapters are kept, however long the stream is.
 
 use anyhow::Result;
-use kif_model::{LORA_A, LORA_B, ParamSpec};
+use kif_model::{LORA_A, LORA_B, ParamLayout, ParamSpec};
+use serde::{Deserialize, Serialize};
 
-use super::{Method, bytes_of};
+use super::{Method, MethodSpec, bytes_of};
 use crate::learner::Learner;
 use crate::state::State;
 use crate::task_view::TaskView;
+
+/// It has no settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlaoConfig;
+
+impl MethodSpec for SlaoConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self]
+    }
+
+    fn name(&self) -> &'static str {
+        "slao"
+    }
+
+    fn summary(&self) -> &'static str {
+        "every task from an orthogonal start, and one running average of B"
+    }
+
+    fn needs_stream(&self) -> bool {
+        true
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Slao::default())
+    }
+}
 
 /// Makes the rows of `a`, `[rank, width]`, orthonormal in their order: Q transposed of the QR decomposition of A
 /// transposed, with a positive diagonal of R.
@@ -93,10 +120,6 @@ impl Method for Slao {
         }
         self.last = Some(end);
         Ok(())
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 
     /// The second adapter; the merged one is the adapter itself.

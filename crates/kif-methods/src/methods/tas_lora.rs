@@ -10,9 +10,9 @@ use kif_data::Batch;
 use kif_model::{LORA_A, ParamLayout, ParamSpec};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::skills::{Skills, Unit};
 use super::tasl::{averages, check_beta};
+use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -43,9 +43,20 @@ impl Default for TasLoraConfig {
     }
 }
 
-impl TasLoraConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for TasLoraConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "tas_lora"
+    }
+
+    fn summary(&self) -> &'static str {
+        "ranks averaged between before and after a task, by importance"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         check_beta(self.beta)?;
         let (tau, weight) = (self.temperature, self.orthogonality);
         let fine = tau.is_finite() && tau > 0.0;
@@ -54,6 +65,14 @@ impl TasLoraConfig {
         check_setting(fine, "past_share", self.past_share, "a number in [0, 1]")?;
         let fine = weight.is_finite() && weight >= 0.0;
         check_setting(fine, "orthogonality", weight, "a finite number, at least 0")
+    }
+
+    fn needs_stream(&self) -> bool {
+        true
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(TasLora::new(*self, layout))
     }
 }
 
@@ -154,10 +173,6 @@ impl Method for TasLora {
         let share = self.config.past_share;
         let merged = self.skills.consolidate(learner.params(), share, weigh)?;
         merged.map_or(Ok(()), |merged| learner.set_params(&merged))
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 
     fn kept_bytes(&self) -> u64 {

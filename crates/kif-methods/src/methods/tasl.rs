@@ -13,8 +13,8 @@ use kif_importance::{SensitivityConfig, quantile};
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::skills::{Skills, Unit};
+use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::state::State;
@@ -43,9 +43,20 @@ impl Default for TaslConfig {
     }
 }
 
-impl TaslConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for TaslConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "tasl"
+    }
+
+    fn summary(&self) -> &'static str {
+        "matrices from before or after a task, by importance"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         check_beta(self.beta)?;
         let shares = [("quantile", self.quantile), ("past_share", self.past_share)];
         for (field, value) in shares {
@@ -53,6 +64,14 @@ impl TaslConfig {
             check_setting(fine, field, value, "a number in [0, 1]")?;
         }
         Ok(())
+    }
+
+    fn needs_stream(&self) -> bool {
+        true
+    }
+
+    fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
+        Box::new(Tasl::new(*self, layout))
     }
 }
 
@@ -122,10 +141,6 @@ impl Method for Tasl {
             .skills
             .consolidate(learner.params(), config.past_share, weigh)?;
         merged.map_or(Ok(()), |merged| learner.set_params(&merged))
-    }
-
-    fn needs_stream(&self) -> bool {
-        true
     }
 
     fn kept_bytes(&self) -> u64 {

@@ -80,6 +80,11 @@ impl TwoLoopConfig {
         }
     }
 
+    /// Steps on the memory for every step on the task.
+    pub fn added_steps(&self) -> f64 {
+        self.outer_steps as f64 / self.inner_steps as f64
+    }
+
     /// Whether every value is in its range.
     pub fn check(&self) -> Result<(), SettingError> {
         check_steps(self.inner_steps, self.outer_steps)?;
@@ -117,7 +122,7 @@ pub(super) fn check_steps(inner_steps: usize, outer_steps: usize) -> Result<(), 
 
 /// Which of the two loops a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum Loop {
     /// Steps on the task.
     Inner,
     /// Steps on the second source.
@@ -131,10 +136,10 @@ pub(super) trait Rule: Send {
     fn begin_task(&mut self) {}
 
     /// Sees the clipped gradient with the parameters that it belongs to.
-    fn before_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {}
+    fn before_update(&mut self, which: Loop, params: &[f32], grads: &[f32]) {}
 
     /// Sees the clipped gradient with the parameters after the update.
-    fn after_update(&mut self, phase: Phase, params: &[f32], grads: &[f32]) {}
+    fn after_update(&mut self, which: Loop, params: &[f32], grads: &[f32]) {}
 
     /// Replaces `theta`, the parameters at the start of the round, by those that the next round starts from.
     fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()>;
@@ -163,9 +168,9 @@ impl Rule for InSequence {
     }
 }
 
-/// Where the outer batches come from.
+/// What the outer steps learn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum StepsOn {
     /// Rows kept of earlier tasks.
     Memory,
     /// Rows of the task itself.
@@ -175,7 +180,7 @@ pub(super) enum Source {
 /// The two loops, as a method.
 pub(super) struct TwoLoop<R> {
     config: TwoLoopConfig,
-    source: Source,
+    steps_on: StepsOn,
     rule: R,
     rounds: Option<Rounds>,
 }
@@ -203,10 +208,10 @@ impl Rounds {
 }
 
 impl<R: Rule> TwoLoop<R> {
-    pub(super) fn new(config: TwoLoopConfig, source: Source, rule: R) -> Self {
+    pub(super) fn new(config: TwoLoopConfig, steps_on: StepsOn, rule: R) -> Self {
         Self {
             config,
-            source,
+            steps_on,
             rule,
             rounds: None,
         }
@@ -217,9 +222,9 @@ impl<R: Rule> Method for TwoLoop<R> {
     fn begin_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
         self.rule.begin_task();
         self.rounds = (!task.memory.is_empty()).then(|| Rounds {
-            sampler: match self.source {
-                Source::Memory => Sampler::of_memory(task),
-                Source::Task => Sampler::of_task(task),
+            sampler: match self.steps_on {
+                StepsOn::Memory => Sampler::of_memory(task),
+                StepsOn::Task => Sampler::of_task(task),
             }
             .ordered(self.config.memory_order),
             start: learner.params().to_vec(),
@@ -236,17 +241,17 @@ impl<R: Rule> Method for TwoLoop<R> {
         };
         let loss = learner.gradient(batch)?;
         self.rule
-            .before_update(Phase::Inner, learner.params(), learner.grad());
+            .before_update(Loop::Inner, learner.params(), learner.grad());
         learner.apply()?;
         self.rule
-            .after_update(Phase::Inner, learner.params(), learner.grad());
+            .after_update(Loop::Inner, learner.params(), learner.grad());
         if learner
             .steps()
             .is_multiple_of(self.config.inner_steps as u64)
         {
             let inner_end = learner.params().to_vec();
             for _ in 0..self.config.outer_steps {
-                outer_step(&self.config, self.source, rounds, &mut self.rule, learner)?;
+                outer_step(&self.config, self.steps_on, rounds, &mut self.rule, learner)?;
             }
             self.rule
                 .combine(&mut rounds.start, &inner_end, learner.params())?;
@@ -261,10 +266,6 @@ impl<R: Rule> Method for TwoLoop<R> {
             learner.set_params(&slow)?;
         }
         Ok(())
-    }
-
-    fn keeps_memory(&self) -> bool {
-        self.source == Source::Memory
     }
 
     fn take_regions(&mut self) -> Option<Vec<Regions>> {
@@ -312,17 +313,17 @@ impl<R: Rule> Method for TwoLoop<R> {
 
 fn outer_step(
     config: &TwoLoopConfig,
-    source: Source,
+    steps_on: StepsOn,
     rounds: &mut Rounds,
     rule: &mut impl Rule,
     learner: &mut Learner,
 ) -> Result<()> {
     let batch = rounds.sampler.draw();
-    match source {
-        Source::Memory => learner.memory_gradient(&batch, config.outer_loss_scale)?,
-        Source::Task => learner.gradient(&batch)?,
+    match steps_on {
+        StepsOn::Memory => learner.memory_gradient(&batch, config.outer_loss_scale)?,
+        StepsOn::Task => learner.gradient(&batch)?,
     };
-    rule.before_update(Phase::Outer, learner.params(), learner.grad());
+    rule.before_update(Loop::Outer, learner.params(), learner.grad());
     let rate = match config.outer_optimizer {
         OuterOptimizer::Own { lr } => lr,
         OuterOptimizer::OwnScheduled { ratio } => ratio * learner.next_rate(),
@@ -332,6 +333,6 @@ fn outer_step(
         Some(optimizer) => learner.apply_with(optimizer, rate)?,
         None => learner.apply_without_advancing()?,
     }
-    rule.after_update(Phase::Outer, learner.params(), learner.grad());
+    rule.after_update(Loop::Outer, learner.params(), learner.grad());
     Ok(())
 }

@@ -13,9 +13,10 @@
 
 use anyhow::Result;
 use kif_data::{Batch, Ragged};
+use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
 use crate::learner::micro_batch::by_rows;
@@ -48,9 +49,20 @@ impl Default for VrMclConfig {
     }
 }
 
-impl VrMclConfig {
-    /// Whether every value is in its range.
-    pub fn check(&self) -> Result<(), SettingError> {
+impl MethodSpec for VrMclConfig {
+    fn presets() -> Vec<Self> {
+        vec![Self::default()]
+    }
+
+    fn name(&self) -> &'static str {
+        "vr_mcl"
+    }
+
+    fn summary(&self) -> &'static str {
+        "meta-learning on task and memory with reduced variance"
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
         let above = self.inner_lr.is_finite() && self.inner_lr > 0.0;
         let rate = self.rate_lr.is_finite() && self.rate_lr >= 0.0;
         check_setting(
@@ -67,6 +79,19 @@ impl VrMclConfig {
             self.momentum,
             "a number in [0, 1)",
         )
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn added_steps(&self) -> f64 {
+        // Inner steps and meta-losses on twice the rows; with momentum all of it again at the earlier parameters.
+        if self.momentum > 0.0 { 5.0 } else { 2.0 }
+    }
+
+    fn build(&self, _: &ParamLayout) -> Box<dyn Method> {
+        Box::new(VrMcl::new(*self))
     }
 }
 
@@ -207,10 +232,6 @@ impl Method for VrMcl {
     fn end_task(&mut self, _: &mut Learner, _: &TaskView) -> Result<()> {
         self.meta = None;
         Ok(())
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
     }
 
     fn save_state(&self, state: &mut State) {

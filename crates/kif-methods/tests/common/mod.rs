@@ -17,6 +17,11 @@ use kif_model::{
     ParamSpec, PromptSelection, Router, Routing, Sampling, closest_keys,
 };
 
+/// The method that is called so.
+pub fn named(name: &str) -> MethodConfig {
+    MethodConfig::by_name(name).unwrap()
+}
+
 /// Parameters of the toy model, in an A and a B of 4.
 pub const P: usize = 8;
 

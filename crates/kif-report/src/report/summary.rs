@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kif_eval::statistics::{fixed_effects_interval, mean, sample_std, t_interval};
 use kif_eval::{Metric, References};
-use kif_methods::methods::MethodConfig;
+use kif_methods::{MethodConfig, Regime};
 use kif_protocol::lock::Lock;
 use kif_protocol::{Arch, Protocol, ScoreKind};
 
@@ -96,12 +96,12 @@ pub struct MethodSummary {
 impl MethodSummary {
     /// Whether it learns a stream; joint training and tasks alone are references.
     pub fn is_stream(&self) -> bool {
-        !matches!(self.settings, MethodConfig::Joint | MethodConfig::PerTask)
+        self.settings.regime() == Regime::Stream
     }
 
     /// Whether it is the upper bound.
     pub fn is_joint(&self) -> bool {
-        self.settings == MethodConfig::Joint
+        self.settings.regime() == Regime::Joint
     }
 
     /// Mean OP, or the least number where there is none.
@@ -274,14 +274,14 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
     let mut values: BTreeMap<Metric, Vec<(usize, f64)>> = BTreeMap::new();
     let mut last: BTreeMap<String, Vec<(usize, f64)>> = BTreeMap::new();
     for record in own {
-        let per_task = reference(record, all, &MethodConfig::PerTask);
-        let joint = reference(record, all, &MethodConfig::Joint);
+        let per_task = reference(record, all, Regime::PerTask);
+        let joint = reference(record, all, Regime::Joint);
         let references = References {
             per_task: per_task.as_deref(),
             joint: joint.as_deref(),
         };
         // Tasks learned alone have no stream: their last row repeats the diagonal, and says nothing about transfer.
-        let alone = record.settings.method == MethodConfig::PerTask;
+        let alone = record.settings.method.regime() == Regime::PerTask;
         for &metric in if alone { &[Metric::Op] } else { Metric::ALL } {
             if let Some(value) = metric.compute(&record.scores, &references) {
                 let values = values.entry(metric).or_default();
@@ -326,9 +326,10 @@ fn spreads<K: Ord>(values: BTreeMap<K, Vec<(usize, f64)>>) -> BTreeMap<K, Spread
 }
 
 /// Last scores of the cell of `method` with the same order and seed: what some metrics compare with.
-fn reference(record: &Record, all: &[Record], method: &MethodConfig) -> Option<Vec<f64>> {
+fn reference(record: &Record, all: &[Record], regime: Regime) -> Option<Vec<f64>> {
     let found = all.iter().find(|other| {
-        &other.settings.method == method && (other.order, other.seed) == (record.order, record.seed)
+        other.settings.method.regime() == regime
+            && (other.order, other.seed) == (record.order, record.seed)
     })?;
     found.scores.last_row()
 }

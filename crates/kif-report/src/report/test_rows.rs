@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kif_eval::Metric;
 use kif_eval::statistics::test_row_interval;
 use kif_eval::transfer::weights;
-use kif_methods::methods::MethodConfig;
+use kif_methods::Regime;
 
 use crate::record::Record;
 
@@ -47,7 +47,7 @@ pub(super) fn mean_weights(records: &[&Record]) -> Vec<f64> {
 /// The score of every test row of a task after `after` tasks.
 fn row_scores(record: &Record, after: usize, task: usize) -> Option<Vec<f64>> {
     // Tasks learned alone: the last row repeats the diagonal.
-    let alone = record.settings.method == MethodConfig::PerTask;
+    let alone = record.settings.method.regime() == Regime::PerTask;
     let after = if alone { task + 1 } else { after };
     let found = (record.correctness.iter()).find(|c| (c.after, c.task) == (after, task))?;
     if !found.rouge_l.is_empty() {
@@ -68,6 +68,7 @@ mod tests {
     use crate::record::{Correctness, Settings, Timing};
     use kif_eval::ScoreMatrix;
     use kif_methods::Counters;
+    use kif_methods::methods::SeqLoraConfig;
     use kif_protocol::Protocol;
 
     /// A cell of `quick` that learned `tasks`, with the bits of `(after, task)`.
@@ -86,7 +87,7 @@ mod tests {
             order,
             seed: 1,
             tasks: tasks.iter().map(|name| (*name).to_owned()).collect(),
-            settings: Settings::new(&protocol, "seq_lora", MethodConfig::SeqLora),
+            settings: Settings::new(&protocol, "seq_lora", SeqLoraConfig.into()),
             scores: ScoreMatrix::new(tasks.len()),
             metrics: BTreeMap::new(),
             task_notes: Vec::new(),

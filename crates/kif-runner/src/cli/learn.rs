@@ -186,10 +186,7 @@ impl Arguments {
         let Some(method) = MethodConfig::by_name(name) else {
             return bad(format!("--method {name}: expected {}", known_methods()));
         };
-        if method
-            .build(&kif_model::ParamLayout::default())
-            .needs_stream()
-        {
+        if method.needs_stream() {
             return bad(format!(
                 "--method {name} needs all tasks of a stream: run it with `kif bench`"
             ));

@@ -57,7 +57,7 @@ pub(super) fn run(
         cell,
         title,
         order,
-        regime: method.regime(),
+        regime: cell.config.regime(),
         parts,
         learner,
         method,
@@ -390,7 +390,9 @@ impl Session<'_> {
             let train = &self.place.inputs.task(name).train;
             let rows: Vec<&Encoded> = match self.regime {
                 Regime::Joint => train.iter().collect(),
-                _ if self.method.keeps_memory() => positions.iter().map(|&i| &train[i]).collect(),
+                _ if self.cell.config.keeps_memory() => {
+                    positions.iter().map(|&i| &train[i]).collect()
+                }
                 _ => Vec::new(),
             };
             kept.rows += rows.len() as u64;

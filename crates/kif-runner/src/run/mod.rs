@@ -21,8 +21,8 @@ use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::progress::Progress;
 use kif_io::signal::StopFlag;
 use kif_io::writer::Writer;
-use kif_methods::methods::{MethodConfig, Parts, Regime};
-use kif_model::{LanguageModel, ModelOptions, ParamLayout, Trainable};
+use kif_methods::methods::{MethodConfig, Parts};
+use kif_model::{LanguageModel, ModelOptions, Trainable};
 use kif_protocol::lock::{Lock, LockChanged};
 use kif_protocol::{Compute, Protocol};
 use kif_report::report;
@@ -169,18 +169,13 @@ fn total_units(protocol: &Protocol, inputs: &Inputs, base: &BaseScores, cells: &
                 total += inputs.task(name).test.n_rows() as u64;
             }
         }
-        let regime = regime_of(&cell.config);
+        let regime = cell.config.regime();
         for phase in phases::phases(regime, order.len()) {
             total += phases::training_units(protocol, inputs, cell, &phase, regime);
             total += phases::evaluation_units(inputs, cell, &phase);
         }
     }
     total
-}
-
-/// How a method wants the stream; no method's answer depends on the model.
-fn regime_of(config: &MethodConfig) -> Regime {
-    config.build(&ParamLayout::default()).regime()
 }
 
 /// Whether a method's adapters fit side by side into one, and its prompts in front of a text.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use kif_methods::methods::{MethodConfig, Regime};
-use kif_methods::{MemoryOrder, TaskView};
+use kif_methods::{MemoryOrder, Regime, TaskView};
 use kif_protocol::Protocol;
 
 use crate::run::{Cell, Inputs};
@@ -101,50 +100,11 @@ pub(super) fn training_units(
     };
     let epochs = protocol.training.epochs as f64;
     let added = if phase.task_idx > 0 && regime == Regime::Stream {
-        added_share(&cell.config)
+        cell.config.added_steps()
     } else {
         0.0
     };
     (rows as f64 * epochs * (1.0 + added)) as u64 * UNITS_PER_TRAINED_ROW
-}
-
-/// Steps that a method adds to every step on the task once there is a memory.
-fn added_share(config: &MethodConfig) -> f64 {
-    let share = |inner: usize, outer: usize| outer as f64 / inner as f64;
-    match config {
-        MethodConfig::Kif(config) => share(config.inner_steps, config.outer_steps),
-        MethodConfig::ReplayMatched(config) | MethodConfig::Halve(config) => {
-            share(config.inner_steps, config.outer_steps)
-        }
-        MethodConfig::SeqLoraMatched(config) => share(config.inner_steps, config.outer_steps),
-        // A batch of the memory beside every one of the task.
-        MethodConfig::AGem => 1.0,
-        // Memory steps, and a pass forward on the memory.
-        MethodConfig::AimMerging(config) => config.outer_share + 1.0 / 3.0,
-        // Inner steps, meta-losses on twice the rows, and both again at the earlier parameters.
-        MethodConfig::VrMcl(config) if config.momentum > 0.0 => 5.0,
-        MethodConfig::VrMcl(_) => 2.0,
-        // Writing the batch, a batch of drawn rows answered and written, and its predictions before and now.
-        MethodConfig::Lfpt5(_) => 4.0 + 1.0 / 3.0,
-        // A pass forward.
-        MethodConfig::Migu(_) | MethodConfig::MoeLora(_) => 1.0 / 3.0,
-        // Forever: six passes over the memory in a whole task. SAPT: of the memory only what its router reads.
-        MethodConfig::SeqLora
-        | MethodConfig::Ella(_)
-        | MethodConfig::Forever(_)
-        | MethodConfig::Slao
-        | MethodConfig::Ewc(_)
-        | MethodConfig::IncLora
-        | MethodConfig::L2p(_)
-        | MethodConfig::OLora(_)
-        | MethodConfig::ProgPrompt(_)
-        | MethodConfig::Replay
-        | MethodConfig::SaptLora(_)
-        | MethodConfig::TasLora(_)
-        | MethodConfig::Tasl(_)
-        | MethodConfig::Joint
-        | MethodConfig::PerTask => 0.0,
-    }
 }
 
 /// Rows that are answered after a phase.
