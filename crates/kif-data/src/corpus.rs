@@ -12,8 +12,8 @@ use crate::raw_row::{RawRow, required};
 
 /// Opens a corpus file; one whose name ends in `.zst` is decompressed while it is read.
 ///
-/// Zstandard windows of up to 2^27 bytes are accepted, which is what such a file may cost in memory. A damaged file is an
-/// `InvalidData` error of the reader, never a short read.
+/// Zstandard windows of up to 2^27 bytes are accepted, which is what such a file may cost in
+/// memory. A damaged file is an `InvalidData` error of the reader, never a short read.
 pub fn corpus_reader(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
     let io = |source| DataError::Io {
         path: path.into(),
@@ -32,8 +32,8 @@ pub fn corpus_reader(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
 /// A piece of a corpus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CorpusItem {
-    /// Something to answer: a line `{input, output}` of a `.jsonl` file, instruction and references included if it has
-    /// them (the first reference counts).
+    /// Something to answer: a line `{input, output}` of a `.jsonl` file, instruction and references
+    /// included if it has them (the first reference counts).
     Pair {
         /// Never empty.
         prompt: String,
@@ -48,8 +48,8 @@ pub enum CorpusItem {
 
 /// The pieces of a corpus file, in file order: rows of `.jsonl[.zst]`, lines of `.txt[.zst]`.
 ///
-/// Empty lines of a text file separate paragraphs and are not pieces. A piece has at most 16 MiB. The first error ends
-/// the iteration.
+/// Empty lines of a text file separate paragraphs and are not pieces. A piece has at most 16 MiB.
+/// The first error ends the iteration.
 pub fn corpus_items(path: &Path) -> Result<CorpusItems, DataError> {
     let stem = if path.extension().is_some_and(|extension| extension == "zst") {
         path.with_extension("")

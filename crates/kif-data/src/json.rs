@@ -1,7 +1,8 @@
 //! JSON files and JSON Lines, one value at a time and under limits.
 //!
-//! A file is never held whole: its outer brackets are walked here byte by byte, and only one line or one array element
-//! at a time is collected and handed to `serde_json`. So a hostile file costs at most the limit of one value.
+//! A file is never held whole: its outer brackets are walked here byte by byte, and only one line
+//! or one array element at a time is collected and handed to `serde_json`. So a hostile file costs
+//! at most the limit of one value.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -58,7 +59,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens a file of at most [`MAX_FILE_BYTES`] that is neither empty nor starts with a byte order mark.
+    /// Opens a file of at most [`MAX_FILE_BYTES`] that is neither empty nor starts
+    /// with a byte order mark.
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let io = |source| DataError::Io {
             path: path.into(),
@@ -146,8 +148,8 @@ impl Source {
         }
     }
 
-    /// Collects the next JSON value, whatever it is, and says where it starts. Its brackets are balanced; the rest is
-    /// for the parser to check.
+    /// Collects the next JSON value, whatever it is, and says where it starts. Its brackets are
+    /// balanced; the rest is for the parser to check.
     pub(crate) fn value(&mut self, buffer: &mut Vec<u8>) -> Result<Place, DataError> {
         buffer.clear();
         self.peek()?;
@@ -203,8 +205,9 @@ impl Source {
         }
     }
 
-    /// Reads the next line into `buffer`, without its end, and says where it starts; none at the end of the file.
-    /// Lines end with `\n` alone (texts contain U+2028 and U+0085), and a `\r` before it is dropped.
+    /// Reads the next line into `buffer`, without its end, and says where it starts; none at the
+    /// end of the file. Lines end with `\n` alone (texts contain U+2028 and U+0085), and a `\r`
+    /// before it is dropped.
     pub(crate) fn line(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Place>, DataError> {
         buffer.clear();
         let start = self.place;
@@ -292,7 +295,8 @@ impl Source {
         }
     }
 
-    /// A parser's error in the text that starts at `place`; `field` is where the parser was, or empty.
+    /// A parser's error in the text that starts at `place`; `field` is where the
+    /// parser was, or empty.
     pub(crate) fn parse_error(
         &self,
         place: Place,
@@ -347,8 +351,9 @@ impl Source {
     }
 }
 
-/// Appends to a buffer that holds at most [`MAX_VALUE_BYTES`]. A large one gets its whole room at once: memory that is
-/// not written to costs nothing, while growing by doubling would hold the old and the new buffer.
+/// Appends to a buffer that holds at most [`MAX_VALUE_BYTES`]. A large one gets its whole room at
+/// once: memory that is not written to costs nothing, while growing by doubling would hold the
+/// old and the new buffer.
 fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
     if buffer.len() + bytes.len() > 1 << 20 {
         buffer.reserve_exact(MAX_VALUE_BYTES - buffer.len());

@@ -126,7 +126,8 @@ fn ids(
     Ok(value)
 }
 
-/// Collects the rows of a file: ids are checked to be unique, and a bad row ends the reading or is noted.
+/// Collects the rows of a file: ids are checked to be unique, and a bad row ends the
+/// reading or is noted.
 #[derive(Default)]
 pub(crate) struct RowSink {
     rows: Vec<Row>,

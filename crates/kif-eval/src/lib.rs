@@ -1,8 +1,9 @@
 //! What scores mean: the accuracy matrix, transfer metrics, text metrics and statistics.
 //!
-//! One prediction is judged by [`exact_match`] and [`rouge_l`]; the mean over a test set is a cell of the
-//! [`ScoreMatrix`]; the [`Metric`]s, each under the named convention of its source, summarise a matrix; [`statistics`]
-//! summarises runs that differ in seed or order. Scores lie in 0..=1 throughout. This crate sees no file and no model.
+//! One prediction is judged by [`exact_match`] and [`rouge_l`]; the mean over a test set is a cell
+//! of the [`ScoreMatrix`]; the [`Metric`]s, each under the named convention of its source,
+//! summarise a matrix; [`statistics`] summarises runs that differ in seed or order. Scores lie in
+//! 0..=1 throughout. This crate sees no file and no model.
 
 pub mod conventions;
 mod error;

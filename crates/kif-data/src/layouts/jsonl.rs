@@ -1,9 +1,11 @@
-//! Tasks of one's own: `<root>/<task>/train.jsonl` and `<root>/<task>/test.jsonl`, or `.json` where there is no `.jsonl`.
+//! Tasks of one's own: `<root>/<task>/train.jsonl` and `<root>/<task>/test.jsonl`, or `.json` where
+//! there is no `.jsonl`.
 //!
-//! A file is a JSON array of rows, or JSON Lines: one row per line, lines ending with `\n` or `\r\n`. Which of the two is
-//! seen from its first character, not from its name. A row is `{id, instruction?, input, output}`, where the prompt is
-//! instruction + input and output is a text or a list of references, or `{id, input_ids, target_ids}`, taken as given.
-//! Other fields are tolerated. Empty lines are allowed before the first row and after the last, not between rows.
+//! A file is a JSON array of rows, or JSON Lines: one row per line, lines ending with `\n` or
+//! `\r\n`. Which of the two is seen from its first character, not from its name. A row is
+//! `{id, instruction?, input, output}`, where the prompt is instruction + input and output is a
+//! text or a list of references, or `{id, input_ids, target_ids}`, taken as given. Other fields are
+//! tolerated. Empty lines are allowed before the first row and after the last, not between rows.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +17,8 @@ use crate::task::Row;
 
 /// Reads one file of rows, a JSON array or JSON Lines.
 ///
-/// Holds at most one row of at most 16 MiB beside the rows already read. Errors name file, line, column and field.
+/// Holds at most one row of at most 16 MiB beside the rows already read. Errors name file,
+/// line, column and field.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
     let mut rows = RowSink::strict();
     read_into(path, &mut rows)?;

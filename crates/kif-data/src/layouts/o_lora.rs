@@ -1,9 +1,11 @@
-//! O-LoRA's layout: `<root>/<TYPE>/<TASK>/{train,dev,test,labels}.json`, where root is the folder `CL_Benchmark`.
+//! O-LoRA's layout: `<root>/<TYPE>/<TASK>/{train,dev,test,labels}.json`, where root is the
+//! folder `CL_Benchmark`.
 //!
-//! A file is a JSON array of `{label, sentence}`; `labels.json` is the array of labels, in the order in which the prompt
-//! offers them. The prompt is the KIF family's: the instruction of the task type, the options, the sentence, `Answer:`.
-//! Rows have no ids there and get `<task>_<position from 0>`. Tasks are found whatever the case of their name (the
-//! streams say `mnli`, the folder is `NLI/MNLI`).
+//! A file is a JSON array of `{label, sentence}`; `labels.json` is the array of labels, in the
+//! order in which the prompt offers them. The prompt is the KIF family's: the instruction of the
+//! task type, the options, the sentence, `Answer:`. Rows have no ids there and get
+//! `<task>_<position from 0>`. Tasks are found whatever the case of their name (the streams say
+//! `mnli`, the folder is `NLI/MNLI`).
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,11 @@
-//! The SuperNI benchmark's layout: `<root>/<task>/{train,dev,test}.json` in the natural-instructions schema.
+//! The SuperNI benchmark's layout: `<root>/<task>/{train,dev,test}.json` in the
+//! natural-instructions schema.
 //!
-//! A file is an object with `Definition` (a text or a list of texts, joined by line feeds), `Instances`, an array of
-//! `{id, input, output}` where output is a text or a list of references, and other keys that are tolerated. The
-//! prompt is `[INS] {Definition}\n [IN] {input}\n [OUT] `. A folder is found by its whole name or by the part of it
-//! before an underscore: `task363` is `task363_sst2_polarity_classification`.
+//! A file is an object with `Definition` (a text or a list of texts, joined by line feeds),
+//! `Instances`, an array of `{id, input, output}` where output is a text or a list of references,
+//! and other keys that are tolerated. The prompt is `[INS] {Definition}\n [IN] {input}\n [OUT] `. A
+//! folder is found by its whole name or by the part of it before an underscore: `task363` is
+//! `task363_sst2_polarity_classification`.
 
 use std::path::{Path, PathBuf};
 
@@ -69,7 +71,8 @@ pub(super) fn read(
 
 type Instances = Vec<(Place, RawRow)>;
 
-/// Walks the file's object: where it starts, its definition and its instances, but for those that `sink` notes as bad.
+/// Walks the file's object: where it starts, its definition and its instances, but for those that
+/// `sink` notes as bad.
 fn read_object(
     source: &mut Source,
     sink: &mut RowSink,

@@ -3,7 +3,8 @@
 use super::strip::Strip;
 use std::arch::x86_64::*;
 
-/// Rows whose two vectors of sums fit the 16 registers beside two vectors of B and a broadcast of A.
+/// Rows whose two vectors of sums fit the 16 registers beside two vectors of B
+/// and a broadcast of A.
 const ROWS: usize = 6;
 /// Columns of a tile.
 const COLS: usize = 16;

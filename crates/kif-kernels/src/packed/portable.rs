@@ -19,7 +19,8 @@ pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
                 }
             }
             for (v, &sum) in sums.iter().enumerate().take(s.width - j) {
-                // SAFETY: (i, j + v) lies in C, which is this call's alone; it is read only when it holds a value.
+                // SAFETY: (i, j + v) lies in C, which is this call's alone; it is read only
+                // when it holds a value.
                 unsafe {
                     let c = s.c.add(i * s.c_row + j + v);
                     c.write(if s.accumulate { *c + sum } else { sum });

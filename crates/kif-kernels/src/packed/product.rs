@@ -15,9 +15,11 @@ use std::ops::Range;
 
 /// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
 const MIN_ROW_BLOCK: usize = 24;
-/// Most rows of a block, a multiple of 6: a depth block of them, 1 MiB, stays in a second-level cache while panel after panel is fetched.
+/// Most rows of a block, a multiple of 6: a depth block of them, 1 MiB, stays in a second-level
+/// cache while panel after panel is fetched.
 const MAX_ROW_BLOCK: usize = 510;
-/// Floats that a task needs: a block of a panel, and a square of one that has to be widened before it is turned.
+/// Floats that a task needs: a block of a panel, and a square of one that has to be widened
+/// before it is turned.
 const SCRATCH: usize = (DEPTH_BLOCK + PANEL) * PANEL;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 8;
@@ -157,8 +159,8 @@ impl Pack {
             let a = RoundedRows::of(a, n_rows, depth);
             for_each_task(cut.n_tasks(), work, |t| {
                 let (rows, panels) = cut.task(t);
-                // SAFETY: the extents were checked above, no other task has these rows and panels of C, and the
-                // processor has the pairwise products.
+                // SAFETY: the extents were checked above, no other task has these rows and panels
+                // of C, and the processor has the pairwise products.
                 unsafe { self.pair_task(side, &a, c.get(), rows, panels, accumulate) }
             });
             return;
@@ -181,8 +183,8 @@ impl Pack {
     /// Multiplies in f32, widening and turning panels as it goes.
     ///
     /// # Safety
-    /// `a` and `c` have the extents that [`multiply`](Self::multiply) checks, with `rows` and the columns of `panels`
-    /// of `c` this call's alone.
+    /// `a` and `c` have the extents that [`multiply`](Self::multiply) checks, with `rows` and the
+    /// columns of `panels` of `c` this call's alone.
     unsafe fn float_task(
         &self,
         set: InstructionSet,
@@ -211,7 +213,8 @@ impl Pack {
                         width: (width - panel * PANEL).min(PANEL),
                         accumulate: accumulate || from > 0,
                     };
-                    // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                    // SAFETY: in range by the extents that `multiply` checked; C
+                    // is this task's alone.
                     unsafe { multiply_strip(set, rows.len(), strip) }
                 }
             }
@@ -274,8 +277,9 @@ impl Pack {
         (panel * PANEL * n_lines + from * line_width(self.width - panel * PANEL)) / LANES
     }
 
-    /// Calls `f(depth - from, place)` for the parts of the pack that make depths `from .. from + block` of a panel of the
-    /// transpose; a line of the pack holds `per_line` depths.
+    /// Calls `f(depth - from, place)` for the parts of the pack that make depths
+    /// `from .. from + block` of a panel of the transpose; a line of the pack
+    /// holds `per_line` depths.
     fn each_part(
         &self,
         per_line: usize,
@@ -331,7 +335,8 @@ impl Pack {
                         width: (width - panel * PANEL).min(PANEL),
                         accumulate: accumulate || from > 0,
                     };
-                    // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                    // SAFETY: in range by the extents that `multiply` checked; C
+                    // is this task's alone.
                     unsafe { pairs::strip(rows.len(), strip) }
                 }
             }
@@ -407,8 +412,8 @@ impl RoundedRows {
         let rows_per_task = 64;
         for_each_task(n_rows.div_ceil(rows_per_task), 8 * a.len(), |t| {
             for i in t * rows_per_task..((t + 1) * rows_per_task).min(n_rows) {
-                // SAFETY: row i has room for `depth` halves and is written by this task alone; `multiply` checked the
-                // processor.
+                // SAFETY: row i has room for `depth` halves and is written by this task alone;
+                // `multiply` checked the processor.
                 unsafe {
                     let row = std::slice::from_raw_parts_mut(
                         out.get().add(i * stride).cast::<u16>(),

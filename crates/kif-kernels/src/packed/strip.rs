@@ -11,7 +11,8 @@ pub(crate) const PANEL: usize = 64;
 pub(crate) const LANES: usize = 16;
 /// Depths that are summed in registers before the sum is added to the output.
 ///
-/// Part of the result's bits: each output element is the sum, block after block, of sums over a block.
+/// Part of the result's bits: each output element is the sum, block after block,
+/// of sums over a block.
 pub(crate) const DEPTH_BLOCK: usize = 512;
 
 /// `C[.., width] (+)= A B` for one panel of `B`.
@@ -36,7 +37,8 @@ pub(crate) struct Strip {
     pub(crate) accumulate: bool,
 }
 
-/// Floats of one line of a panel with that many columns: whole cache lines, so that a narrow panel stays small.
+/// Floats of one line of a panel with that many columns: whole cache lines, so that a
+/// narrow panel stays small.
 pub(crate) fn line_width(columns: usize) -> usize {
     columns.min(PANEL).next_multiple_of(LANES)
 }
@@ -66,7 +68,8 @@ impl Strip {
 /// Computes `n_rows` rows of a strip.
 ///
 /// # Safety
-/// `strip` describes readable A and B and, for this call alone, writable C; the processor offers `set`.
+/// `strip` describes readable A and B and, for this call alone, writable C; the
+/// processor offers `set`.
 pub(crate) unsafe fn multiply_strip(set: InstructionSet, n_rows: usize, strip: Strip) {
     debug_assert!(strip.width <= PANEL && strip.depth <= DEPTH_BLOCK);
     // SAFETY: the caller's promise.
@@ -83,11 +86,13 @@ pub(crate) unsafe fn multiply_strip(set: InstructionSet, n_rows: usize, strip: S
     }
 }
 
-/// `C[n_rows, width] = A[n_rows, depth] B`, A as in [`Strip`]. `panels` holds a B of `depth_of_panel` rows and at least
-/// `width` columns, of which the first `depth` and `width` are used.
+/// `C[n_rows, width] = A[n_rows, depth] B`, A as in [`Strip`]. `panels` holds a B of
+/// `depth_of_panel` rows and at least `width` columns, of which the first `depth`
+/// and `width` are used.
 ///
 /// # Safety
-/// A is readable and C, for this call alone, writable over these extents; the processor offers `set`.
+/// A is readable and C, for this call alone, writable over these extents; the
+/// processor offers `set`.
 pub(crate) unsafe fn multiply_panels(
     set: InstructionSet,
     (n_rows, width): (usize, usize),
@@ -116,7 +121,8 @@ pub(crate) unsafe fn multiply_panels(
             .take(width.div_ceil(PANEL))
         {
             let b_row = lines.len() / depth_of_panel;
-            // SAFETY: depths and columns below the extents, by the caller's promise and the assertion above.
+            // SAFETY: depths and columns below the extents, by the caller's promise and
+            // the assertion above.
             unsafe {
                 let strip = Strip {
                     depth: (depth - from).min(DEPTH_BLOCK),
