@@ -132,7 +132,7 @@ unsafe fn one_head(
                 (shared.get(), dim)
             }
         };
-        let settle = |gradient: SendPtr<f32>| {
+        let add_shared = |gradient: SendPtr<f32>| {
             for row in 0..keys.len * usize::from(!is_first) {
                 // SAFETY: the rows of this sequence's keys and the columns of their head; the
                 // scratch has as many.
@@ -163,7 +163,7 @@ unsafe fn one_head(
                 lq,
                 kv_target(to.gv),
             );
-            settle(to.gv);
+            add_shared(to.gv);
             if lq > 0 && lk > 0 {
                 // gp = gy v^T, then gs = p (gp - <gp, p>)
                 panels_of_transposed(&v[at_k..], lk, dim, kv_width, &mut panels[..of_keys]);
@@ -222,7 +222,7 @@ unsafe fn one_head(
                 lq,
                 kv_target(to.gk),
             );
-            settle(to.gk);
+            add_shared(to.gk);
         }
     });
 }

@@ -100,7 +100,7 @@ unsafe fn one_head(
         }
         for first in (0..queries.len).step_by(QUERIES) {
             let n_rows = (queries.len - first).min(QUERIES);
-            let n_seen = shape.n_visible(s, first + n_rows - 1);
+            let n_visible_to_block = shape.n_visible(s, first + n_rows - 1);
             // SAFETY: the block's rows of `probs`, or scratch of as many; its rows and
             // columns of `q` and `y`.
             unsafe {
@@ -109,7 +109,7 @@ unsafe fn one_head(
                 let a = (q.as_ptr().add(row), width, 1);
                 multiply_panels(
                     set,
-                    (n_rows, n_seen),
+                    (n_rows, n_visible_to_block),
                     dim,
                     a,
                     k_panels,
@@ -120,20 +120,20 @@ unsafe fn one_head(
                     let n_visible = shape.n_visible(s, first + i);
                     let row = scores.add(i * keys.len);
                     row.add(n_visible).write_bytes(0, keys.len - n_visible);
-                    let seen = std::slice::from_raw_parts_mut(row, n_visible);
+                    let visible = std::slice::from_raw_parts_mut(row, n_visible);
                     let bias = shape.bias.as_ref().map(|bias| {
                         let of_head =
                             &bias.by_distance[head * shape.n_distances()..][..shape.n_distances()];
                         &of_head[shape.bias_columns(bias, s, first + i)]
                     });
-                    scale_and_add(set, seen, shape.scale, bias.unwrap_or(&[]));
-                    softmax(set, seen);
+                    scale_and_add(set, visible, shape.scale, bias.unwrap_or(&[]));
+                    softmax(set, visible);
                 }
                 let a = (scores.cast_const(), keys.len, 1);
                 multiply_panels(
                     set,
                     (n_rows, dim),
-                    n_seen,
+                    n_visible_to_block,
                     a,
                     v_panels,
                     keys.len,

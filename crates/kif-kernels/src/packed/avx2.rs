@@ -10,7 +10,7 @@ const ROWS: usize = 6;
 const COLS: usize = 16;
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX2 and FMA.
+/// As [`multiply_strip`](super::multiply::multiply_strip), on a processor with AVX2 and FMA.
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     for j in (0..s.width).step_by(COLS) {
         for i in (0..n_rows).step_by(ROWS) {

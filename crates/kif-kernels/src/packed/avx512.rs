@@ -55,7 +55,7 @@ macro_rules! each_row {
 pub(super) use each_row;
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX-512 F.
+/// As [`multiply_strip`](super::multiply::multiply_strip), on a processor with AVX-512 F.
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     let masks = masks(s.width);
     let vectors = s.width.div_ceil(16);

@@ -7,7 +7,7 @@ use super::strip::LANES;
 use std::arch::x86_64::*;
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX-512 BF16.
+/// As [`multiply_strip`](super::multiply::multiply_strip), on a processor with AVX-512 BF16.
 pub(super) unsafe fn strip(n_rows: usize, s: PairStrip) {
     let masks = masks(s.width);
     let vectors = s.width.div_ceil(16);

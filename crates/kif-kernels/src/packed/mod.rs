@@ -8,6 +8,7 @@ mod avx512;
 mod avx512_bf16;
 mod bf16;
 mod int8;
+mod multiply;
 mod pack;
 mod portable;
 mod product;
@@ -21,9 +22,10 @@ use pack::Pack;
 use product::Side;
 use rows::RowMajor;
 
+pub(crate) use multiply::multiply_panels;
 pub(crate) use pack::{panels_of, panels_of_transposed};
 pub use rows::Rows;
-pub(crate) use strip::{multiply_panels, panels_len};
+pub(crate) use strip::panels_len;
 
 /// Rows that a task reads off a pack.
 const ROWS_READ: usize = 16;

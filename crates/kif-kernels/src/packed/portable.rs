@@ -3,7 +3,7 @@
 use super::strip::{LANES, Strip};
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip).
+/// As [`multiply_strip`](super::multiply::multiply_strip).
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     for i in 0..n_rows {
         for j in (0..s.width).step_by(LANES) {

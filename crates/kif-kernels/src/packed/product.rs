@@ -6,8 +6,9 @@ use super::avx512_bf16 as pairs;
 use super::bf16::PairStrip;
 use super::bf16::{self, words_of};
 use super::int8;
+use super::multiply::multiply_strip;
 use super::pack::{Pack, Panels};
-use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width, multiply_strip};
+use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width};
 use super::transpose::{self, Part};
 use crate::cpu::InstructionSet;
 use crate::parallel::{SendPtr, as_floats, as_words, as_words_mut, for_each_task, with_scratch};
@@ -33,8 +34,8 @@ pub(super) enum Side {
     Transposed,
 }
 
-/// Where a part of a panel of the transpose lies in the pack.
-struct Place {
+/// A part of a panel of the transpose, as it lies in the pack.
+struct PackedPart {
     /// The panel of the pack.
     panel: usize,
     /// Its first line that is wanted, among the lines of the pack.
@@ -46,7 +47,7 @@ struct Place {
     n_columns: usize,
 }
 
-impl Place {
+impl PackedPart {
     /// The part in the words of the pack.
     fn of<'a>(&self, words: &'a [u32]) -> Part<'a> {
         self.part(&words[self.first * LANES..], self.n_lines)
@@ -248,23 +249,23 @@ impl Pack {
             }
             (Side::Transposed, Panels::F32(lines)) => {
                 let (words, out) = (as_words(as_floats(lines)), as_words_mut(scratch));
-                self.each_part(1, from, block, panel, |at, place| {
-                    transpose::turn(set, place.of(words), &mut out[at * b_row..], b_row);
+                self.each_part(1, from, block, panel, |at, packed| {
+                    transpose::turn(set, packed.of(words), &mut out[at * b_row..], b_row);
                 });
             }
             (Side::Transposed, Panels::Bf16(lines)) => {
                 let (words, out) = (words_of(lines), as_words_mut(scratch));
-                self.each_part(2, from, block, panel, |at, place| {
-                    transpose::turn_and_widen(set, place.of(words), &mut out[at * b_row..], b_row);
+                self.each_part(2, from, block, panel, |at, packed| {
+                    transpose::turn_and_widen(set, packed.of(words), &mut out[at * b_row..], b_row);
                 });
             }
             (Side::Transposed, Panels::Int8 { lines, scales }) => {
                 let out = as_words_mut(scratch);
-                self.each_part(1, from, block, panel, |at, place| {
-                    let (lines, scales) = place.bytes(lines, scales);
+                self.each_part(1, from, block, panel, |at, packed| {
+                    let (lines, scales) = packed.bytes(lines, scales);
                     let square = &mut square[..lines.len() * LANES];
                     int8::widen(set, lines, scales, square);
-                    let part = place.part(as_words(square), place.n_lines);
+                    let part = packed.part(as_words(square), packed.n_lines);
                     transpose::turn(set, part, &mut out[at * b_row..], b_row);
                 });
             }
@@ -277,7 +278,7 @@ impl Pack {
         (panel * PANEL * n_lines + from * line_width(self.width - panel * PANEL)) / LANES
     }
 
-    /// Calls `f(depth - from, place)` for the parts of the pack that make depths
+    /// Calls `f(depth - from, part)` for the parts of the pack that make depths
     /// `from .. from + block` of a panel of the transpose; a line of the pack
     /// holds `per_line` depths.
     fn each_part(
@@ -286,20 +287,20 @@ impl Pack {
         from: usize,
         block: usize,
         panel: usize,
-        mut f: impl FnMut(usize, Place),
+        mut f: impl FnMut(usize, PackedPart),
     ) {
         let n_depths = (self.depth - panel * PANEL).min(PANEL);
         for at in (0..block).step_by(PANEL) {
             let source = (from + at) / PANEL;
             let lines_of_panel = self.depth.div_ceil(per_line);
-            let place = Place {
+            let packed = PackedPart {
                 panel: source,
                 first: self.line(lines_of_panel, source, panel * PANEL / per_line),
                 row: line_width(self.width - source * PANEL),
                 n_lines: n_depths.div_ceil(per_line),
                 n_columns: (block - at).min(PANEL),
             };
-            f(at, place);
+            f(at, packed);
         }
     }
 
@@ -373,17 +374,17 @@ impl Pack {
             }
             (Side::Transposed, Panels::Bf16(lines)) => {
                 let words = words_of(lines);
-                self.each_part(2, from, block, panel, |at, place| {
+                self.each_part(2, from, block, panel, |at, packed| {
                     let out = &mut scratch[at / 2 * b_row..];
-                    transpose::turn_pairs(set, place.of(words), out, b_row);
+                    transpose::turn_pairs(set, packed.of(words), out, b_row);
                 });
             }
             (Side::Transposed, Panels::Int8 { lines, scales }) => {
-                self.each_part(1, from, block, panel, |at, place| {
-                    let (lines, scales) = place.bytes(lines, scales);
+                self.each_part(1, from, block, panel, |at, packed| {
+                    let (lines, scales) = packed.bytes(lines, scales);
                     // SAFETY: the caller's promise.
                     unsafe { pairs::widen_bytes(lines, scales, square) }
-                    let part = place.part(square, place.n_lines.div_ceil(2));
+                    let part = packed.part(square, packed.n_lines.div_ceil(2));
                     transpose::turn_pairs(set, part, &mut scratch[at / 2 * b_row..], b_row);
                 });
             }
@@ -438,18 +439,18 @@ mod tests {
             pool.build().unwrap().install(|| {
                 for (n_rows, n_panels) in [(1, 1), (25, 3), (511, 1), (1024, 48), (4096, 2)] {
                     let cut = Cut::new(n_rows, n_panels);
-                    let mut seen = vec![0; n_rows * n_panels];
+                    let mut counts = vec![0; n_rows * n_panels];
                     for t in 0..cut.n_tasks() {
                         let (rows, panels) = cut.task(t);
                         assert!(rows.len() <= MAX_ROW_BLOCK);
                         for row in rows {
                             panels
                                 .clone()
-                                .for_each(|panel| seen[row * n_panels + panel] += 1);
+                                .for_each(|panel| counts[row * n_panels + panel] += 1);
                         }
                     }
                     assert!(
-                        seen.iter().all(|&n| n == 1),
+                        counts.iter().all(|&n| n == 1),
                         "{n_rows} rows, {n_panels} panels"
                     );
                 }
