@@ -1,4 +1,4 @@
-//! The memory of old tasks: which rows a task leaves behind, and which of them make
+//! The memory of old tasks: which rows of a task stay in it, and which of them make
 //! the next memory batch.
 
 use rand_chacha::ChaCha8Rng;
