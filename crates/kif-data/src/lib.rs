@@ -1,4 +1,6 @@
-//! Task streams for continual learning: from files to ragged batches.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! A [`Stream`] names tasks in the orders of a benchmark; [`load_task`] reads one of them from its
 //! authors' layout into [`Row`]s, which have the same form whatever file they came from. A
@@ -9,7 +11,7 @@
 //!
 //! Readers treat files as hostile: a line, an array element and a file have a size limit,
 //! nesting has a depth limit, and whatever is not a row is an error with file, line, column and
-//! field. Nothing is skipped.
+//! field.
 
 pub mod batch;
 pub mod chance;
