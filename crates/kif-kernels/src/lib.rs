@@ -9,8 +9,8 @@
 //! * neither does company: a row's result has the same bits whatever other rows stand in the call,
 //!   so scoring one sequence and scoring a batch of sequences agree exactly.
 //!
-//! Which instructions a call uses is what [`instruction_set`] says: AVX-512 (with and without BF16),
-//! AVX2 with FMA, or none beyond portable Rust. The bits differ between them, by rounding.
+//! Which instructions a call uses is what [`instruction_set`] says: AVX-512 (with and without
+//! BF16), AVX2 with FMA, or none beyond portable Rust. The bits differ between them, by rounding.
 //!
 //! Extents are the caller's to get right: a wrong length is a broken precondition and
 //! panics with its numbers.
