@@ -37,7 +37,8 @@ impl Ragged {
         &self.ids
     }
 
-    /// Where rows start and end in [`ids`](Self::ids): `[rows + 1]`, from 0 to the number of tokens.
+    /// Where rows start and end in [`ids`](Self::ids): `[rows + 1]`, from 0 to
+    /// the number of tokens.
     pub fn offsets(&self) -> &[usize] {
         &self.offsets
     }

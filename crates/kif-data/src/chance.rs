@@ -1,7 +1,7 @@
 //! Where every random choice comes from: keyed ChaCha streams.
 //!
-//! A stream is named by (seed, purpose, task, step), so nothing has to be saved to resume a run, and no draw depends
-//! on how many draws came before it.
+//! A stream is named by (seed, purpose, task, step), so nothing has to be saved to resume a run,
+//! and no draw depends on how many draws came before it.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -7,13 +7,13 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::json::Source;
+use crate::json::TextReader;
 use crate::raw_row::{RawRow, required};
 
 /// Opens a corpus file; one whose name ends in `.zst` is decompressed while it is read.
 ///
-/// Zstandard windows of up to 2^27 bytes are accepted, which is what such a file may cost in memory. A damaged file is an
-/// `InvalidData` error of the reader, never a short read.
+/// Zstandard windows of up to 2^27 bytes are accepted, which is what such a file may cost in
+/// memory. A damaged file is an `InvalidData` error of the reader, never a short read.
 pub fn corpus_reader(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
     let io = |source| DataError::Io {
         path: path.into(),
@@ -32,8 +32,8 @@ pub fn corpus_reader(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
 /// A piece of a corpus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CorpusItem {
-    /// Something to answer: a line `{input, output}` of a `.jsonl` file, instruction and references included if it has
-    /// them (the first reference counts).
+    /// Something to answer: a line `{input, output}` of a `.jsonl` file, instruction and references
+    /// included if it has them (the first reference counts).
     Pair {
         /// Never empty.
         prompt: String,
@@ -48,8 +48,8 @@ pub enum CorpusItem {
 
 /// The pieces of a corpus file, in file order: rows of `.jsonl[.zst]`, lines of `.txt[.zst]`.
 ///
-/// Empty lines of a text file separate paragraphs and are not pieces. A piece has at most 16 MiB. The first error ends
-/// the iteration.
+/// Empty lines of a text file separate paragraphs and are not pieces. A piece has at most 16 MiB.
+/// The first error ends the iteration.
 pub fn corpus_items(path: &Path) -> Result<CorpusItems, DataError> {
     let stem = if path.extension().is_some_and(|extension| extension == "zst") {
         path.with_extension("")
@@ -69,9 +69,9 @@ pub fn corpus_items(path: &Path) -> Result<CorpusItems, DataError> {
             });
         }
     };
-    let source = Source::new(path, corpus_reader(path)?)?;
+    let reader = TextReader::new(path, corpus_reader(path)?)?;
     Ok(CorpusItems {
-        source,
+        reader,
         rows,
         buffer: Vec::new(),
         ended: false,
@@ -80,7 +80,7 @@ pub fn corpus_items(path: &Path) -> Result<CorpusItems, DataError> {
 
 /// See [`corpus_items`].
 pub struct CorpusItems {
-    source: Source,
+    reader: TextReader,
     rows: bool,
     buffer: Vec<u8>,
     ended: bool,
@@ -101,12 +101,12 @@ impl Iterator for CorpusItems {
 
 impl CorpusItems {
     fn read(&mut self) -> Result<Option<CorpusItem>, DataError> {
-        while let Some(place) = self.source.line(&mut self.buffer)? {
-            let line = self.source.text(&self.buffer, place)?;
+        while let Some(position) = self.reader.line(&mut self.buffer)? {
+            let line = self.reader.text(&self.buffer, position)?;
             if self.rows {
-                self.source.check_depth(line, place)?;
-                let row = RawRow::parse(&self.source, place, line)?;
-                return Self::of_row(&self.source, place, row).map(Some);
+                self.reader.check_depth(line, position)?;
+                let row = RawRow::parse(&self.reader, position, line)?;
+                return Self::of_row(&self.reader, position, row).map(Some);
             }
             if let Some(name) = line.strip_prefix("<|doc|>") {
                 return Ok(Some(CorpusItem::Document(name.into())));
@@ -119,23 +119,23 @@ impl CorpusItems {
     }
 
     fn of_row(
-        source: &Source,
-        place: crate::json::Place,
+        reader: &TextReader,
+        position: crate::json::Position,
         row: RawRow,
     ) -> Result<CorpusItem, DataError> {
         if let (Some(text), None) = (&row.text, &row.input) {
             return Ok(CorpusItem::Text(text.clone()));
         }
         let input = required(
-            source,
-            place,
+            reader,
+            position,
             "input",
             row.input,
             "text (or a field `text`)",
         )?;
         let output = required(
-            source,
-            place,
+            reader,
+            position,
             "output",
             row.output,
             "text or a list of texts",
@@ -144,10 +144,10 @@ impl CorpusItems {
             crate::template::instruction_input(row.instruction.as_deref().unwrap_or(""), &input);
         let prompt = prompt.as_str().to_owned();
         if prompt.is_empty() {
-            return Err(source.field(place, "input", "empty prompt, expected text"));
+            return Err(reader.field(position, "input", "empty prompt, expected text"));
         }
         let Some(target) = output.into_iter().next() else {
-            return Err(source.field(place, "output", "empty list, expected at least one text"));
+            return Err(reader.field(position, "output", "empty list, expected at least one text"));
         };
         Ok(CorpusItem::Pair { prompt, target })
     }

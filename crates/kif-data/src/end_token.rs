@@ -12,8 +12,9 @@ use crate::tokenizer::Tokenizer;
 /// The most bytes of a `tokenizer_config.json`; the largest published ones have a hundredth of it.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The id of the end token that the `tokenizer_config.json` at `path` names; nothing where there is no such file, or it
-/// names none. A file that cannot be read is an error, and so is a name that is no token.
+/// The id of the end token that the `tokenizer_config.json` at `path` names; nothing where
+/// there is no such file, or it names none. A file that cannot be read is an error, and so is a
+/// name that is no token.
 pub fn end_token(path: &Path, tokenizer: &Tokenizer) -> Result<Option<u32>, DataError> {
     let bytes = match read_limited(path, MAX_BYTES) {
         Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {

@@ -1,7 +1,8 @@
 //! JSON files and JSON Lines, one value at a time and under limits.
 //!
-//! A file is never held whole: its outer brackets are walked here byte by byte, and only one line or one array element
-//! at a time is collected and handed to `serde_json`. So a hostile file costs at most the limit of one value.
+//! A file is never held whole: its outer brackets are walked here byte by byte, and only one line
+//! or one array element at a time is collected and handed to `serde_json`. So a hostile file costs
+//! at most the limit of one value.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -18,12 +19,12 @@ pub(crate) const MAX_DEPTH: usize = 64;
 
 /// A position in a file: line and byte column, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     pub(crate) line: usize,
     pub(crate) column: usize,
 }
 
-impl Place {
+impl Position {
     const START: Self = Self { line: 1, column: 1 };
 
     fn pass(&mut self, byte: u8) {
@@ -35,7 +36,7 @@ impl Place {
         }
     }
 
-    /// The place that is at `inner` in a text that starts here.
+    /// The position that is at `inner` in a text that starts here.
     fn within(self, inner: Self) -> Self {
         match inner.line {
             0 | 1 => Self {
@@ -51,14 +52,15 @@ impl Place {
 }
 
 /// A text file that is read forwards, under limits, with the position known.
-pub(crate) struct Source {
+pub(crate) struct TextReader {
     path: PathBuf,
     reader: Box<dyn BufRead>,
-    place: Place,
+    position: Position,
 }
 
-impl Source {
-    /// Opens a file of at most [`MAX_FILE_BYTES`] that is neither empty nor starts with a byte order mark.
+impl TextReader {
+    /// Opens a file of at most [`MAX_FILE_BYTES`] that is neither empty nor starts
+    /// with a byte order mark.
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let io = |source| DataError::Io {
             path: path.into(),
@@ -84,19 +86,19 @@ impl Source {
 
     /// Reads from a reader; `path` is for errors.
     pub(crate) fn new(path: &Path, reader: Box<dyn BufRead>) -> Result<Self, DataError> {
-        let mut source = Self {
+        let mut text_reader = Self {
             path: path.into(),
             reader,
-            place: Place::START,
+            position: Position::START,
         };
-        let start = source.fill()?;
+        let start = text_reader.fill()?;
         if start.starts_with(b"\xEF\xBB\xBF") {
             return Err(DataError::ByteOrderMark { path: path.into() });
         }
         if start.is_empty() {
-            return Err(source.empty());
+            return Err(text_reader.empty());
         }
-        Ok(source)
+        Ok(text_reader)
     }
 
     /// The next byte that is no white space, left unread; none at the end of the file.
@@ -128,7 +130,7 @@ impl Source {
     /// Calls `each` with every element of the array that comes next.
     pub(crate) fn elements(
         &mut self,
-        mut each: impl FnMut(&Self, Place, &str) -> Result<(), DataError>,
+        mut each: impl FnMut(&Self, Position, &str) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         self.expect(b'[', "before the rows")?;
         let mut buffer = Vec::new();
@@ -136,8 +138,8 @@ impl Source {
             return self.bump();
         }
         loop {
-            let place = self.value(&mut buffer)?;
-            each(self, place, self.text(&buffer, place)?)?;
+            let position = self.value(&mut buffer)?;
+            each(self, position, self.text(&buffer, position)?)?;
             match self.peek()? {
                 Some(b',') => self.bump()?,
                 Some(b']') => return self.bump(),
@@ -146,12 +148,12 @@ impl Source {
         }
     }
 
-    /// Collects the next JSON value, whatever it is, and says where it starts. Its brackets are balanced; the rest is
-    /// for the parser to check.
-    pub(crate) fn value(&mut self, buffer: &mut Vec<u8>) -> Result<Place, DataError> {
+    /// Collects the next JSON value, whatever it is, and says where it starts. Its brackets are
+    /// balanced; the rest is for the parser to check.
+    pub(crate) fn value(&mut self, buffer: &mut Vec<u8>) -> Result<Position, DataError> {
         buffer.clear();
         self.peek()?;
-        let start = self.place;
+        let start = self.position;
         let mut nesting = Nesting::default();
         loop {
             let chunk = self.reader.fill_buf().map_err(|source| DataError::Io {
@@ -179,9 +181,9 @@ impl Source {
                     (end, done) = (i, true);
                     break;
                 }
-                self.place.pass(byte);
+                self.position.pass(byte);
                 if nesting.pass(byte) > MAX_DEPTH {
-                    return Err(too_deep(&self.path, self.place));
+                    return Err(too_deep(&self.path, self.position));
                 }
                 if nesting.is_closed() && matches!(byte, b'"' | b']' | b'}') {
                     (end, done) = (i + 1, true);
@@ -203,15 +205,16 @@ impl Source {
         }
     }
 
-    /// Reads the next line into `buffer`, without its end, and says where it starts; none at the end of the file.
-    /// Lines end with `\n` alone (texts contain U+2028 and U+0085), and a `\r` before it is dropped.
-    pub(crate) fn line(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Place>, DataError> {
+    /// Reads the next line into `buffer`, without its end, and says where it starts; none at the
+    /// end of the file. Lines end with `\n` alone (texts contain U+2028 and U+0085), and a `\r`
+    /// before it is dropped.
+    pub(crate) fn line(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Position>, DataError> {
         buffer.clear();
-        let start = self.place;
+        let start = self.position;
         loop {
             let chunk = self.fill()?;
             if chunk.is_empty() {
-                return Ok((self.place != start).then_some(start));
+                return Ok((self.position != start).then_some(start));
             }
             let (used, ended) = match chunk.iter().position(|&byte| byte == b'\n') {
                 Some(i) => (i, true),
@@ -221,7 +224,7 @@ impl Source {
                 return Err(self.too_long(start, "line"));
             }
             append(buffer, &chunk[..used]);
-            self.place.column += used;
+            self.position.column += used;
             self.reader.consume(used);
             if ended {
                 self.bump()?;
@@ -233,22 +236,26 @@ impl Source {
         }
     }
 
-    /// Checks that brackets in `text`, which starts at `place`, are not nested too deep.
-    pub(crate) fn check_depth(&self, text: &str, mut place: Place) -> Result<(), DataError> {
+    /// Checks that brackets in `text`, which starts at `position`, are not nested too deep.
+    pub(crate) fn check_depth(&self, text: &str, mut position: Position) -> Result<(), DataError> {
         let mut nesting = Nesting::default();
         for byte in text.bytes() {
-            place.pass(byte);
+            position.pass(byte);
             if nesting.pass(byte) > MAX_DEPTH {
-                return Err(too_deep(&self.path, place));
+                return Err(too_deep(&self.path, position));
             }
         }
         Ok(())
     }
 
-    /// The bytes that start at `place` as text.
-    pub(crate) fn text<'a>(&self, bytes: &'a [u8], place: Place) -> Result<&'a str, DataError> {
+    /// The bytes that start at `position` as text.
+    pub(crate) fn text<'a>(
+        &self,
+        bytes: &'a [u8],
+        position: Position,
+    ) -> Result<&'a str, DataError> {
         std::str::from_utf8(bytes).map_err(|error| {
-            let mut at = place;
+            let mut at = position;
             bytes[..error.valid_up_to()]
                 .iter()
                 .for_each(|&byte| at.pass(byte));
@@ -270,9 +277,14 @@ impl Source {
         }
     }
 
-    /// A field of the row at `place` is not as it should be.
-    pub(crate) fn field(&self, place: Place, field: &str, problem: impl Into<String>) -> DataError {
-        let Place { line, column } = place;
+    /// A field of the row at `position` is not as it should be.
+    pub(crate) fn field(
+        &self,
+        position: Position,
+        field: &str,
+        problem: impl Into<String>,
+    ) -> DataError {
+        let Position { line, column } = position;
         DataError::Field {
             path: self.path.clone(),
             line,
@@ -282,8 +294,8 @@ impl Source {
         }
     }
 
-    pub(crate) fn syntax(&self, place: Place, problem: impl Into<String>) -> DataError {
-        let Place { line, column } = place;
+    pub(crate) fn syntax(&self, position: Position, problem: impl Into<String>) -> DataError {
+        let Position { line, column } = position;
         DataError::Syntax {
             path: self.path.clone(),
             line,
@@ -292,14 +304,15 @@ impl Source {
         }
     }
 
-    /// A parser's error in the text that starts at `place`; `field` is where the parser was, or empty.
+    /// A parser's error in the text that starts at `position`; `field` is where the
+    /// parser was, or empty.
     pub(crate) fn parse_error(
         &self,
-        place: Place,
+        position: Position,
         field: &str,
         error: &serde_json::Error,
     ) -> DataError {
-        let at = place.within(Place {
+        let at = position.within(Position {
             line: error.line(),
             column: error.column(),
         });
@@ -320,10 +333,10 @@ impl Source {
             Some(byte) if byte.is_ascii_graphic() => format!("`{}`", char::from(byte)),
             Some(byte) => format!("byte 0x{byte:02X}"),
         };
-        self.syntax(self.place, format!("found {found}, expected {expected}"))
+        self.syntax(self.position, format!("found {found}, expected {expected}"))
     }
 
-    fn too_long(&self, start: Place, what: &'static str) -> DataError {
+    fn too_long(&self, start: Position, what: &'static str) -> DataError {
         DataError::TooLong {
             path: self.path.clone(),
             line: start.line,
@@ -341,14 +354,15 @@ impl Source {
 
     fn bump(&mut self) -> Result<(), DataError> {
         let byte = self.fill()?[0];
-        self.place.pass(byte);
+        self.position.pass(byte);
         self.reader.consume(1);
         Ok(())
     }
 }
 
-/// Appends to a buffer that holds at most [`MAX_VALUE_BYTES`]. A large one gets its whole room at once: memory that is
-/// not written to costs nothing, while growing by doubling would hold the old and the new buffer.
+/// Appends to a buffer that holds at most [`MAX_VALUE_BYTES`]. A large one gets its whole room at
+/// once: memory that is not written to costs nothing, while growing by doubling would hold the
+/// old and the new buffer.
 fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
     if buffer.len() + bytes.len() > 1 << 20 {
         buffer.reserve_exact(MAX_VALUE_BYTES - buffer.len());
@@ -356,11 +370,11 @@ fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
     buffer.extend_from_slice(bytes);
 }
 
-fn too_deep(path: &Path, place: Place) -> DataError {
-    let column = place.column.saturating_sub(1).max(1);
+fn too_deep(path: &Path, position: Position) -> DataError {
+    let column = position.column.saturating_sub(1).max(1);
     DataError::TooDeep {
         path: path.into(),
-        line: place.line,
+        line: position.line,
         column,
         limit: MAX_DEPTH,
     }
@@ -418,8 +432,8 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, DataError
 mod tests {
     use super::*;
 
-    fn source(text: &'static [u8]) -> Source {
-        Source::new(
+    fn reader(text: &'static [u8]) -> TextReader {
+        TextReader::new(
             Path::new("f.json"),
             Box::new(BufReader::with_capacity(3, text)),
         )
@@ -429,14 +443,14 @@ mod tests {
     #[test]
     fn values_are_split_whatever_the_buffer_size() {
         let mut elements = Vec::new();
-        let mut source = source(b" [ {\"a\": \"]}\\\"\"} ,\n 12,\"x,y\" ,[1, [2]] ] \n");
-        source
-            .elements(|_, place, text| {
-                elements.push((place.line, place.column, text.to_owned()));
+        let mut reader = reader(b" [ {\"a\": \"]}\\\"\"} ,\n 12,\"x,y\" ,[1, [2]] ] \n");
+        reader
+            .elements(|_, position, text| {
+                elements.push((position.line, position.column, text.to_owned()));
                 Ok(())
             })
             .unwrap();
-        source.expect_end().unwrap();
+        reader.expect_end().unwrap();
         let expected = [
             (1, 4, "{\"a\": \"]}\\\"\"}"),
             (2, 2, "12"),
@@ -451,11 +465,11 @@ mod tests {
 
     #[test]
     fn lines_end_with_line_feeds_alone() {
-        let mut source = source("a\u{2028}b\u{85}c\r\n\nlast".as_bytes());
+        let mut reader = reader("a\u{2028}b\u{85}c\r\n\nlast".as_bytes());
         let mut buffer = Vec::new();
         let mut lines = Vec::new();
-        while let Some(place) = source.line(&mut buffer).unwrap() {
-            lines.push((place.line, String::from_utf8(buffer.clone()).unwrap()));
+        while let Some(position) = reader.line(&mut buffer).unwrap() {
+            lines.push((position.line, String::from_utf8(buffer.clone()).unwrap()));
         }
         assert_eq!(
             lines,
@@ -470,7 +484,7 @@ mod tests {
     #[test]
     fn broken_brackets_say_where() {
         let error = |text: &'static [u8]| {
-            source(text)
+            reader(text)
                 .elements(|_, _, _| Ok(()))
                 .unwrap_err()
                 .to_string()

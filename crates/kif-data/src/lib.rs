@@ -1,13 +1,17 @@
-//! Task streams for continual learning: from files to ragged batches.
+#![doc = include_str!("../README.md")]
 //!
-//! A [`Stream`] names tasks in the orders of a benchmark; [`load_task`] reads one of them from its authors' layout into
-//! [`Row`]s, which have the same form whatever file they came from. A [`Tokenizer`] turns rows into [`Encoded`] ids, and
-//! the sampling functions choose which rows make the next [`Batch`], which stay in the memory of old tasks and which
-//! are cut off for validation. Every choice is a function of a seed and of what it is for ([`chance`]), never of what
-//! was drawn before.
+//! # What is where
 //!
-//! Readers treat files as hostile: a line, an array element and a file have a size limit, nesting has a depth limit, and
-//! whatever is not a row is an error with file, line, column and field. Nothing is skipped.
+//! A [`Stream`] names tasks in the orders of a benchmark; [`load_task`] reads one of them from its
+//! authors' layout into [`Row`]s, which have the same form whatever file they came from. A
+//! [`Tokenizer`] turns rows into [`Encoded`] ids, and the sampling functions choose which rows
+//! make the next [`Batch`], which stay in the memory of old tasks and which are cut off for
+//! validation. Every choice is a function of a seed and of what it is for ([`chance`]), never of
+//! what was drawn before.
+//!
+//! Readers treat files as hostile: a line, an array element and a file have a size limit,
+//! nesting has a depth limit, and whatever is not a row is an error with file, line, column and
+//! field.
 
 pub mod batch;
 pub mod chance;

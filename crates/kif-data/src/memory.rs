@@ -1,4 +1,5 @@
-//! The memory of old tasks: which rows a task leaves behind, and which of them make the next memory batch.
+//! The memory of old tasks: which rows of a task stay in it, and which of them make
+//! the next memory batch.
 
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -15,14 +16,16 @@ pub enum MemoryPolicy {
     ClassBalanced,
     /// Plain random.
     Random,
-    /// One pool for the whole stream, of as many rows as all its tasks leave together: a uniform choice of all rows seen
-    /// so far (algorithm R, Vitter 1985), so early tasks have more rows while they are few.
+    /// One pool for the whole stream, of as many rows as all its tasks leave together: a
+    /// uniform choice of all rows seen so far (algorithm R, Vitter 1985), so early tasks have
+    /// more rows while they are few.
     Reservoir,
     /// The rows with the highest loss once the task is learned.
     HighestLoss,
 }
 
-/// Rows that a task of `n_rows` leaves in the memory: `int(fraction * n_rows)`, as in the released code.
+/// Rows that a task of `n_rows` leaves in the memory: `int(fraction * n_rows)`, as
+/// in the released code.
 pub fn memory_rows(n_rows: usize, fraction: f64) -> usize {
     assert!(
         (0.0..=1.0).contains(&fraction),
@@ -31,13 +34,14 @@ pub fn memory_rows(n_rows: usize, fraction: f64) -> usize {
     (fraction * n_rows as f64) as usize
 }
 
-/// Positions of the rows that a task leaves in the memory, in the order they were drawn, under a policy that looks at the
-/// rows of one task alone: class-balanced or random. The others are [`reservoir`] and [`highest_loss`].
+/// Positions of the rows that a task leaves in the memory, in the order they were drawn, under a
+/// policy that looks at the rows of one task alone: class-balanced or random. The others are
+/// [`reservoir`] and [`highest_loss`].
 ///
-/// [`memory_rows`] rows are kept, exactly. Class-balanced: `max(1, n / n_classes)` random rows of each
-/// class (all of a smaller one), then random others until there are n; a class is a first reference. With more
-/// classes than n (tasks of free text), that rule of the released code would keep one row of each class and so
-/// overrun n: there the draw is plain random.
+/// [`memory_rows`] rows are kept, exactly. Class-balanced: `max(1, n / n_classes)` random rows of
+/// each class (all of a smaller one), then random others until there are n; a class is a first
+/// reference. With more classes than n (tasks of free text), that rule of the released code would
+/// keep one row of each class and so overrun n: there the draw is plain random.
 pub fn draw_memory(
     rows: &[Row],
     fraction: f64,
@@ -68,11 +72,11 @@ pub fn draw_memory(
     drawn
 }
 
-/// Positions of the rows that each task of a stream has in one reservoir of `capacity` rows, in ascending order, after
-/// tasks of `n_rows` rows were seen one after the other.
+/// Positions of the rows that each task of a stream has in one reservoir of `capacity` rows, in
+/// ascending order, after tasks of `n_rows` rows were seen one after the other.
 ///
-/// Every row that was seen is in it with the same chance. A reservoir of more tasks is one of fewer that went on: no row
-/// comes back that was dropped.
+/// Every row that was seen is in it with the same chance. A reservoir of more tasks is one of fewer
+/// that went on: no row comes back that was dropped.
 pub fn reservoir(n_rows: &[usize], capacity: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut rng = stream(seed, Purpose::Memory, u64::MAX, 0);
     let seen =
@@ -92,8 +96,8 @@ pub fn reservoir(n_rows: &[usize], capacity: usize, seed: u64) -> Vec<Vec<usize>
     kept
 }
 
-/// Positions of the `n` rows with the highest loss, the highest first; of equal ones the first. All where there are
-/// fewer.
+/// Positions of the `n` rows with the highest loss, the highest first; of equal ones the first. All
+/// where there are fewer.
 pub fn highest_loss(losses: &[f64], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..losses.len()).collect();
     order.sort_by(|&i, &j| losses[j].total_cmp(&losses[i]));
@@ -101,8 +105,9 @@ pub fn highest_loss(losses: &[f64], n: usize) -> Vec<usize> {
     order
 }
 
-/// Positions in the memory of the rows of one memory batch: the first batch of a fresh shuffle (released code), keyed
-/// by seed, task and draw. All rows, shuffled, where the memory is not larger than a batch.
+/// Positions in the memory of the rows of one memory batch: the first batch of a fresh shuffle
+/// (released code), keyed by seed, task and draw. All rows, shuffled, where the memory is not
+/// larger than a batch.
 pub fn memory_batch(
     n_memory: usize,
     batch_size: usize,
@@ -118,9 +123,9 @@ pub fn memory_batch(
     order
 }
 
-/// Positions in the memory of the rows of one memory batch where the memory is cycled: passes over all rows, each
-/// shuffled anew and keyed by seed, task and pass, cut into batches that go on from one pass to the next. Every row
-/// comes once before any comes again. Of no rows, none.
+/// Positions in the memory of the rows of one memory batch where the memory is cycled: passes over
+/// all rows, each shuffled anew and keyed by seed, task and pass, cut into batches that go on from
+/// one pass to the next. Every row comes once before any comes again. Of no rows, none.
 pub fn cycled_batch(
     n_memory: usize,
     batch_size: usize,
@@ -242,7 +247,8 @@ mod tests {
         let chi_squared: f64 = (counts.iter())
             .map(|&n| f64::from(n - 1000).powi(2) / 1000.0)
             .sum();
-        // 39 degrees of freedom; the sum of cells is fixed and cells are drawn without replacement, so about 39 * 0.8.
+        // 39 degrees of freedom; the sum of cells is fixed and cells are drawn without
+        // replacement, so about 39 * 0.8.
         assert!(chi_squared < 62.0, "{chi_squared}: {counts:?}");
         assert!(counts.iter().all(|n| (n - 1000).abs() < 120), "{counts:?}");
     }

@@ -1,7 +1,7 @@
 //! SHA-256 of the published benchmarks' files, to tell whether a folder has the same.
 //!
-//! `streams/*.sha256` are lists as `sha256sum -c` reads them, with paths below the data folder. `docs/data.md` says where
-//! each file comes from.
+//! `streams/*.sha256` are lists as `sha256sum -c` reads them, with paths below the data folder.
+//! `docs/data.md` says where each file comes from.
 
 use crate::layouts::Split;
 
@@ -10,9 +10,11 @@ use crate::layouts::Split;
 pub enum Origin {
     /// The authors' repository.
     Published,
-    /// Made again from another repository, because the authors' file is not to be had: most of its rows are theirs.
+    /// Made again from another repository, because the authors' file is not to be had: most of
+    /// its rows are theirs.
     Reconstructed,
-    /// Made from other data with the same labels, because the authors' file is not to be had: its rows are not theirs.
+    /// Made from other data with the same labels, because the authors' file is not to be had: its
+    /// rows are not theirs.
     Surrogate,
 }
 
@@ -22,7 +24,8 @@ const OTHERS: [(&str, Origin); 2] = [
     ("yahoo", Origin::Surrogate),
 ];
 
-/// SHA-256 in hexadecimal of a built-in stream's file, and where it comes from; none for other streams and tasks.
+/// SHA-256 in hexadecimal of a built-in stream's file, and where it comes from; none for
+/// other streams and tasks.
 pub fn checksum(stream: &str, task: &str, split: Split) -> Option<(&'static str, Origin)> {
     let list = match stream {
         // The tasks of the standard benchmark are tasks of the long one.

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::DataError;
-use crate::json::{Place, Source};
+use crate::json::{Position, TextReader};
 use crate::task::{Content, Row};
 use crate::template::Prompt;
 
@@ -26,18 +26,26 @@ pub(crate) struct RawRow {
 }
 
 impl RawRow {
-    /// Parses the JSON object `text` that starts at `place`.
-    pub(crate) fn parse(source: &Source, place: Place, text: &str) -> Result<Self, DataError> {
+    /// Parses the JSON object `text` that starts at `position`.
+    pub(crate) fn parse(
+        reader: &TextReader,
+        position: Position,
+        text: &str,
+    ) -> Result<Self, DataError> {
         let field = RefCell::new(String::new());
         let mut deserializer = serde_json::Deserializer::from_str(text);
         Fields { current: &field }
             .deserialize(&mut deserializer)
             .and_then(|row| deserializer.end().map(|()| row))
-            .map_err(|error| source.parse_error(place, &field.borrow(), &error))
+            .map_err(|error| reader.parse_error(position, &field.borrow(), &error))
     }
 
     /// `{id, instruction?, input, output}`, or `{id, input_ids, target_ids}`.
-    pub(crate) fn into_row(self, source: &Source, place: Place) -> Result<Row, DataError> {
+    pub(crate) fn into_row(
+        self,
+        reader: &TextReader,
+        position: Position,
+    ) -> Result<Row, DataError> {
         if self.input_ids.is_none() && self.target_ids.is_none() {
             let prompt = |raw_input: &str| {
                 crate::template::instruction_input(
@@ -45,25 +53,25 @@ impl RawRow {
                     raw_input,
                 )
             };
-            let input = required(source, place, "input", self.input, "text")?;
+            let input = required(reader, position, "input", self.input, "text")?;
             let prompt = prompt(&input);
-            return text_row(source, place, self.id, prompt, self.output);
+            return text_row(reader, position, self.id, prompt, self.output);
         }
         for (field, present) in [
             ("input", self.input.is_some()),
             ("output", self.output.is_some()),
         ] {
             if present {
-                return Err(source.field(
-                    place,
+                return Err(reader.field(
+                    position,
                     field,
                     "expected no text beside `input_ids` and `target_ids`",
                 ));
             }
         }
-        let id = required(source, place, "id", self.id, "text")?;
-        let input_ids = ids(source, place, "input_ids", self.input_ids)?;
-        let target_ids = ids(source, place, "target_ids", self.target_ids)?;
+        let id = required(reader, position, "id", self.id, "text")?;
+        let input_ids = ids(reader, position, "input_ids", self.input_ids)?;
+        let target_ids = ids(reader, position, "target_ids", self.target_ids)?;
         Ok(Row {
             id,
             content: Content::Ids {
@@ -76,25 +84,25 @@ impl RawRow {
 
 /// A row of text from its parts; the prompt must not be empty, and there must be a reference.
 pub(crate) fn text_row(
-    source: &Source,
-    place: Place,
+    reader: &TextReader,
+    position: Position,
     id: Option<String>,
     prompt: Prompt,
     references: Option<Vec<String>>,
 ) -> Result<Row, DataError> {
-    let id = required(source, place, "id", id, "text")?;
+    let id = required(reader, position, "id", id, "text")?;
     let references = required(
-        source,
-        place,
+        reader,
+        position,
         "output",
         references,
         "text or a list of texts",
     )?;
     if prompt.as_str().is_empty() {
-        return Err(source.field(place, "input", "empty prompt, expected text"));
+        return Err(reader.field(position, "input", "empty prompt, expected text"));
     }
     if references.is_empty() {
-        return Err(source.field(place, "output", "empty list, expected at least one text"));
+        return Err(reader.field(position, "output", "empty list, expected at least one text"));
     }
     Ok(Row {
         id,
@@ -104,29 +112,34 @@ pub(crate) fn text_row(
 
 /// The value of a field that a row must have.
 pub(crate) fn required<T>(
-    source: &Source,
-    place: Place,
+    reader: &TextReader,
+    position: Position,
     field: &str,
     value: Option<T>,
     expected: &str,
 ) -> Result<T, DataError> {
-    value.ok_or_else(|| source.field(place, field, format!("missing, expected {expected}")))
+    value.ok_or_else(|| reader.field(position, field, format!("missing, expected {expected}")))
 }
 
 fn ids(
-    source: &Source,
-    place: Place,
+    reader: &TextReader,
+    position: Position,
     field: &str,
     value: Option<Vec<u32>>,
 ) -> Result<Vec<u32>, DataError> {
-    let value = required(source, place, field, value, "a list of token ids")?;
+    let value = required(reader, position, field, value, "a list of token ids")?;
     if value.is_empty() {
-        return Err(source.field(place, field, "empty list, expected at least one token id"));
+        return Err(reader.field(
+            position,
+            field,
+            "empty list, expected at least one token id",
+        ));
     }
     Ok(value)
 }
 
-/// Collects the rows of a file: ids are checked to be unique, and a bad row ends the reading or is noted.
+/// Collects the rows of a file: ids are checked to be unique, and a bad row ends the
+/// reading or is noted.
 #[derive(Default)]
 pub(crate) struct RowSink {
     rows: Vec<Row>,
@@ -164,34 +177,34 @@ impl RowSink {
         }
     }
 
-    /// Adds the row that was read at `place`.
+    /// Adds the row that was read at `position`.
     pub(crate) fn push(
         &mut self,
-        source: &Source,
-        place: Place,
+        reader: &TextReader,
+        position: Position,
         row: Result<Row, DataError>,
     ) -> Result<(), DataError> {
         let unique = row.and_then(|row| match self.line_of_id.get(&row.id) {
             None => Ok(row),
             Some(&first_line) => Err(DataError::DuplicateId {
-                path: source.path().into(),
-                line: place.line,
+                path: reader.path().into(),
+                line: position.line,
                 id: row.id,
                 first_line,
             }),
         });
         if let Some(row) = self.note(unique)? {
-            self.line_of_id.insert(row.id.clone(), place.line);
-            self.lines.push(place.line);
+            self.line_of_id.insert(row.id.clone(), position.line);
+            self.lines.push(position.line);
             self.rows.push(row);
         }
         Ok(())
     }
 
     /// A file that has no row at all is a problem.
-    pub(crate) fn finish(&mut self, source: &Source) -> Result<(), DataError> {
+    pub(crate) fn finish(&mut self, reader: &TextReader) -> Result<(), DataError> {
         match self.rows.is_empty() && self.problems.is_empty() {
-            true => Err(source.empty()),
+            true => Err(reader.empty()),
             false => Ok(()),
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::chance::{Purpose, permutation, stream};
 
-/// The order of a task's rows in one epoch: a permutation of `0..n_rows`, keyed by seed, task and epoch.
+/// The order of a task's rows in one epoch: a permutation of `0..n_rows`, keyed by
+/// seed, task and epoch.
 pub fn epoch_order(n_rows: usize, seed: u64, task_idx: u64, epoch: u64) -> Vec<usize> {
     permutation(&mut stream(seed, Purpose::Shuffle, task_idx, epoch), n_rows)
 }
@@ -15,7 +16,8 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The next `batch_size` rows; after the last comes the first, also inside a batch. Of no rows, none.
+    /// The next `batch_size` rows; after the last comes the first, also inside a
+    /// batch. Of no rows, none.
     pub fn take(&mut self, n_rows: usize, batch_size: usize) -> Vec<usize> {
         if n_rows == 0 {
             return Vec::new();

@@ -5,7 +5,8 @@ use crate::task::{Row, by_class};
 
 /// Cuts validation rows from train: positions of the (train, validation) rows, both ascending.
 ///
-/// `int(fraction * n_rows)` rows are set apart, but at least one of two or more rows, and never all. Zero sets none apart.
+/// `int(fraction * n_rows)` rows are set apart, but at least one of two or more rows, and never
+/// all. Zero sets none apart.
 pub fn validation_split(
     n_rows: usize,
     fraction: f64,
@@ -29,10 +30,11 @@ pub fn validation_split(
     (train, validation)
 }
 
-/// At most `limit` rows, as equal in number over the classes as the rows allow; positions ascending.
+/// At most `limit` rows, as equal in number over the classes as the rows allow;
+/// positions ascending.
 ///
-/// Classes take turns, each giving its rows in a keyed order, so the subset under a smaller limit is part of the
-/// subset under a larger one. Fixed for given rows and seed.
+/// Classes take turns, each giving its rows in a keyed order, so the subset under a smaller limit
+/// is part of the subset under a larger one. Fixed for given rows and seed.
 pub fn class_balanced_subset(rows: &[Row], limit: usize, seed: u64) -> Vec<usize> {
     let mut rng = stream(seed, Purpose::Subset, 0, 0);
     let mut classes = by_class(rows);

@@ -20,7 +20,8 @@ pub enum Content {
     Text {
         /// What the model reads; never empty.
         prompt: Prompt,
-        /// At least one; the first is trained on, any of them counts as right. A reference may be the empty string.
+        /// At least one; the first is trained on, any of them counts as right. A reference may
+        /// be the empty string.
         references: Vec<String>,
     },
     /// Token ids that are taken as given.

@@ -81,10 +81,11 @@ pub enum Template {
     /// As the task's files have it.
     #[default]
     Plain,
-    /// The preamble of Alpaca, with the instruction and the input under headings (the published LLaMA runs).
+    /// The preamble of Alpaca, with the instruction and the input under headings (the
+    /// published LLaMA runs).
     Alpaca,
-    /// A minijinja template of one's own, which knows `instruction`, `input` and `prompt`, the whole. The newline that ends
-    /// its file is not a part of it.
+    /// A minijinja template of one's own, which knows `instruction`, `input` and `prompt`, the
+    /// whole. The newline that ends its file is not a part of it.
     Own {
         /// Where it was read from, for messages.
         path: PathBuf,
@@ -94,8 +95,8 @@ pub enum Template {
 }
 
 impl Template {
-    /// Reads a minijinja template. One that is not well-formed is an error, and so is one that uses a field that rows do
-    /// not have.
+    /// Reads a minijinja template. One that is not well-formed is an error, and so is one that uses
+    /// a field that rows do not have.
     pub fn read(path: &Path) -> Result<Self, DataError> {
         let source = String::from_utf8(read_limited(path, MAX_TEMPLATE_BYTES)?);
         let source = source.map_err(|error| DataError::Template {
@@ -135,9 +136,9 @@ impl Template {
     }
 }
 
-/// Alpaca's prompt; of a row without an instruction the whole prompt is the instruction. Where there is one, the preamble
-/// promises an input even if that is empty: the released LLaMA code has this one alone, and cutting an input down to nothing
-/// must not change the text around it.
+/// Alpaca's prompt; of a row without an instruction the whole prompt is the instruction. Where
+/// there is one, the preamble promises an input even if that is empty: the released LLaMA code has
+/// this one alone, and cutting an input down to nothing must not change the text around it.
 fn alpaca(prompt: &Prompt) -> String {
     let task = "Below is an instruction that describes a task";
     let request = "Write a response that appropriately completes the request.";
@@ -165,13 +166,15 @@ pub fn superni(definition: &str, input: &str) -> Prompt {
 }
 
 /// The prompt that the KIF family makes from a sentence in O-LoRA's layout:
-/// `<instruction>Option: <labels joined by ", ">.\n<sentence>\nAnswer:`. The input begins with the sentence.
+/// `<instruction>Option: <labels joined by ", ">.\n<sentence>\nAnswer:`. The input
+/// begins with the sentence.
 pub fn options(instruction: &str, labels: &[String], sentence: &str) -> Prompt {
     let instruction = format!("{instruction}Option: {}.\n", labels.join(", "));
     instruction_input(&instruction, &format!("{sentence}\nAnswer:"))
 }
 
-/// The instruction for a task type of O-LoRA's layout (the folder above the task's), as in the KIF family's files.
+/// The instruction for a task type of O-LoRA's layout (the folder above the task's), as in
+/// the KIF family's files.
 pub fn instruction(task_type: &str) -> Option<&'static str> {
     Some(match task_type {
         "NLI" => {

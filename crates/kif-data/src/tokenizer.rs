@@ -26,7 +26,8 @@ pub struct Limits {
 pub struct Format {
     /// What a prompt looks like.
     pub template: Template,
-    /// The token that ends a target of a decoder-only model; none for an encoder-decoder, whose tokenizer knows it.
+    /// The token that ends a target of a decoder-only model; none for an encoder-decoder,
+    /// whose tokenizer knows it.
     pub end_id: Option<u32>,
 }
 
@@ -37,8 +38,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`. Truncation and padding that the file may set are switched off: limits are ours, and
-    /// batches are ragged.
+    /// Reads `tokenizer.json`. Truncation and padding that the file may set are switched off:
+    /// limits are ours, and batches are ragged.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
         let bytes = read_limited(path, MAX_FILE_BYTES)?;
         let error = |e: tokenizers::Error| DataError::Tokenizer {
@@ -64,24 +65,29 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(|e| self.error(e))
     }
 
-    /// Number of tokens, added ones included. A model may have more rows than that in its embedding.
+    /// Number of tokens, added ones included. A model may have more rows than
+    /// that in its embedding.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// As [`encode_row_as`](Self::encode_row_as), for an encoder-decoder that reads prompts as files have them.
+    /// As [`encode_row_as`](Self::encode_row_as), for an encoder-decoder that reads
+    /// prompts as files have them.
     pub fn encode_row(&self, row: &Row, limits: Limits) -> Result<Encoded, DataError> {
         self.encode_row_as(row, limits, &Format::default())
     }
 
-    /// Ids of a row's prompt and of its first reference. Rows of ids are taken as given, whatever the limits.
+    /// Ids of a row's prompt and of its first reference. Rows of ids are taken as given,
+    /// whatever the limits.
     ///
-    /// An encoder-decoder gets both with the tokenizer's post-processing; text beyond a limit is cut from the end, and the
-    /// special tokens that the tokenizer appends are within the limit and kept.
+    /// An encoder-decoder gets both with the tokenizer's post-processing; text beyond a
+    /// limit is cut from the end, and the special tokens that the tokenizer appends are
+    /// within the limit and kept.
     ///
-    /// A decoder-only model gets the special tokens that stand in front of the prompt, the prompt without any behind it,
-    /// and a target without special tokens but for the end token, within its limit. Of a prompt that is too long the end
-    /// of the row's input is cut, so that the template around it stays whole.
+    /// A decoder-only model gets the special tokens that stand in front of the prompt, the prompt
+    /// without any behind it, and a target without special tokens but for the end token, within its
+    /// limit. Of a prompt that is too long the end of the row's input is cut, so that the template
+    /// around it stays whole.
     pub fn encode_row_as(
         &self,
         row: &Row,
@@ -143,7 +149,8 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Ids of a prompt that is to be continued, at most `limit` of them, and whether its input was cut for that.
+    /// Ids of a prompt that is to be continued, at most `limit` of them, and whether its
+    /// input was cut for that.
     fn prompt_within(
         &self,
         prompt: &Prompt,

@@ -1,4 +1,5 @@
-//! A hostile file costs memory by its limits, not by its size. One test alone in its process: the peak is the process's.
+//! A hostile file costs memory by its limits, not by its size. One test alone in its process: the
+//! peak is the process's.
 
 use std::io::Write;
 

@@ -94,7 +94,8 @@ fn damaged_files_are_errors_and_never_short_reads() {
 #[test]
 fn windows_up_to_two_to_the_twenty_seven_are_accepted() {
     let folder = tempfile::tempdir().unwrap();
-    // A frame by hand: magic, descriptor without single segment, window 2^(10 + exponent), one raw last block of 3 bytes.
+    // A frame by hand: magic, descriptor without single segment, window 2^(10 + exponent), one raw
+    // last block of 3 bytes.
     let by_hand = |exponent: u8| {
         let block = (3u32 << 3 | 1).to_le_bytes();
         [

@@ -1,4 +1,5 @@
-//! Files that are not what they should be: each is an error that says where, never a panic and never a skipped row.
+//! Files that are not what they should be: each is an error that says where, never a panic and
+//! never a skipped row.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! The published benchmarks as they lie on disk.
 //!
-//! `KIF_DATA` names the folder `data_longsequence`, `KIF_SUPERNI` the SuperNI tasks; without them the tests say that they
-//! were skipped.
+//! `KIF_DATA` names the folder `data_longsequence`, `KIF_SUPERNI` the SuperNI tasks; without them
+//! the tests say that they were skipped.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -41,8 +41,8 @@ fn task_type(name: &str) -> &'static str {
     }
 }
 
-/// Task, labels, train rows, test rows. The authors' test files of dbpedia and yahoo are too large for many mirrors, so
-/// their counts are not checked.
+/// Task, labels, train rows, test rows. The authors' test files of dbpedia and yahoo are too large
+/// for many mirrors, so their counts are not checked.
 const LONG: [(&str, usize, usize, Option<usize>); 15] = [
     ("yelp", 5, 1000, Some(2500)),
     ("amazon", 5, 1000, Some(2500)),

@@ -1,8 +1,9 @@
 //! The published tokenizers of T5 and Llama 2 give the published ids.
 //!
 //! `KIF_T5_TOKENIZER` names a folder with T5's `tokenizer.json` and `golden.jsonl`, lines of
-//! `{text, hf_fast_ids_with_eos}` (made with Hugging Face's `tokenizers` in Python); `KIF_LLAMA_TOKENIZER` one with
-//! Llama 2's, lines of `{text, spm_ids, spm_decode}` (made with SentencePiece, which adds no special tokens).
+//! `{text, hf_fast_ids_with_eos}` (made with Hugging Face's `tokenizers` in Python);
+//! `KIF_LLAMA_TOKENIZER` one with Llama 2's, lines of `{text, spm_ids, spm_decode}` (made with
+//! SentencePiece, which adds no special tokens).
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,8 @@ fn texts_have_the_published_t5_ids() {
     say(&format!("T5: {} texts agree", lines.len()));
 }
 
-/// Prompts begin with `<s>` and have nothing behind them; targets end in `</s>` and have nothing before them.
+/// Prompts begin with `<s>` and have nothing behind them; targets end in `</s>` and have
+/// nothing before them.
 #[test]
 fn texts_have_the_published_llama_2_ids() {
     let Some(folder) = folder("KIF_LLAMA_TOKENIZER") else {
@@ -67,7 +69,8 @@ fn texts_have_the_published_llama_2_ids() {
         template: Template::Plain,
         end_id: Some(end_id),
     };
-    // `tokenizer.json` reads a special token that is written out in a text as that token, SentencePiece as its letters.
+    // `tokenizer.json` reads a special token that is written out in a text as that token,
+    // SentencePiece as its letters.
     let spelt = |line: &Value| {
         [begin, end]
             .iter()

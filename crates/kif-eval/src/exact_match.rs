@@ -1,6 +1,7 @@
 //! Exact match: the benchmark's accuracy.
 
-/// Whether the prediction equals any of the references, both trimmed and lower-cased (as the released evaluation does).
+/// Whether the prediction equals any of the references, both trimmed and lower-cased (as the
+/// released evaluation does).
 pub fn exact_match(prediction: &str, references: &[String]) -> bool {
     let normal = |text: &str| text.trim().to_lowercase();
     let prediction = normal(prediction);

@@ -1,8 +1,11 @@
-//! What scores mean: the accuracy matrix, transfer metrics, text metrics and statistics.
+#![doc = include_str!("../README.md")]
 //!
-//! One prediction is judged by [`exact_match`] and [`rouge_l`]; the mean over a test set is a cell of the
-//! [`ScoreMatrix`]; the [`Metric`]s, each under the named convention of its source, summarise a matrix; [`statistics`]
-//! summarises runs that differ in seed or order. Scores lie in 0..=1 throughout. This crate sees no file and no model.
+//! # What is where
+//!
+//! One prediction is judged by [`exact_match`] and [`rouge_l`]; the mean over a test set is a cell
+//! of the [`ScoreMatrix`]; the [`Metric`]s, each under the named convention of its source,
+//! summarise a matrix, and [`conventions`] says which of them other projects print; [`statistics`]
+//! summarises runs that differ in seed or order.
 
 pub mod conventions;
 mod error;

@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
 
-/// Scores of K tasks, before any task was learned and after each of them: `[K + 1, K]`, cells in 0..=1 or unknown.
+/// Scores of K tasks, before any task was learned and after each of them: `[K + 1, K]`, cells
+/// in 0..=1 or unknown.
 ///
-/// Tasks are counted from 0 in the order of learning. Row `after` holds the scores when `after` tasks have been learned:
-/// row 0 is the base, row K the end of the stream; so the literature's `a[i, j]` (task j after task i, from 1) is
-/// `get(i, j - 1)`. Stored as nested arrays of numbers and nulls; a wrong shape or score is refused when read.
+/// Tasks are counted from 0 in the order of learning. Row `after` holds the scores when `after`
+/// tasks have been learned: row 0 is the base, row K the end of the stream; so the literature's
+/// `a[i, j]` (task j after task i, from 1) is `get(i, j - 1)`. Stored as nested arrays of numbers
+/// and nulls; a wrong shape or score is refused when read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Vec<Option<f64>>>", into = "Vec<Vec<Option<f64>>>")]
 pub struct ScoreMatrix {

@@ -1,13 +1,15 @@
-//! The Porter stemmer (M. F. Porter, "An algorithm for suffix stripping", 1980) with NLTK's extensions.
+//! The Porter stemmer (M. F. Porter, "An algorithm for suffix stripping", 1980)
+//! with NLTK's extensions.
 //!
-//! `rouge-score` stems with NLTK's `PorterStemmer` in its default mode. That is the published algorithm and these
-//! departures: a pool of irregular words; words of up to two letters stay; `ies` and `ied` become `ie` in words of four
-//! letters and `i` in longer ones; `y` becomes `i` after a consonant that is not the word's first letter, instead of
-//! after any vowel; `bli` replaces `abli`; `alli` is reduced twice; `fulli` and `logi` are suffixes too; a stem of one
+//! `rouge-score` stems with NLTK's `PorterStemmer` in its default mode. That is the published
+//! algorithm and these departures: a pool of irregular words; words of up to two letters stay;
+//! `ies` and `ied` become `ie` in words of four letters and `i` in longer ones; `y` becomes `i`
+//! after a consonant that is not the word's first letter, instead of after any vowel; `bli`
+//! replaces `abli`; `alli` is reduced twice; `fulli` and `logi` are suffixes too; a stem of one
 //! vowel and one consonant counts as short. Snowball's "English" (Porter 2) is another algorithm.
 //!
-//! The steps are tables of suffixes. In a step, the first suffix in the table that a word ends with decides alone: where
-//! its condition does not hold, the word is left as it is.
+//! The steps are tables of suffixes. In a step, the first suffix in the table that a word ends with
+//! decides alone: where its condition does not hold, the word is left as it is.
 
 /// The stem of a lower-case ASCII word.
 pub(crate) fn stem(word: &str) -> String {
@@ -246,7 +248,8 @@ fn ends_double_consonant(word: &str) -> bool {
     }
 }
 
-/// Whether it ends in consonant, vowel, consonant, the last not w, x or y; or is just a vowel and a consonant.
+/// Whether it ends in consonant, vowel, consonant, the last not w, x or y; or is just a
+/// vowel and a consonant.
 fn ends_short(word: &str) -> bool {
     let letters = word.as_bytes();
     let consonant = |from_end: usize| is_consonant(letters, letters.len() - from_end);

@@ -1,7 +1,8 @@
 //! ROUGE-L: the longest common subsequence of two texts' words (Lin 2004).
 //!
-//! Equal to Google's Python package `rouge-score` with its stemmer on, which the benchmarks' evaluation uses: lower
-//! case, everything but ASCII letters and digits separates words, words of more than three characters are stemmed.
+//! Equal to Google's Python package `rouge-score` with its stemmer on, which the benchmarks'
+//! evaluation uses: lower case, everything but ASCII letters and digits separates words, words of
+//! more than three characters are stemmed.
 
 use crate::porter;
 
@@ -45,7 +46,8 @@ fn f1(prediction: &[String], reference: &[String]) -> f64 {
     2.0 * precision * recall / (precision + recall)
 }
 
-/// Length of the longest common subsequence: the table's rows one after the other, O(n m) time and O(m) memory.
+/// Length of the longest common subsequence: the table's rows one after the other, O(n m)
+/// time and O(m) memory.
 fn longest_common_subsequence(a: &[String], b: &[String]) -> usize {
     let mut row = vec![0; b.len() + 1];
     for a in a {

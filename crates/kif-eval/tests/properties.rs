@@ -45,7 +45,8 @@ fn value(metric: Metric, matrix: &ScoreMatrix, per_task: &[f64], joint: &[f64]) 
     metric.compute(matrix, &references).expect(KNOWN)
 }
 
-/// Levels of performance follow an affine change of all scores; differences between scores follow its slope alone.
+/// Levels of performance follow an affine change of all scores; differences between scores
+/// follow its slope alone.
 fn is_level(metric: Metric) -> bool {
     matches!(
         metric,

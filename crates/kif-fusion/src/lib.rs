@@ -1,12 +1,12 @@
-//! How old and new parameters are combined: pure functions of slices.
+#![doc = include_str!("../README.md")]
 //!
-//! A learner that moved from `theta` over `mid` (steps on the current task) to `end` (steps on the memory) has two task
-//! vectors, [`delta`]s; [`fuse_masked`] adds them to `theta` with weights that depend on which of the two found a
-//! parameter important, [`fuse_soft`] with weights that follow from the importances themselves. [`weighted_average`]
-//! combines whole parameter vectors, [`Regions`] counts what two masks say. All slices are flat `[P]`, in layout order;
-//! every element is computed from its own index (and, for soft weights, from the extremes of all scores), so the number of
-//! threads cannot change a bit. This crate sees no
-//! device, no file and no model.
+//! # What is where
+//!
+//! A learner that moved from `theta` over `mid` (steps on the current task) to `end` (steps on the
+//! memory) has two task vectors, [`delta`]s; [`fuse_masked`] adds them to `theta` with weights that
+//! depend on which of the two found a parameter important, [`fuse_soft`] with weights that follow
+//! from the importances themselves. [`weighted_average`] combines whole parameter vectors,
+//! [`Regions`] counts what two masks say. All slices are flat `[P]`, in layout order.
 
 mod delta;
 mod error;

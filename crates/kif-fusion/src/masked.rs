@@ -4,16 +4,18 @@
 //! theta <- theta + w_in d_in + w_out d_out
 //! ```
 //!
-//! `theta` is the vector at the start of the round, `d_in` the way through the inner steps, `d_out` the way from there
-//! through the outer steps; the pair `(w_in, w_out)` is chosen per parameter by the two masks. All rules that were
-//! published or serve as controls are one [table](FusionWeights) each.
+//! `theta` is the vector at the start of the round, `d_in` the way through the inner steps,
+//! `d_out` the way from there through the outer steps; the pair `(w_in, w_out)` is chosen per
+//! parameter by the two masks. All rules that were published or serve as controls are one
+//! [table](FusionWeights) each.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{CHUNK, FusionError, MIN_PARALLEL};
 
-/// Weights `(inner, outer)` of the two task vectors, for each of the four regions that two masks make.
+/// Weights `(inner, outer)` of the two task vectors, for each of the four regions
+/// that two masks make.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusionWeights {
@@ -28,7 +30,8 @@ pub struct FusionWeights {
 }
 
 impl FusionWeights {
-    /// The paper's: each mask selects its own vector, shared parameters get both, redundant ones stay.
+    /// The paper's: each mask selects its own vector, shared parameters get both,
+    /// redundant ones stay.
     pub const PAPER: Self = Self {
         inner_only: (1.0, 0.0),
         outer_only: (0.0, 1.0),
@@ -36,7 +39,8 @@ impl FusionWeights {
         neither: (0.0, 0.0),
     };
 
-    /// The released code's: shared and redundant parameters are averaged (0.5 each as in TaSL, its predecessor).
+    /// The released code's: shared and redundant parameters are averaged (0.5 each as in
+    /// TaSL, its predecessor).
     pub const RELEASED: Self = Self {
         inner_only: (1.0, 0.0),
         outer_only: (0.0, 1.0),
@@ -94,9 +98,11 @@ pub struct Update<'a> {
     pub mask: &'a [bool],
 }
 
-/// Fuses both updates into `theta`, `[P]`: the round's start goes in, the fused parameters come out.
+/// Fuses both updates into `theta`, `[P]`: the round's start goes in, the fused
+/// parameters come out.
 ///
-/// In f32 and in the order `(theta + w_in d_in) + w_out d_out`, which is the reference implementation's.
+/// In f32 and in the order `(theta + w_in d_in) + w_out d_out`, which is the
+/// reference implementation's.
 pub fn fuse_masked(
     theta: &mut [f32],
     inner: Update<'_>,
@@ -165,7 +171,8 @@ fn fuse(theta: &mut [f32], inner: Update<'_>, outer: Update<'_>, table: &Table) 
 mod tests {
     use super::*;
 
-    /// One parameter per region, in the order inner only, outer only, both, neither; all at 10, with vectors 2 and 4.
+    /// One parameter per region, in the order inner only, outer only, both, neither; all at 10,
+    /// with vectors 2 and 4.
     fn fused(weights: &FusionWeights) -> [f32; 4] {
         let mut theta = [10.0; 4];
         let inner = Update {

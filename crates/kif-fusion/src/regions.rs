@@ -1,5 +1,5 @@
-//! How many parameters two importance masks give to each of the regions that [`fuse_masked`](crate::fuse_masked) tells
-//! apart.
+//! How many parameters two importance masks give to each of the regions that
+//! [`fuse_masked`](crate::fuse_masked) tells apart.
 
 use std::ops::AddAssign;
 

@@ -1,8 +1,9 @@
-//! Fusion of two task vectors by how important each loop found a parameter, without thresholds (the "adaptive" variant
-//! of Recurrent-KIF's ablation, as in the authors' unused code; TaSL's adaptive consolidation per parameter).
+//! Fusion of two task vectors by how important each loop found a parameter, without thresholds (the
+//! "adaptive" variant of Recurrent-KIF's ablation, as in the authors' unused code; TaSL's adaptive
+//! consolidation per parameter).
 //!
 //! ```text
-//! n_x = (s_x - min s_x) / (max s_x - min s_x)      over all parameters, inner and outer each for itself
+//! n_x = (s_x - min s_x) / (max s_x - min s_x)      over all parameters, for inner and outer apart
 //! w_in = e^(n_in / tau) / (e^(n_in / tau) + e^(n_out / tau)),  w_out = 1 - w_in
 //! theta <- theta + w_in d_in + w_out d_out
 //! ```
@@ -20,10 +21,11 @@ pub struct Scored<'a> {
     pub scores: &'a [f32],
 }
 
-/// Fuses both updates into `theta`, `[P]`, with softmax weights at temperature `tau`, which is above 0.
+/// Fuses both updates into `theta`, `[P]`, with softmax weights at temperature
+/// `tau`, which is above 0.
 ///
-/// Scores that are all equal count as 0. Weights are taken in f64 and rounded once. Fails, and changes nothing, if a
-/// score is not finite.
+/// Scores that are all equal count as 0. Weights are taken in f64 and rounded once. Fails, and
+/// changes nothing, if a score is not finite.
 pub fn fuse_soft(
     theta: &mut [f32],
     inner: Scored<'_>,

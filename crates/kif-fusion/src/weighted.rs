@@ -4,9 +4,10 @@ use crate::FusionError;
 
 /// Writes the mean of `vectors`, each `[P]` with its weight, to `out`: `sum_i w_i x_i / sum_i w_i`.
 ///
-/// Sums run over the vectors in the order given, in f64, and are rounded once; so every element lies between the
-/// smallest and the largest that went in, and equal vectors give themselves. Fails if a weight is negative or not
-/// finite, if all are 0, and if a vector's length differs from `out`'s.
+/// Sums run over the vectors in the order given, in f64, and are rounded once; so every
+/// element lies between the smallest and the largest that went in, and equal vectors give
+/// themselves. Fails if a weight is negative or not finite, if all are 0, and if a vector's
+/// length differs from `out`'s.
 pub fn weighted_average(vectors: &[(&[f32], f64)], out: &mut [f32]) -> Result<(), FusionError> {
     for (index, (vector, weight)) in vectors.iter().enumerate() {
         if !(weight.is_finite() && *weight >= 0.0) {

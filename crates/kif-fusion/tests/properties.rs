@@ -109,7 +109,8 @@ proptest! {
 
     #[test]
     fn every_parameter_is_fused_by_its_own_row((round, weights) in (round(), weights())) {
-        // Row by row, in the reference implementation's order of operations: permuting rows permutes results.
+        // Row by row, in the reference implementation's order of operations: permuting
+        // rows permutes results.
         for (r, fused) in round.iter().zip(fused(&round, &weights)) {
             let (w_in, w_out) = weights.region(r.3, r.4);
             prop_assert_eq!(r.0 + w_in * (r.1 - r.0) + w_out * (r.2 - r.1), fused);

@@ -1,8 +1,9 @@
 //! Diagonal Fisher information: the mean of squared gradients.
 //!
-//! The diagonal of the empirical Fisher matrix is `F = E[g^2]` (EWC, Kirkpatrick et al. 2017). Per pass: one [`Fisher`]
-//! for a pass over a task after training, finished at its end. Online: [`add_squares`] at every step of the training, or
-//! one [`Fisher`] that lives through all steps, read with [`mean`](Fisher::mean) whenever it is needed.
+//! The diagonal of the empirical Fisher matrix is `F = E[g^2]` (EWC, Kirkpatrick et al. 2017). Per
+//! pass: one [`Fisher`] for a pass over a task after training, finished at its end. Online:
+//! [`add_squares`] at every step of the training, or one [`Fisher`] that lives through all steps,
+//! read with [`mean`](Fisher::mean) whenever it is needed.
 
 use rayon::prelude::*;
 
@@ -11,7 +12,8 @@ use crate::{
     parallel::{CHUNK, MIN_PARALLEL},
 };
 
-/// `estimate += share * grads^2`, both `[P]`: the step of an online estimate that is kept in f32 and saved as it is.
+/// `estimate += share * grads^2`, both `[P]`: the step of an online estimate that is kept in
+/// f32 and saved as it is.
 ///
 /// With `share` one over the steps of an epoch it is the estimate of TRACE's EWC.
 pub fn add_squares(estimate: &mut [f32], grads: &[f32], share: f32) {
@@ -52,8 +54,8 @@ impl Fisher {
         }
     }
 
-    /// Takes in `grads`, `[P]`, the gradient of a batch's mean loss, with a positive weight: 1 to count batches alike,
-    /// the number of examples or tokens to count those alike.
+    /// Takes in `grads`, `[P]`, the gradient of a batch's mean loss, with a positive weight: 1 to
+    /// count batches alike, the number of examples or tokens to count those alike.
     pub fn accumulate(&mut self, grads: &[f32], weight: f64) {
         assert_eq!(
             grads.len(),

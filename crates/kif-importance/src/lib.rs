@@ -1,8 +1,11 @@
-//! How much each trainable parameter matters: pure functions of slices.
+#![doc = include_str!("../README.md")]
 //!
-//! [`Sensitivity`] and [`Fisher`] turn gradients into non-negative scores, one per parameter; [`quantile`] finds the
-//! score that a given share of the parameters stays below; [`mask_above_quantile`] marks the parameters above it.
-//! Nothing here sees a device, a file or a model: parameters, gradients and scores are flat `[P]` slices in layout order.
+//! # What is where
+//!
+//! [`Sensitivity`] and [`Fisher`] turn gradients into non-negative scores, one per parameter;
+//! [`quantile`] finds the score that a given share of the parameters stays below;
+//! [`mask_above_quantile`] marks the parameters above it. Parameters, gradients and scores are flat
+//! `[P]` slices in layout order.
 
 mod error;
 mod fisher;

@@ -1,8 +1,9 @@
 //! Which parameters are important: those whose score is strictly above a quantile.
 //!
-//! Ties: a parameter whose score equals the threshold is not selected, so equal scores are selected together or not at
-//! all, whatever their positions. Without ties at the threshold, n - 1 - floor(q (n - 1)) of n are selected; with ties
-//! there, fewer; if all scores are equal, none.
+//! Ties: a parameter whose score equals the threshold is not selected, so equal scores are selected
+//! together or not at all, whatever their positions. Without ties at the threshold,
+//! `n - 1 - floor(q (n - 1))` of n are selected; with ties there, fewer; if all scores are equal,
+//! none.
 
 use std::ops::Range;
 
@@ -50,7 +51,8 @@ pub fn mask_above(scores: &[f32], threshold: f32) -> Mask {
     Mask(scores.iter().map(|score| *score > threshold).collect())
 }
 
-/// Selects the scores, `[P]`, strictly above their `q`-quantile ([`quantile`]). Fails as [`quantile`] does.
+/// Selects the scores, `[P]`, strictly above their `q`-quantile ([`quantile`]). Fails
+/// as [`quantile`] does.
 pub fn mask_above_quantile(scores: &[f32], q: f64, scope: &Scope) -> Result<Mask, ImportanceError> {
     match scope {
         Scope::Global => Ok(mask_above(scores, quantile(scores, q)?)),
@@ -63,7 +65,8 @@ pub fn mask_above_quantile(scores: &[f32], q: f64, scope: &Scope) -> Result<Mask
                     "a tensor starts where the one before it ends"
                 );
                 let tensor = &scores[range.clone()];
-                // The quantile counts positions from the tensor's start, and the user from the first parameter.
+                // The quantile counts positions from the tensor's start, and the user from
+                // the first parameter.
                 let threshold =
                     quantile(tensor, q).map_err(|e| in_all(e, range.start, scores.len()))?;
                 selected.extend(tensor.iter().map(|score| *score > threshold));
@@ -110,7 +113,8 @@ mod tests {
     fn ties_at_the_threshold_are_not_selected() {
         let tied = mask_above_quantile(&[5.0, 5.0, 5.0, 1.0], 0.5, &Scope::Global).unwrap();
         assert_eq!(tied.n_selected(), 0);
-        let below = mask_above_quantile(&[5.0, 5.0, 1.0, 1.0], 0.5, &Scope::Global).unwrap(); // threshold 3
+        // The threshold is 3.
+        let below = mask_above_quantile(&[5.0, 5.0, 1.0, 1.0], 0.5, &Scope::Global).unwrap();
         assert_eq!(below.as_slice(), [true, true, false, false]);
     }
 

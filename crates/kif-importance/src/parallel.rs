@@ -1,6 +1,7 @@
 //! Elementwise passes over long slices, in chunks of fixed size.
 //!
-//! Every element is computed from its own index alone, so the number of threads cannot change a bit.
+//! Every element is computed from its own index alone, so the number of threads
+//! cannot change a bit.
 
 /// Elements per chunk: three to five f32 slices of it fit a core's L2 cache.
 pub(crate) const CHUNK: usize = 1 << 14;

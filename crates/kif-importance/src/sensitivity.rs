@@ -1,15 +1,17 @@
 //! Smoothed sensitivity and uncertainty of every trainable parameter.
 //!
-//! The sensitivity of parameter `w` with gradient `g` is `I = |w g|`, to first order how much the loss would move if `w`
-//! were set to zero. Single batches are noisy, so it is smoothed (Recurrent-KIF, section 1.2 of the method; AdaLoRA's
-//! score with its uncertainty in the released code):
+//! The sensitivity of parameter `w` with gradient `g` is `I = |w g|`, to first order how
+//! much the loss would move if `w` were set to zero. Single batches are noisy, so it is
+//! smoothed (Recurrent-KIF, section 1.2 of the method; AdaLoRA's score with its uncertainty
+//! in the released code):
 //!
 //! ```text
 //! S <- beta1 S + (1 - beta1) I
 //! U <- beta2 U + (1 - beta2) |I - S|        with the S that was just updated
 //! ```
 //!
-//! Both start at zero and are not bias-corrected. The score is `S` without an uncertainty factor, else `S U`.
+//! Both start at zero and are not bias-corrected. The score is `S` without an
+//! uncertainty factor, else `S U`.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -25,8 +27,8 @@ use crate::{
 pub struct SensitivityConfig {
     /// Weight of the past in the sensitivity, in 0..1 (paper: 0.55; released code: 0.85).
     pub sensitivity_beta: f32,
-    /// Weight of the past in the uncertainty, in 0..1 (released code: 0.85). `None` (paper): the score is the
-    /// smoothed sensitivity alone.
+    /// Weight of the past in the uncertainty, in 0..1 (released code: 0.85). `None` (paper): the
+    /// score is the smoothed sensitivity alone.
     pub uncertainty_beta: Option<f32>,
 }
 
@@ -69,7 +71,8 @@ pub struct Sensitivity {
 }
 
 impl Sensitivity {
-    /// All zero, for `n_params` parameters. The configuration was [checked](SensitivityConfig::check) before.
+    /// All zero, for `n_params` parameters. The configuration was
+    /// [checked](SensitivityConfig::check) before.
     pub fn new(config: SensitivityConfig, n_params: usize) -> Self {
         let n_uncertain = if config.uncertainty_beta.is_some() {
             n_params
@@ -85,9 +88,9 @@ impl Sensitivity {
 
     /// Takes in one step.
     ///
-    /// `params` and `grads` are `[P]`, in layout order; `grads` is the gradient that the optimizer got, after clipping.
-    /// Finite input leaves scores finite and non-negative unless a product overflows. O(P) time, one pass over each
-    /// slice, no allocation.
+    /// `params` and `grads` are `[P]`, in layout order; `grads` is the gradient that the optimizer
+    /// got, after clipping. Finite input leaves scores finite and non-negative unless a product
+    /// overflows. O(P) time, one pass over each slice, no allocation.
     pub fn update(&mut self, params: &[f32], grads: &[f32]) {
         let n_params = self.sensitivity.len();
         assert_eq!(
@@ -169,9 +172,11 @@ impl Sensitivity {
         self.uncertainty.fill(0.0);
     }
 
-    /// Takes over a saved state, as [`sensitivity`](Self::sensitivity) and [`uncertainty`](Self::uncertainty) gave it.
+    /// Takes over a saved state, as [`sensitivity`](Self::sensitivity) and
+    /// [`uncertainty`](Self::uncertainty) gave it.
     ///
-    /// Fails, and changes nothing, if lengths, the presence of uncertainties or the values' range do not fit.
+    /// Fails, and changes nothing, if lengths, the presence of uncertainties or the
+    /// values' range do not fit.
     pub fn restore(
         &mut self,
         sensitivity: &[f32],
@@ -200,8 +205,9 @@ struct Ema {
 }
 
 impl Ema {
-    /// 1 - beta is taken in f64 of the decimal that beta was written as (0.85, not the f32 next to it), then rounded:
-    /// so does Python, and in f32 it would be off by an ulp or two, which flips masks next to the threshold.
+    /// 1 - beta is taken in f64 of the decimal that beta was written as (0.85, not the f32 next to
+    /// it), then rounded: so does Python, and in f32 it would be off by an ulp or two, which flips
+    /// masks next to the threshold.
     fn new(beta: f32) -> Self {
         let decimal: f64 = beta.to_string().parse().expect("a printed f32 reads back");
         Self {
@@ -273,7 +279,8 @@ mod tests {
         importance.update(&[2.0, -1.0], &[-4.0, 0.0]); // I = 8, 0; S = 4, 0; |I - S| = 4, 0
         assert_eq!(importance.sensitivity(), [4.0, 0.0]);
         assert_eq!(importance.uncertainty(), Some([1.0, 0.0].as_slice()));
-        importance.update(&[1.0, 2.0], &[2.0, 2.0]); // I = 2, 4; S = 3, 2; |I - S| = 1, 2; U = 0.75 + 0.25, 0.5
+        // I = 2, 4; S = 3, 2; |I - S| = 1, 2; U = 0.75 + 0.25, 0.5
+        importance.update(&[1.0, 2.0], &[2.0, 2.0]);
         assert_eq!(importance.sensitivity(), [3.0, 2.0]);
         assert_eq!(importance.uncertainty(), Some([1.0, 0.5].as_slice()));
         let mut scores = vec![9.0; 5];

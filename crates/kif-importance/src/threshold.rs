@@ -1,18 +1,19 @@
 //! The score that a given share of all scores stays below.
 //!
-//! As `torch.quantile` with linear interpolation: with scores sorted from position 0 to n - 1, the quantile lies at
-//! `rank = q (n - 1)`, between two neighbours unless that is whole. Torch (2.15: equal bits on 680 random cases) rounds
-//! `q` to the scores' type, f32, and takes the rank in f64, as an f32 rank would lose its fraction and, beyond 2^24,
-//! its position; so do we, for any n. Three differences: the neighbours are found by selection, in
-//! O(n), where torch sorts; more than 2^24 scores are fine, where torch refuses; and NaN is an error, where torch
-//! returns it.
+//! As `torch.quantile` with linear interpolation: with scores sorted from position 0 to n - 1, the
+//! quantile lies at `rank = q (n - 1)`, between two neighbours unless that is whole. Torch (2.15:
+//! equal bits on 680 random cases) rounds `q` to the scores' type, f32, and takes the rank in f64,
+//! as an f32 rank would lose its fraction and, beyond 2^24, its position; so do we, for any n.
+//! Three differences: the neighbours are found by selection, in O(n), where torch sorts; more than
+//! 2^24 scores are fine, where torch refuses; and NaN is an error, where torch returns it.
 
 use crate::ImportanceError;
 
-/// The `q`-quantile of `values`, in any order: exact order statistics, linear interpolation between them.
+/// The `q`-quantile of `values`, in any order: exact order statistics, linear
+/// interpolation between them.
 ///
-/// Ties need no rule: equal values have the same quantile whichever of them is taken. O(n) time, one copy of `values`.
-/// Fails on an empty slice, on `q` outside 0..=1 and on NaN.
+/// Ties need no rule: equal values have the same quantile whichever of them is taken. O(n) time,
+/// one copy of `values`. Fails on an empty slice, on `q` outside 0..=1 and on NaN.
 pub fn quantile(values: &[f32], q: f64) -> Result<f32, ImportanceError> {
     if !(0.0..=1.0).contains(&q) {
         return Err(ImportanceError::Quantile { q });
@@ -31,7 +32,8 @@ pub fn quantile(values: &[f32], q: f64) -> Result<f32, ImportanceError> {
     Ok(interpolate(low, high, rank.fract()))
 }
 
-/// The values at `position` and `position + 1` of the sorted slice (the same twice at its end). Reorders the slice.
+/// The values at `position` and `position + 1` of the sorted slice (the same twice at its
+/// end). Reorders the slice.
 fn neighbours(values: &mut [f32], position: usize) -> (f32, f32) {
     let (_, low, above) = values.select_nth_unstable_by(position, f32::total_cmp);
     let high = above.iter().copied().min_by(f32::total_cmp);

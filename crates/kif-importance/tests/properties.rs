@@ -116,7 +116,8 @@ proptest! {
 
     #[test]
     fn the_masked_share_is_one_minus_the_quantile((n, q) in (1u32..2000, 0.0f64..=1.0)) {
-        let scores: Vec<f32> = (0..n).map(|i| (i * 7919 % n) as f32).collect(); // distinct: 7919 is prime and larger than n
+        // Distinct: 7919 is prime and larger than n.
+        let scores: Vec<f32> = (0..n).map(|i| (i * 7919 % n) as f32).collect();
         let selected = mask_above_quantile(&scores, q, &Scope::Global).unwrap().n_selected();
         let rank = f64::from(q as f32) * f64::from(n - 1);
         prop_assert_eq!(selected, n as usize - 1 - rank.floor() as usize);

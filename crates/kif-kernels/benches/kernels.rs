@@ -1,4 +1,5 @@
-//! Every kernel on the extents of a small T5: 8 rows of 128 tokens, width 512, 8 heads of 64, feed-forward 2048.
+//! Every kernel on the extents of a small T5: 8 rows of 128 tokens, width 512, 8 heads of
+//! 64, feed-forward 2048.
 //!
 //!     cargo bench -p kif-kernels
 

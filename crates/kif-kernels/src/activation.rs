@@ -1,4 +1,5 @@
-//! The feed-forward block's activations: ReLU, the gated GELU of T5 v1.1, and the gated SiLU of Llama.
+//! The feed-forward block's activations: ReLU, the gated GELU of T5 v1.1, and the
+//! gated SiLU of Llama.
 
 use crate::cpu::{InstructionSet, instruction_set, versions};
 use crate::exp::exp;

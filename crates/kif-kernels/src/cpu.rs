@@ -20,7 +20,8 @@ impl InstructionSet {
     /// Every level, lowest first.
     pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
-    /// The level that `KIF_CPU` names: `portable`, `avx2`, `avx512` (without BF16 products) or `avx512bf16`.
+    /// The level that `KIF_CPU` names: `portable`, `avx2`, `avx512` (without BF16
+    /// products) or `avx512bf16`.
     fn named(name: &str) -> Option<Self> {
         match name {
             "portable" => Some(Self::Portable),
@@ -36,15 +37,16 @@ thread_local! {
     static CHOSEN: Cell<Option<InstructionSet>> = const { Cell::new(None) };
 }
 
-/// The level that calls from this thread use: the one chosen by [`with_instruction_set`], else the one that the
-/// environment variable `KIF_CPU` names, else the fastest; never more than the processor offers.
+/// The level that calls from this thread use: the one chosen by [`with_instruction_set`], else
+/// the one that the environment variable `KIF_CPU` names, else the fastest; never more than
+/// the processor offers.
 pub fn instruction_set() -> InstructionSet {
     let (offered, preferred) = available();
     CHOSEN.get().map_or(preferred, |chosen| chosen.min(offered))
 }
 
-/// The highest level to use and the one to use unless told otherwise: what the processor offers and what is fastest on
-/// it, or for both what `KIF_CPU` names.
+/// The highest level to use and the one to use unless told otherwise: what the processor offers and
+/// what is fastest on it, or for both what `KIF_CPU` names.
 fn available() -> (InstructionSet, InstructionSet) {
     static AVAILABLE: OnceLock<(InstructionSet, InstructionSet)> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
@@ -64,7 +66,8 @@ fn available() -> (InstructionSet, InstructionSet) {
     })
 }
 
-/// Runs `f` with the kernels that this thread calls at `level`, or at the highest one below it that there is.
+/// Runs `f` with the kernels that this thread calls at `level`, or at the highest one
+/// below it that there is.
 ///
 /// A kernel asks once, on the thread that calls it, so its own worker threads follow.
 pub fn with_instruction_set<R>(level: InstructionSet, f: impl FnOnce() -> R) -> R {
@@ -101,8 +104,8 @@ fn offered() -> InstructionSet {
 
 /// The level to use unless told otherwise.
 ///
-/// Intel's processors take their time over BF16 pairs: on Sapphire Rapids 88 GFLOP/s a core against 175 in f32, so that
-/// widening the weight is faster there.
+/// Intel's processors take their time over BF16 pairs: on Sapphire Rapids 88 GFLOP/s a core against
+/// 175 in f32, so that widening the weight is faster there.
 fn preferred() -> InstructionSet {
     if is_amd() {
         offered()
@@ -150,7 +153,8 @@ macro_rules! versions {
 
             match set {
                 $crate::cpu::InstructionSet::Portable => body::<false>($($arg),*),
-                // SAFETY: a level is only ever chosen where the processor offers its instructions (`cpu::offered`).
+                // SAFETY: a level is only ever chosen where the processor offers its
+                // instructions (`cpu::offered`).
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::InstructionSet::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.

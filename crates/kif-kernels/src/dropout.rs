@@ -7,10 +7,11 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// Values of one task: a whole number of cipher blocks.
 const CHUNK: usize = 8192;
 
-/// `y = x mask / (1 - p)`: each value is dropped with probability `p`, rounded to a multiple of 2^-16.
+/// `y = x mask / (1 - p)`: each value is dropped with probability `p`, rounded to
+/// a multiple of 2^-16.
 ///
-/// `x` and `y` are `[n, n_cols]`. Value `i` of the tensor is dropped when the `i`-th 16-bit draw of the ChaCha8 stream
-/// falls below `p`, so the same key and stream give the same mask again.
+/// `x` and `y` are `[n, n_cols]`. Value `i` of the tensor is dropped when the `i`-th 16-bit draw of
+/// the ChaCha8 stream falls below `p`, so the same key and stream give the same mask again.
 pub fn dropout(x: &[f32], n_cols: usize, p: f32, key: [u8; 32], stream: u64, y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "input and output");
     masked(x, n_cols, p, key, stream, y, |x, scale, _| x * scale);

@@ -3,7 +3,8 @@
 use crate::cpu::versions;
 use crate::lanes::{self, LANES, madd};
 
-/// `e^x` to about one unit in the last place; arguments are clamped to `-87.3..=88.3`, not-a-number stays.
+/// `e^x` to about one unit in the last place; arguments are clamped to
+/// `-87.3..=88.3`, not-a-number stays.
 ///
 /// Cody-Waite reduction by ln 2 in two parts and the degree-5 polynomial of Cephes' `expf`.
 #[inline(always)]

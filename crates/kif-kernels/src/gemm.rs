@@ -89,7 +89,8 @@ fn reach(n_rows: usize, n_cols: usize, row_stride: usize, col_stride: usize) -> 
     }
 }
 
-/// `c = alpha a b + beta c`, with `beta` 0 (`c` is not read) or 1; on all threads of the pool when `parallel`.
+/// `c = alpha a b + beta c`, with `beta` 0 (`c` is not read) or 1; on all threads of the
+/// pool when `parallel`.
 ///
 /// The number of threads does not change the result; the number of rows may (unlike a
 /// [`PackedWeight`](crate::PackedWeight)).
@@ -138,8 +139,9 @@ pub fn gemm(alpha: f32, a: MatRef, b: MatRef, beta: f32, c: MatMut, parallel: bo
     } else {
         Parallelism::None
     };
-    // SAFETY: every element of the three matrices lies in its slice, as asserted; `c` is borrowed exclusively and its
-    // elements do not overlap. The crate's `alpha` scales what is in the product, its `beta` the new part.
+    // SAFETY: every element of the three matrices lies in its slice, as asserted; `c` is borrowed
+    // exclusively and its elements do not overlap. The crate's `alpha` scales what is in the
+    // product, its `beta` the new part.
     unsafe {
         gemm::gemm(
             m,

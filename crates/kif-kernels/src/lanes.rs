@@ -34,8 +34,8 @@ pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     sum_with_rest::<FUSED>(lanes, a_rest, b_rest)
 }
 
-/// The inner products of one row with four of its length, each with the bits of [`dot`]: side by side, none waits for its
-/// own last sum.
+/// The inner products of one row with four of its length, each with the bits of [`dot`]: side by
+/// side, none waits for its own last sum.
 #[inline(always)]
 pub(crate) fn four_dots<const FUSED: bool>(a: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
     let (whole, a_rest) = a.as_chunks::<LANES>();

@@ -1,17 +1,21 @@
-//! CPU arithmetic on plain slices: prepacked weights, norms, activations, attention and losses.
+#![doc = include_str!("../README.md")]
 //!
-//! Tensors are row-major `f32` slices; nothing here knows of models, tapes or files. Two promises hold for everything
-//! except [`gemm`] and [`dropout`], which draws by an element's place in the call; these make only the first:
+//! # What to rely on
+//!
+//! Tensors are row-major `f32` slices. Two promises hold for everything except [`gemm`] and
+//! [`dropout`], which draws by an element's place in the call; these make only the first:
 //!
 //! * the number of threads never changes a bit of a result;
-//! * neither does company: a row's result has the same bits whatever other rows stand in the call, so scoring one
-//!   sequence and scoring a batch of sequences agree exactly.
+//! * neither does company: a row's result has the same bits whatever other rows stand in the call,
+//!   so scoring one sequence and scoring a batch of sequences agree exactly.
 //!
-//! Kernels exist for AVX-512 (with and without BF16), for AVX2 with FMA, and in portable Rust. The best one that the
-//! processor offers is chosen at run time ([`instruction_set`]); the bits differ between them, by rounding.
+//! Which instructions a call uses is what [`instruction_set`] says: AVX-512 (with and without
+//! BF16), AVX2 with FMA, or none beyond portable Rust. The bits differ between them, by rounding.
 //!
-//! Extents are the caller's to get right: a wrong length is a broken precondition and panics with its numbers.
-#![allow(unsafe_code)] // Intrinsics, and writes of disjoint parts from several threads; each block says why it is sound.
+//! Extents are the caller's to get right: a wrong length is a broken precondition and
+//! panics with its numbers.
+// Intrinsics, and writes of disjoint parts from several threads; each block says why it is sound.
+#![allow(unsafe_code)]
 
 mod activation;
 mod attention;

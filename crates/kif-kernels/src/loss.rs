@@ -1,4 +1,5 @@
-//! Cross entropy in nats, alone and fused with the output layer, and what is read off a row of logits.
+//! Cross entropy in nats, alone and fused with the output layer, and what is read
+//! off a row of logits.
 
 use crate::cpu::instruction_set;
 use crate::exp::{log_sum_exp, softmax};
@@ -10,7 +11,8 @@ const ROWS: usize = 64;
 
 /// Negative log likelihoods of `targets`, and their gradients in place of the logits.
 ///
-/// `logits` is `[n, V]` and is replaced by `softmax(logits) - onehot(targets)`, the gradient of the sum of the result.
+/// `logits` is `[n, V]` and is replaced by `softmax(logits) - onehot(targets)`, the gradient of
+/// the sum of the result.
 pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize) -> Vec<f32> {
     assert_eq!(
         logits.len(),
@@ -38,7 +40,8 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize) -> Vec<f
     nll
 }
 
-/// `KL(q || p)` of `p = softmax(logits)`, row by row in nats, and the gradient of their sum in place of the logits.
+/// `KL(q || p)` of `p = softmax(logits)`, row by row in nats, and the gradient of their sum in
+/// place of the logits.
 ///
 /// `logits` and `log_q` are `[n, V]`; every row of q sums to 1. The gradient is `p - q`.
 pub fn divergence(logits: &mut [f32], log_q: &[f32], vocab: usize) -> Vec<f32> {
@@ -71,7 +74,8 @@ pub fn divergence(logits: &mut [f32], log_q: &[f32], vocab: usize) -> Vec<f32> {
     divergence
 }
 
-/// Negative log likelihoods of `targets` under the logits `x head^T`, without ever holding the logits of all rows.
+/// Negative log likelihoods of `targets` under the logits `x head^T`, without ever holding
+/// the logits of all rows.
 ///
 /// `x` is `[n, D]`; `gx`, if wanted, is overwritten with the gradient of the sum of the result.
 pub fn linear_cross_entropy(

@@ -1,4 +1,5 @@
-//! Root-mean-square normalisation (Zhang and Sennrich 2019), without a shift, as T5 and Llama use it.
+//! Root-mean-square normalisation (Zhang and Sennrich 2019), without a shift, as
+//! T5 and Llama use it.
 
 use crate::cpu::{instruction_set, versions};
 use crate::lanes::{self, LANES, dot, madd};
@@ -9,8 +10,9 @@ const ROWS: usize = 64;
 
 /// `y = x gain / rms(x)` row by row, with `rms(x) = sqrt(mean(x^2) + eps)`.
 ///
-/// `x` and `y` are `[n, D]`, `gain` is `[D]`; `inv_rms[n]` receives `1 / rms` for the backward pass. A row whose squares
-/// overflow has no finite `rms` and becomes not-a-number: the zeros of the formula would pass for a result.
+/// `x` and `y` are `[n, D]`, `gain` is `[D]`; `inv_rms[n]` receives `1 / rms` for the backward
+/// pass. A row whose squares overflow has no finite `rms` and becomes not-a-number: the zeros of
+/// the formula would pass for a result.
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) {
     let (n_rows, width) = (inv_rms.len(), gain.len());
     assert_eq!(

@@ -1,4 +1,5 @@
-//! Work split into numbered tasks whose results do not depend on who runs them, and the scratch memory they use.
+//! Work split into numbered tasks whose results do not depend on who runs them, and the
+//! scratch memory they use.
 
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -31,7 +32,8 @@ impl<T> SendPtr<T> {
     }
 }
 
-/// Runs `task(0) .. task(n_tasks - 1)`, on all threads of the pool when `work` operations are worth it.
+/// Runs `task(0) .. task(n_tasks - 1)`, on all threads of the pool when `work`
+/// operations are worth it.
 pub(crate) fn for_each_task(n_tasks: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
     if n_tasks <= 1 || work < SERIAL_BELOW || rayon::current_num_threads() == 1 {
         (0..n_tasks).for_each(task);
@@ -63,7 +65,8 @@ pub(crate) fn with_scratch<R>(n_floats: usize, f: impl FnOnce(&mut [f32]) -> R) 
 
 /// The floats of some lines.
 pub(crate) fn as_floats(lines: &[Line]) -> &[f32] {
-    // SAFETY: `Line` is `repr(C)` around 16 floats whose size is a multiple of its alignment, so there is no padding.
+    // SAFETY: `Line` is `repr(C)` around 16 floats whose size is a multiple of its alignment, so
+    // there is no padding.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
 }
 

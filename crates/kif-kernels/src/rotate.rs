@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), with the two halves of a head as the pairs' members, as
-//! Hugging Face stores Llama's weights.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), with the two halves of a head as
+//! the pairs' members, as Hugging Face stores Llama's weights.
 
 use crate::cpu::{instruction_set, versions};
 use crate::lanes::madd;
@@ -10,8 +10,8 @@ const ROWS: usize = 64;
 
 /// Turns every pair `(x[i], x[i + dim / 2])` of every head by the angle i of its row.
 ///
-/// `x` and `y` are `[n, n_heads * dim]`, `cos` and `sin` `[n, dim / 2]`. Turned back by the negative sine, which is the
-/// gradient, too.
+/// `x` and `y` are `[n, n_heads * dim]`, `cos` and `sin` `[n, dim / 2]`. Turned back by the
+/// negative sine, which is the gradient, too.
 pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], half: usize, y: &mut [f32]) {
     assert!(
         half > 0 && cos.len().is_multiple_of(half),

@@ -1,7 +1,8 @@
-//! The KIF family's layout: `<root>/{train,dev,test}/<task>.json`, or `<task>_T5.json` where only that is shipped.
+//! The KIF family's layout: `<root>/{train,dev,test}/<task>.json`, or `<task>_T5.json` where
+//! only that is shipped.
 //!
-//! A file is a JSON array of `{id, instruction, input, output}`; the prompt is instruction + input. The `_T5` files have
-//! no instruction: their input is the same prompt as a whole.
+//! A file is a JSON array of `{id, instruction, input, output}`; the prompt is instruction + input.
+//! The `_T5` files have no instruction: their input is the same prompt as a whole.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! How tasks lie on disk: one file per layout, each as its authors publish it.
 //!
-//! A task has rows to train on and rows to test on. `dev` files are never read: in the published benchmarks they are
-//! drawn from the same pool as test, so validation is cut from train instead.
+//! A task has rows to train on and rows to test on. `dev` files are never read: in the published
+//! benchmarks they are drawn from the same pool as test, so validation is cut from train instead.
 
 pub mod jsonl;
 pub mod long_sequence;
@@ -58,8 +58,9 @@ impl Split {
 
 /// Reads a task's train and test rows.
 ///
-/// Any row that is not as the layout has it is an error with file, line and field; so are two rows with one id in a
-/// file. Two rows with one text are not: published train files have such a pair (rte).
+/// Any row that is not as the layout has it is an error with file, line and field; so are
+/// two rows with one id in a file. Two rows with one text are not: published train files
+/// have such a pair (rte).
 pub fn load_task(layout: Layout, root: &Path, name: &str) -> Result<Task, DataError> {
     check_name(root, name)?;
     let rows = |split| {

@@ -1,15 +1,17 @@
-//! O-LoRA's layout: `<root>/<TYPE>/<TASK>/{train,dev,test,labels}.json`, where root is the folder `CL_Benchmark`.
+//! O-LoRA's layout: `<root>/<TYPE>/<TASK>/{train,dev,test,labels}.json`, where root is the
+//! folder `CL_Benchmark`.
 //!
-//! A file is a JSON array of `{label, sentence}`; `labels.json` is the array of labels, in the order in which the prompt
-//! offers them. The prompt is the KIF family's: the instruction of the task type, the options, the sentence, `Answer:`.
-//! Rows have no ids there and get `<task>_<position from 0>`. Tasks are found whatever the case of their name (the
-//! streams say `mnli`, the folder is `NLI/MNLI`).
+//! A file is a JSON array of `{label, sentence}`; `labels.json` is the array of labels, in the
+//! order in which the prompt offers them. The prompt is the KIF family's: the instruction of the
+//! task type, the options, the sentence, `Answer:`. Rows have no ids there and get
+//! `<task>_<position from 0>`. Tasks are found whatever the case of their name (the streams say
+//! `mnli`, the folder is `NLI/MNLI`).
 
 use std::path::{Path, PathBuf};
 
 use super::{Split, first_file, folders, no_task};
 use crate::error::DataError;
-use crate::json::{Place, Source};
+use crate::json::{Position, TextReader};
 use crate::raw_row::{RawRow, RowSink, required, text_row};
 use crate::task::Row;
 use crate::template;
@@ -60,52 +62,52 @@ pub(super) fn read(
         )
     })?;
     let labels = read_labels(&labels_file(root, name)?)?;
-    let mut source = Source::open(&file(root, name, split)?)?;
-    let mut position = 0;
-    source.elements(|source, place, text| {
-        let id = format!("{name}_{position}");
-        position += 1;
-        let row = RawRow::parse(source, place, text)
-            .and_then(|raw| row(source, place, raw, id, instruction, &labels));
-        rows.push(source, place, row)
+    let mut reader = TextReader::open(&file(root, name, split)?)?;
+    let mut n_rows = 0;
+    reader.elements(|reader, position, text| {
+        let id = format!("{name}_{n_rows}");
+        n_rows += 1;
+        let row = RawRow::parse(reader, position, text)
+            .and_then(|raw| row(reader, position, raw, id, instruction, &labels));
+        rows.push(reader, position, row)
     })?;
-    source.expect_end()?;
-    rows.finish(&source)
+    reader.expect_end()?;
+    rows.finish(&reader)
 }
 
 fn row(
-    source: &Source,
-    place: Place,
+    reader: &TextReader,
+    position: Position,
     raw: RawRow,
     id: String,
     instruction: &str,
     labels: &[String],
 ) -> Result<Row, DataError> {
-    let sentence = required(source, place, "sentence", raw.sentence, "text")?;
-    let label = required(source, place, "label", raw.label, "text")?;
+    let sentence = required(reader, position, "sentence", raw.sentence, "text")?;
+    let label = required(reader, position, "label", raw.label, "text")?;
     if !labels.contains(&label) {
         let problem = format!(
             "`{label}` is not in labels.json, expected one of {}",
             labels.join(", ")
         );
-        return Err(source.field(place, "label", problem));
+        return Err(reader.field(position, "label", problem));
     }
     let prompt = template::options(instruction, labels, &sentence);
-    text_row(source, place, Some(id), prompt, Some(vec![label]))
+    text_row(reader, position, Some(id), prompt, Some(vec![label]))
 }
 
 fn read_labels(path: &Path) -> Result<Vec<String>, DataError> {
-    let mut source = Source::open(path)?;
+    let mut reader = TextReader::open(path)?;
     let mut labels = Vec::new();
-    source.elements(|source, place, text| {
+    reader.elements(|reader, position, text| {
         labels.push(
-            serde_json::from_str(text).map_err(|error| source.parse_error(place, "", &error))?,
+            serde_json::from_str(text).map_err(|error| reader.parse_error(position, "", &error))?,
         );
         Ok(())
     })?;
-    source.expect_end()?;
+    reader.expect_end()?;
     if labels.is_empty() {
-        Err(source.empty())
+        Err(reader.empty())
     } else {
         Ok(labels)
     }

@@ -21,8 +21,8 @@ pub struct Survey {
     pub lines: Vec<usize>,
     /// What is wrong, in the order in which it was found; at most [`MAX_PROBLEMS`].
     pub problems: Vec<DataError>,
-    /// Whether the file was read to its end. Brackets that do not match, a value without bounds and the last of
-    /// [`MAX_PROBLEMS`] problems end the reading earlier.
+    /// Whether the file was read to its end. Brackets that do not match, a value without bounds and
+    /// the last of [`MAX_PROBLEMS`] problems end the reading earlier.
     pub complete: bool,
 }
 

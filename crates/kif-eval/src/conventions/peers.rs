@@ -64,7 +64,8 @@ pub struct Peer {
     pub name: &'static str,
     /// Average, BWT, FWT, forgetting.
     conventions: [Convention; 4],
-    /// Decimals to which it rounds every score in 0..=1 before any mean is taken; none where it does not, as far as we know.
+    /// Decimals to which it rounds every score in 0..=1 before any mean is taken; none where it
+    /// does not, as far as we know.
     pub decimals: Option<i32>,
     /// What a formula does not say.
     pub note: &'static str,

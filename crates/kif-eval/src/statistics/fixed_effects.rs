@@ -2,12 +2,12 @@
 
 use super::{EvalError, Interval, half_width, mean};
 
-/// Student's t interval for the mean over orders, each order weighing the same: `groups` are the values of one order
-/// each, over its seeds.
+/// Student's t interval for the mean over orders, each order weighing the same: `groups` are the
+/// values of one order each, over its seeds.
 ///
-/// Published orders are fixed: whoever repeats the benchmark runs the same ones. Only seeds vary, so the spread between
-/// orders is no uncertainty. With K orders of n_k values, `m = 1/K sum m_k`, pooled
-/// `s^2 = sum_k sum_i (x_ki - m_k)^2 / f`, `f = sum_k (n_k - 1)`, and the interval is
+/// Published orders are fixed: whoever repeats the benchmark runs the same ones. Only seeds vary,
+/// so the spread between orders is no uncertainty. With K orders of n_k values, `m = 1/K sum m_k`,
+/// pooled `s^2 = sum_k sum_i (x_ki - m_k)^2 / f`, `f = sum_k (n_k - 1)`, and the interval is
 /// `m +- t(f) s / K sqrt(sum_k 1/n_k)`. Seeds are taken to vary as much in one order as in another.
 ///
 /// Fails unless every order has a value and one of them two, and on a confidence outside 0..1.
@@ -94,7 +94,8 @@ mod tests {
         }
     }
 
-    /// Whether the middle 95 % of means of values that are drawn again within orders hold 0, the truth.
+    /// Whether the middle 95 % of means of values that are drawn again within
+    /// orders hold 0, the truth.
     fn percentile_bootstrap_covers(groups: &[Vec<f64>], normals: &mut Normals) -> bool {
         let n_draws = 399;
         let mut means: Vec<f64> = (0..n_draws)

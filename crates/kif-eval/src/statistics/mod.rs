@@ -53,10 +53,11 @@ impl Interval {
     }
 }
 
-/// Student's t interval for the mean: `mean +- t(n - 1) std / sqrt(n)`, right for few independent normal values.
+/// Student's t interval for the mean: `mean +- t(n - 1) std / sqrt(n)`, right for few
+/// independent normal values.
 ///
-/// To compare two methods, give it their differences over the same seeds and orders. Fails on fewer than two values and
-/// on a confidence outside 0..1.
+/// To compare two methods, give it their differences over the same seeds and orders. Fails on fewer
+/// than two values and on a confidence outside 0..1.
 pub fn t_interval(values: &[f64], confidence: f64) -> Result<Interval, EvalError> {
     let n_values = values.len();
     let (Some(mean), Some(std)) = (mean(values), sample_std(values)) else {
@@ -110,7 +111,8 @@ mod tests {
 
     #[test]
     fn quantiles_agree_with_published_tables() {
-        // Probability, degrees of freedom, quantile: computed with mpmath to 30 digits from the incomplete beta function.
+        // Probability, degrees of freedom, quantile: computed with mpmath to 30 digits from the
+        // incomplete beta function.
         let table = [
             (0.975, 1, 12.706204736175),
             (0.975, 2, 4.302652729749),

@@ -5,11 +5,13 @@ use super::{EvalError, sample_std, t_quantile};
 /// Most differences whose signs are flipped in all ways: two halves of 2^20 sums.
 const MAX_PAIRS: usize = 40;
 
-/// Two-sided p-value of the sign-flip test (Fisher's randomisation test for pairs): the share of all `2^n` ways to choose
-/// the signs of the differences whose sum is at least as far from zero as the sum found.
+/// Two-sided p-value of the sign-flip test (Fisher's randomisation test for pairs): the share
+/// of all `2^n` ways to choose the signs of the differences whose sum is at least as far from
+/// zero as the sum found.
 ///
-/// Exact where a difference and its opposite are equally likely if the methods are equal; the smallest value of n
-/// differences is `2 / 2^n` (nine cells: 0.0039). Fails on no difference, on more than 40, and on one that is not finite.
+/// Exact where a difference and its opposite are equally likely if the methods are equal; the
+/// smallest value of n differences is `2 / 2^n` (nine cells: 0.0039). Fails on no difference, on
+/// more than 40, and on one that is not finite.
 pub fn sign_flip_p(differences: &[f64]) -> Result<f64, EvalError> {
     let n_values = differences.len();
     if n_values == 0 {
@@ -48,8 +50,9 @@ fn signed_sums(values: &[f64]) -> Vec<f64> {
     sums
 }
 
-/// p-values adjusted for there being several (Holm 1979, *A simple sequentially rejective multiple test procedure*): the
-/// i-th smallest of m times `m - i + 1`, at least the one before, at most 1; in the given order.
+/// p-values adjusted for there being several (Holm 1979, *A simple sequentially rejective
+/// multiple test procedure*): the i-th smallest of m times `m - i + 1`, at least the one before,
+/// at most 1; in the given order.
 pub fn holm(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
@@ -63,9 +66,9 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// The smallest true mean difference that a two-sided t test at level `alpha` would have found with probability `power`
-/// from these differences: `(t(1 - alpha/2) + t(power)) s / sqrt(n)` with n - 1 degrees of freedom, the usual
-/// approximation to the noncentral t. `None` of fewer than two.
+/// The smallest true mean difference that a two-sided t test at level `alpha` would have found with
+/// probability `power` from these differences: `(t(1 - alpha/2) + t(power)) s / sqrt(n)` with n - 1
+/// degrees of freedom, the usual approximation to the noncentral t. `None` of fewer than two.
 pub fn detectable_difference(differences: &[f64], alpha: f64, power: f64) -> Option<f64> {
     let std = sample_std(differences)?;
     let n = differences.len() as f64;

@@ -1,19 +1,23 @@
-//! How far a score may be off because its test set is a sample: models held fixed, test rows drawn again.
+//! How far a score may be off because its test set is a sample: models held fixed,
+//! test rows drawn again.
 
 use super::{EvalError, Interval, mean, sample_std, t_quantile};
 
-/// Student's t interval for the sum of the means of independent strata, the rows of one test set each.
+/// Student's t interval for the sum of the means of independent strata, the rows
+/// of one test set each.
 ///
-/// A metric that is linear in the scores is such a sum: row r of task j enters every cell of the matrix, so its value is
-/// the sum over cells and runs of weight times how well it was answered there, and its stratum is the task. Rows are the
-/// same in every cell, so they are drawn *jointly*: what a difference of two cells, or of two methods, has in common
-/// cancels within a row.
+/// A metric that is linear in the scores is such a sum: row r of task j enters every cell
+/// of the matrix, so its value is the sum over cells and runs of weight times how well it
+/// was answered there, and its stratum is the task. Rows are the same in every cell, so
+/// they are drawn *jointly*: what a difference of two cells, or of two methods, has in
+/// common cancels within a row.
 ///
-/// With strata of n_j values and standard deviation s_j the estimate `sum_j m_j` has the standard error
-/// `sqrt(sum_j s_j^2 / n_j)`. Resampling rows within strata estimates the same thing with noise, and too small by
-/// `(n_j - 1) / n_j` in every variance; so nothing is drawn here, and the bootstrap is the tests' oracle. Degrees of freedom
-/// are Welch and Satterthwaite's. A stratum whose rows are all equal (all right, all wrong) has no spread: with few rows and
-/// scores near 0 or 1 the interval is too narrow.
+/// With strata of n_j values and standard deviation s_j the estimate `sum_j m_j` has the standard
+/// error `sqrt(sum_j s_j^2 / n_j)`. Resampling rows within strata estimates the same thing with
+/// noise, and too small by `(n_j - 1) / n_j` in every variance; so nothing is drawn here, and the
+/// bootstrap is the tests' oracle. Degrees of freedom are Welch and Satterthwaite's. A stratum
+/// whose rows are all equal (all right, all wrong) has no spread: with few rows and scores near 0
+/// or 1 the interval is too narrow.
 ///
 /// Fails on no stratum, on one with fewer than two values, and on a confidence outside 0..1.
 pub fn test_row_interval(strata: &[Vec<f64>], confidence: f64) -> Result<Interval, EvalError> {
@@ -54,7 +58,8 @@ mod tests {
 
     #[test]
     fn two_strata_by_hand() {
-        // Means 0.5 and 0.2; variances 1/3 over 4 and 0.02 over 2; freedom (1/12 + 0.01)^2 / (1/12^2/3 + 0.01^2).
+        // Means 0.5 and 0.2; variances 1/3 over 4 and 0.02 over 2; freedom
+        // (1/12 + 0.01)^2 / (1/12^2/3 + 0.01^2).
         let strata = [vec![0.0, 1.0, 0.0, 1.0], vec![0.1, 0.3]];
         let interval = test_row_interval(&strata, 0.95).unwrap();
         let variance: f64 = 1.0 / 12.0 + 0.01;
@@ -92,7 +97,8 @@ mod tests {
     /// Models that answer them.
     const N_CELLS: usize = 4;
 
-    /// Whether each row of a task is right in each cell: rows are hard or easy, whatever the cell. `[cell][row]`.
+    /// Whether each row of a task is right in each cell: rows are hard or easy, whatever the
+    /// cell. `[cell][row]`.
     fn answers(normals: &mut Normals, (n_rows, shift): (usize, f64)) -> Vec<Vec<f64>> {
         let hardness: Vec<f64> = (0..n_rows).map(|_| normals.draw()).collect();
         let right = |cell: usize, hard: f64, noise: f64| {

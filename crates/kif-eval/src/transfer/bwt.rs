@@ -8,20 +8,22 @@ fn change(matrix: &ScoreMatrix, after: usize, task: usize) -> Option<f64> {
     Some(matrix.get(after, task)? - matrix.learned(task)?)
 }
 
-/// Mean change of all tasks but the last, divisor K - 1 (GEM, Lopez-Paz and Ranzato 2017; Recurrent-KIF, TaSL, Mammoth).
+/// Mean change of all tasks but the last, divisor K - 1 (GEM, Lopez-Paz and Ranzato 2017;
+/// Recurrent-KIF, TaSL, Mammoth).
 pub fn gem(matrix: &ScoreMatrix) -> Option<f64> {
     let n_tasks = matrix.n_tasks();
     mean_of((0..n_tasks - 1).map(|task| change(matrix, n_tasks, task)))
 }
 
-/// The same sum with divisor K (SAPT): the last task counts with a change of 0, so this is (K - 1) / K of [`gem`].
+/// The same sum with divisor K (SAPT): the last task counts with a change of 0, so this is
+/// (K - 1) / K of [`gem`].
 pub fn sapt(matrix: &ScoreMatrix) -> Option<f64> {
     let n_tasks = matrix.n_tasks();
     mean_of((0..n_tasks).map(|task| change(matrix, n_tasks, task))).filter(|_| n_tasks > 1)
 }
 
-/// Mean change over all rows, not only the last: every pair of a task and a later one (Díaz-Rodríguez et al. 2018;
-/// Continuum).
+/// Mean change over all rows, not only the last: every pair of a task and a later one
+/// (Díaz-Rodríguez et al. 2018; Continuum).
 pub fn diaz_rodriguez(matrix: &ScoreMatrix) -> Option<f64> {
     mean_of(
         (2..=matrix.n_tasks())

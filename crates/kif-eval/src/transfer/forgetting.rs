@@ -5,21 +5,23 @@
 use super::mean_of;
 use crate::ScoreMatrix;
 
-/// Best score since learning the task and before the last one, minus the last (Chaudhry et al. 2018, Eq. 3; Continuum).
-/// Negative where the last task helped. Equals SAPT's forgetting rate, as scores are not negative.
+/// Best score since learning the task and before the last one, minus the last (Chaudhry et al.
+/// 2018, Eq. 3; Continuum). Negative where the last task helped. Equals SAPT's forgetting rate, as
+/// scores are not negative.
 pub fn chaudhry(matrix: &ScoreMatrix) -> Option<f64> {
     mean_over_past_tasks(matrix, |task| {
         best(matrix, task, matrix.n_tasks() - 1, f64::NEG_INFINITY)
     })
 }
 
-/// Score directly after learning the task, minus the last (Avalanche): minus [`bwt::gem`](super::bwt::gem).
+/// Score directly after learning the task, minus the last (Avalanche): minus
+/// [`bwt::gem`](super::bwt::gem).
 pub fn first_last(matrix: &ScoreMatrix) -> Option<f64> {
     mean_over_past_tasks(matrix, |task| matrix.learned(task))
 }
 
-/// Best score of all rows, the last among them and 0 where the task was not learned yet, minus the last (Mammoth).
-/// Never negative.
+/// Best score of all rows, the last among them and 0 where the task was not learned yet, minus the
+/// last (Mammoth). Never negative.
 pub fn mammoth(matrix: &ScoreMatrix) -> Option<f64> {
     mean_over_past_tasks(matrix, |task| best(matrix, task, matrix.n_tasks(), 0.0))
 }
@@ -29,7 +31,8 @@ fn mean_over_past_tasks(matrix: &ScoreMatrix, peak: impl Fn(usize) -> Option<f64
     mean_of((0..matrix.n_tasks() - 1).map(|task| Some(peak(task)? - matrix.last(task)?)))
 }
 
-/// The largest score of `task` in the rows from learning it up to `end`, or `floor` if that is larger.
+/// The largest score of `task` in the rows from learning it up to `end`, or
+/// `floor` if that is larger.
 fn best(matrix: &ScoreMatrix, task: usize, end: usize, floor: f64) -> Option<f64> {
     (task + 1..=end).try_fold(floor, |best, after| {
         Some(best.max(matrix.get(after, task)?))

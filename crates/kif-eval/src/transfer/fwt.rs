@@ -3,8 +3,9 @@
 use super::mean_of;
 use crate::ScoreMatrix;
 
-/// Mean over all tasks but the first of the score just before learning it, minus what an untrained model scores on it
-/// (GEM, Lopez-Paz and Ranzato 2017). `untrained` has one score per task; `None` takes row 0, the base.
+/// Mean over all tasks but the first of the score just before learning it, minus what an untrained
+/// model scores on it (GEM, Lopez-Paz and Ranzato 2017). `untrained` has one score per task; `None`
+/// takes row 0, the base.
 pub fn gem(matrix: &ScoreMatrix, untrained: Option<&[f64]>) -> Option<f64> {
     let before = |task: usize| match untrained {
         Some(scores) => scores.get(task).copied(),
@@ -13,8 +14,9 @@ pub fn gem(matrix: &ScoreMatrix, untrained: Option<&[f64]>) -> Option<f64> {
     mean_of((1..matrix.n_tasks()).map(|task| Some(matrix.get(task, task)? - before(task)?)))
 }
 
-/// Mean over all tasks of the score directly after learning it, minus that of a model trained on it alone (AIMMerging;
-/// SAPT takes one constant for the second mean). `single_task` has one score per task.
+/// Mean over all tasks of the score directly after learning it, minus that of a model
+/// trained on it alone (AIMMerging; SAPT takes one constant for the second mean).
+/// `single_task` has one score per task.
 pub fn aim(matrix: &ScoreMatrix, single_task: &[f64]) -> Option<f64> {
     mean_of((0..matrix.n_tasks()).map(|task| Some(matrix.learned(task)? - single_task.get(task)?)))
 }

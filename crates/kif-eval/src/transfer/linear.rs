@@ -13,8 +13,9 @@ pub struct Weight {
     pub weight: f64,
 }
 
-/// The weights of all cells that enter a metric of `n_tasks` tasks; a cell may stand there twice. `None` where a metric is
-/// no weighted sum (forgetting from a best score), where it compares with other models, and where it has no term.
+/// The weights of all cells that enter a metric of `n_tasks` tasks; a cell may stand there twice.
+/// `None` where a metric is no weighted sum (forgetting from a best score), where it compares with
+/// other models, and where it has no term.
 pub fn weights(metric: Metric, n_tasks: usize) -> Option<Vec<Weight>> {
     let k = n_tasks as f64;
     let cell = |after, task, weight| Weight {

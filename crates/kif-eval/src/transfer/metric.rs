@@ -113,7 +113,8 @@ impl Metric {
             .find(|metric| metric.name() == name)
     }
 
-    /// What is computed, on one line: K tasks, `a[i,j]` the score on task j after task i, from 1; row 0 is the base.
+    /// What is computed, on one line: K tasks, `a[i,j]` the score on task j after task i, from
+    /// 1; row 0 is the base.
     pub fn formula(self) -> &'static str {
         match self {
             Metric::Op => "1/K sum_{j=1..K} a[K,j]",
@@ -134,7 +135,8 @@ impl Metric {
         }
     }
 
-    /// The metric's value; `None` if a cell or reference that it needs is unknown, or if K = 1 leaves it no term.
+    /// The metric's value; `None` if a cell or reference that it needs is unknown, or if
+    /// K = 1 leaves it no term.
     pub fn compute(self, matrix: &ScoreMatrix, references: &References<'_>) -> Option<f64> {
         match self {
             Metric::Op => overall_performance(matrix),

@@ -1,10 +1,12 @@
 //! Transfer metrics: what a matrix says about learning, forgetting and transfer.
 //!
-//! The literature uses one name for several formulas, so each convention is a function of its own, under the name of
-//! its source, and [`Metric`] lists them all with their formulas. In these, K is the number of tasks, `a[i,j]` the score
-//! on task j after learning task i, both from 1, and `a[0,j]` that of the base before any task.
+//! The literature uses one name for several formulas, so each convention is a function of its own,
+//! under the name of its source, and [`Metric`] lists them all with their formulas. In these, K is
+//! the number of tasks, `a[i,j]` the score on task j after learning task i, both from 1, and
+//! `a[0,j]` that of the base before any task.
 //!
-//! A metric is `None` if a cell or reference that it needs is unknown, and where its divisor would be 0 (K = 1).
+//! A metric is `None` if a cell or reference that it needs is unknown, and where its
+//! divisor would be 0 (K = 1).
 
 pub mod ap;
 pub mod bwt;
@@ -29,7 +31,8 @@ fn mean_of(terms: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 pub(crate) mod example {
     use crate::ScoreMatrix;
 
-    /// Three tasks: task 1 falls from 0.9 over 0.95 to 0.5, task 2 from 0.8 to 0.6, task 3 ends at 0.7.
+    /// Three tasks: task 1 falls from 0.9 over 0.95 to 0.5, task 2 from 0.8 to
+    /// 0.6, task 3 ends at 0.7.
     pub(crate) fn matrix() -> ScoreMatrix {
         let rows = [
             [0.1, 0.2, 0.3],

@@ -8,8 +8,8 @@ use crate::parallel::{SendPtr, for_each_task, with_scratch};
 
 /// The gradients of [`attention`](super::attention), given the probabilities that it saved.
 ///
-/// Rows of `gq`, `gk` and `gv` that a span covers are overwritten, others left alone; key spans must not overlap.
-/// `gbias[n_heads, n_distances]` is added to, sequence after sequence.
+/// Rows of `gq`, `gk` and `gv` that a span covers are overwritten, others left alone; key spans
+/// must not overlap. `gbias[n_heads, n_distances]` is added to, sequence after sequence.
 pub fn attention_backward(
     q: &[f32],
     k: &[f32],
@@ -57,8 +57,8 @@ pub fn attention_backward(
         let size = shape.queries[s].len * shape.keys[s].len;
         for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
             let probs = &probs[offsets[s] + head * size..][..size];
-            // SAFETY: the spans were checked; queries, keys and heads are disjoint, so this task alone writes its rows
-            // and columns, and every head has a bias part of its own.
+            // SAFETY: the spans were checked; queries, keys and heads are disjoint, so this task
+            // alone writes its rows and columns, and every head has a bias part of its own.
             unsafe { one_head(set, q, k, v, &shape, probs, gy, s, head, &gradients) }
         }
     });
@@ -86,10 +86,12 @@ struct Gradients {
     n_distances: usize,
 }
 
-/// The first head of a group overwrites the gradients of the shared keys and values, the others add to them.
+/// The first head of a group overwrites the gradients of the shared keys and values,
+/// the others add to them.
 ///
 /// # Safety
-/// `shape` fits the tensors, and the rows of sequence `s` and columns of `head` in `to` are this call's alone.
+/// `shape` fits the tensors, and the rows of sequence `s` and columns of `head` in `to`
+/// are this call's alone.
 unsafe fn one_head(
     set: InstructionSet,
     q: &[f32],
@@ -130,9 +132,10 @@ unsafe fn one_head(
                 (shared.get(), dim)
             }
         };
-        let settle = |gradient: SendPtr<f32>| {
+        let add_shared = |gradient: SendPtr<f32>| {
             for row in 0..keys.len * usize::from(!is_first) {
-                // SAFETY: the rows of this sequence's keys and the columns of their head; the scratch has as many.
+                // SAFETY: the rows of this sequence's keys and the columns of their head; the
+                // scratch has as many.
                 let (into, from) = unsafe {
                     let at = gradient.get().add(at_k + row * kv_width);
                     (
@@ -160,7 +163,7 @@ unsafe fn one_head(
                 lq,
                 kv_target(to.gv),
             );
-            settle(to.gv);
+            add_shared(to.gv);
             if lq > 0 && lk > 0 {
                 // gp = gy v^T, then gs = p (gp - <gp, p>)
                 panels_of_transposed(&v[at_k..], lk, dim, kv_width, &mut panels[..of_keys]);
@@ -219,7 +222,7 @@ unsafe fn one_head(
                 lq,
                 kv_target(to.gk),
             );
-            settle(to.gk);
+            add_shared(to.gk);
         }
     });
 }

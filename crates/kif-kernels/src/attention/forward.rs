@@ -11,11 +11,13 @@ const QUERIES: usize = 56;
 
 /// `y = softmax(scale q k^T + bias) v` for every sequence and head.
 ///
-/// `q` and `y` are `[query tokens, n_heads * head_dim]`, `k` and `v` `[key tokens, n_kv_heads * head_dim]`. Rows of `y`
-/// that no query span covers are left alone; a query that sees no key gets zeros. `probs` receives the probabilities,
-/// `[n_heads, len_q, len_k]` of one sequence after another, for [`attention_backward`](super::attention_backward).
+/// `q` and `y` are `[query tokens, n_heads * head_dim]`, `k` and `v`
+/// `[key tokens, n_kv_heads * head_dim]`. Rows of `y` that no query span covers are left alone; a
+/// query that sees no key gets zeros. `probs` receives the probabilities, `[n_heads, len_q, len_k]`
+/// of one sequence after another, for [`attention_backward`](super::attention_backward).
 ///
-/// A query's result has the same bits alone, in a batch, and (causally) whether or not later keys are already there.
+/// A query's result has the same bits alone, in a batch, and (causally) whether or not later
+/// keys are already there.
 pub fn attention(
     q: &[f32],
     k: &[f32],
@@ -42,8 +44,8 @@ pub fn attention(
     for_each_task(shape.queries.len() * shape.n_heads, shape.work(), |task| {
         let (s, head) = (task / shape.n_heads, task % shape.n_heads);
         let size = shape.queries[s].len * shape.keys[s].len;
-        // SAFETY: this head's part of the reserved memory; the spans were checked, queries are disjoint and so are
-        // heads, so this task alone writes there and to its columns of `y`.
+        // SAFETY: this head's part of the reserved memory; the spans were checked, queries are
+        // disjoint and so are heads, so this task alone writes there and to its columns of `y`.
         unsafe {
             let probs = kept
                 .as_ref()
@@ -58,8 +60,8 @@ pub fn attention(
 }
 
 /// # Safety
-/// `shape` fits the tensors; the rows of sequence `s` and the columns of `head` in `y`, and `probs[len_q, len_k]`, are
-/// this call's alone.
+/// `shape` fits the tensors; the rows of sequence `s` and the columns of `head` in `y`, and
+/// `probs[len_q, len_k]`, are this call's alone.
 unsafe fn one_head(
     set: InstructionSet,
     q: &[f32],
@@ -98,15 +100,16 @@ unsafe fn one_head(
         }
         for first in (0..queries.len).step_by(QUERIES) {
             let n_rows = (queries.len - first).min(QUERIES);
-            let n_seen = shape.n_visible(s, first + n_rows - 1);
-            // SAFETY: the block's rows of `probs`, or scratch of as many; its rows and columns of `q` and `y`.
+            let n_visible_to_block = shape.n_visible(s, first + n_rows - 1);
+            // SAFETY: the block's rows of `probs`, or scratch of as many; its rows and
+            // columns of `q` and `y`.
             unsafe {
                 let scores = probs.map_or(scores.as_mut_ptr(), |probs| probs.add(first * keys.len));
                 let row = of_head(queries.start + first);
                 let a = (q.as_ptr().add(row), width, 1);
                 multiply_panels(
                     set,
-                    (n_rows, n_seen),
+                    (n_rows, n_visible_to_block),
                     dim,
                     a,
                     k_panels,
@@ -117,20 +120,20 @@ unsafe fn one_head(
                     let n_visible = shape.n_visible(s, first + i);
                     let row = scores.add(i * keys.len);
                     row.add(n_visible).write_bytes(0, keys.len - n_visible);
-                    let seen = std::slice::from_raw_parts_mut(row, n_visible);
+                    let visible = std::slice::from_raw_parts_mut(row, n_visible);
                     let bias = shape.bias.as_ref().map(|bias| {
                         let of_head =
                             &bias.by_distance[head * shape.n_distances()..][..shape.n_distances()];
                         &of_head[shape.bias_columns(bias, s, first + i)]
                     });
-                    scale_and_add(set, seen, shape.scale, bias.unwrap_or(&[]));
-                    softmax(set, seen);
+                    scale_and_add(set, visible, shape.scale, bias.unwrap_or(&[]));
+                    softmax(set, visible);
                 }
                 let a = (scores.cast_const(), keys.len, 1);
                 multiply_panels(
                     set,
                     (n_rows, dim),
-                    n_seen,
+                    n_visible_to_block,
                     a,
                     v_panels,
                     keys.len,

@@ -1,4 +1,5 @@
-//! Multi-head attention over ragged sequences, read where they lie in `[tokens, heads * head_dim]` tensors.
+//! Multi-head attention over ragged sequences, read where they lie in
+//! `[tokens, heads * head_dim]` tensors.
 
 mod backward;
 mod forward;
@@ -22,22 +23,24 @@ pub struct Span {
 pub struct RelativeBias<'a> {
     /// `[n_heads, n_distances]`: the addition for each distance, key position minus query position.
     pub by_distance: &'a [f32],
-    /// The distance of column 0. Query i has position `i + (len_k - len_q)`: the last query stands at the last key.
+    /// The distance of column 0. Query i has position `i + (len_k - len_q)`: the last query
+    /// stands at the last key.
     pub min_distance: isize,
 }
 
-/// What attends to what. Sequence `s` is the query rows `queries[s]` looking at the key rows `keys[s]`.
+/// What attends to what. Sequence `s` is the query rows `queries[s]` looking at
+/// the key rows `keys[s]`.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape<'a> {
     /// Query spans; they do not overlap.
     pub queries: &'a [Span],
-    /// Key spans, one for each query span. They may lie anywhere (a cache with room to grow), and several queries may
-    /// share one, except in the backward pass.
+    /// Key spans, one for each query span. They may lie anywhere (a cache with room to grow), and
+    /// several queries may share one, except in the backward pass.
     pub keys: &'a [Span],
     /// Heads side by side in a row of queries.
     pub n_heads: usize,
-    /// Heads side by side in a row of keys or values; a divisor of `n_heads`. Neighbours among the query heads share one
-    /// (grouped queries).
+    /// Heads side by side in a row of keys or values; a divisor of `n_heads`. Neighbours among the
+    /// query heads share one (grouped queries).
     pub n_kv_heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
@@ -71,7 +74,8 @@ impl AttentionShape<'_> {
             .map_or(0, |bias| bias.by_distance.len() / self.n_heads.max(1))
     }
 
-    /// Where each sequence's probabilities start, `[n_heads, len_q, len_k]` each, and where the last ends.
+    /// Where each sequence's probabilities start, `[n_heads, len_q, len_k]` each, and
+    /// where the last ends.
     fn probs_offsets(&self) -> Vec<usize> {
         let mut end = 0;
         let sizes = self

@@ -1,4 +1,5 @@
-//! Attention of one new token of each text: to the keys of its prompt, which texts may share, and to its own.
+//! Attention of one new token of each text: to the keys of its prompt, which texts may
+//! share, and to its own.
 
 use super::{Span, assert_disjoint};
 use crate::cpu::{instruction_set, versions};
@@ -23,10 +24,12 @@ pub struct StepShape<'a> {
     pub scale: f32,
 }
 
-/// `y = softmax(scale q k^T) v` for every text and head, over the keys of the prompt and the text's own.
+/// `y = softmax(scale q k^T) v` for every text and head, over the keys of the
+/// prompt and the text's own.
 ///
-/// `q` and `y` are `[texts, n_heads * head_dim]`; keys and values are `[rows, n_kv_heads * head_dim]`, a pair of them for
-/// prompts and one for texts. Every text sees at least one key. A text's result has the same bits in any company.
+/// `q` and `y` are `[texts, n_heads * head_dim]`; keys and values are
+/// `[rows, n_kv_heads * head_dim]`, a pair of them for prompts and one for texts. Every text sees
+/// at least one key. A text's result has the same bits in any company.
 pub fn attention_step(
     q: &[f32],
     prompts: [&[f32]; 2],

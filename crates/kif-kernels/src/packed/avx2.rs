@@ -3,13 +3,14 @@
 use super::strip::Strip;
 use std::arch::x86_64::*;
 
-/// Rows whose two vectors of sums fit the 16 registers beside two vectors of B and a broadcast of A.
+/// Rows whose two vectors of sums fit the 16 registers beside two vectors of B
+/// and a broadcast of A.
 const ROWS: usize = 6;
 /// Columns of a tile.
 const COLS: usize = 16;
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX2 and FMA.
+/// As [`multiply_strip`](super::multiply::multiply_strip), on a processor with AVX2 and FMA.
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     for j in (0..s.width).step_by(COLS) {
         for i in (0..n_rows).step_by(ROWS) {

@@ -1,13 +1,14 @@
-//! The strip in AVX-512: a tile of up to 6 rows of four vectors of sums in registers, or of more rows of fewer vectors
-//! where a panel is narrower.
+//! The strip in AVX-512: a tile of up to 6 rows of four vectors of sums in registers, or of more
+//! rows of fewer vectors where a panel is narrower.
 //!
-//! Wide tiles need the fewest instructions per multiplication: 1.5, where 14 rows of two vectors need 1.8. On a core
-//! whose other hardware thread is busy that is what counts.
+//! Wide tiles need the fewest instructions per multiplication: 1.5, where 14 rows of two vectors
+//! need 1.8. On a core whose other hardware thread is busy that is what counts.
 
 use super::strip::Strip;
 use std::arch::x86_64::*;
 
-/// Rows whose sums fit the 32 registers beside a line of B and a broadcast of A, by the number of vectors.
+/// Rows whose sums fit the 32 registers beside a line of B and a broadcast of A, by
+/// the number of vectors.
 pub(super) const ROWS: [usize; 5] = [0, MAX_ROWS, MAX_ROWS, 9, 6];
 pub(super) const MAX_ROWS: usize = 14;
 /// Depths of one turn of the loop over a contiguous A.
@@ -15,7 +16,8 @@ pub(super) const UNROLL: usize = 4;
 /// Lines of B that are fetched into the first-level cache ahead of their use.
 pub(super) const AHEAD: usize = 8;
 
-/// Calls `$f::<rows, vectors, ..>` for numbers of rows and vectors known at run time; the rows are those of [`ROWS`].
+/// Calls `$f::<rows, vectors, ..>` for numbers of rows and vectors known at run time; the rows
+/// are those of [`ROWS`].
 macro_rules! by_extents {
     ($rows:expr, $vectors:expr, $f:ident $(<$unit:literal>)?, $args:tt) => {
         match $vectors {
@@ -37,8 +39,8 @@ macro_rules! by_extents {
 }
 pub(super) use by_extents;
 
-/// Writes the body out for each row `I` below `$rows`: a loop this long would not always be unrolled, and its sums would
-/// then live in memory.
+/// Writes the body out for each row `I` below `$rows`: a loop this long would not always be
+/// unrolled, and its sums would then live in memory.
 macro_rules! each_row {
     ($rows:expr, $body:expr) => {
         each_row!(@ $rows, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
@@ -53,7 +55,7 @@ macro_rules! each_row {
 pub(super) use each_row;
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX-512 F.
+/// As [`multiply_strip`](super::multiply::multiply_strip), on a processor with AVX-512 F.
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     let masks = masks(s.width);
     let vectors = s.width.div_ceil(16);
@@ -84,14 +86,15 @@ pub(super) fn masks(width: usize) -> [__mmask16; 4] {
 unsafe fn tile<const M: usize, const V: usize, const UNIT: bool>(s: Strip, masks: [__mmask16; 4]) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     let a_col = if UNIT { 1 } else { s.a_col };
-    // Three rows to a pointer: their addresses are then one addition each at most, and none waits for another.
+    // Three rows to a pointer: their addresses are then one addition each at most, and
+    // none waits for another.
     let mut a: [*const f32; MAX_ROWS.div_ceil(3)] =
         std::array::from_fn(|i| s.a.wrapping_add(3 * i * s.a_row));
     let mut b = s.b;
     macro_rules! depth {
         ($k:expr) => {
-            // SAFETY: `a` and `b` stand at a depth below `s.depth`; A has M rows and B whole lines. Fetching ahead
-            // touches nothing, wherever it points.
+            // SAFETY: `a` and `b` stand at a depth below `s.depth`; A has M rows and B whole lines.
+            // Fetching ahead touches nothing, wherever it points.
             unsafe {
                 let mut line = [_mm512_setzero_ps(); V];
                 for v in 0..V {

@@ -7,7 +7,7 @@ use super::strip::LANES;
 use std::arch::x86_64::*;
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip), on a processor with AVX-512 BF16.
+/// As [`multiply_strip`](super::multiply::multiply_strip), on a processor with AVX-512 BF16.
 pub(super) unsafe fn strip(n_rows: usize, s: PairStrip) {
     let masks = masks(s.width);
     let vectors = s.width.div_ceil(16);
@@ -76,8 +76,8 @@ fn pairs_of(bits: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(bits) }
 }
 
-/// Widens lines in 8 bits, `[depth][scales.len()]`, and rounds them to BF16 pairs of depths, an odd last one paired with
-/// zero.
+/// Widens lines in 8 bits, `[depth][scales.len()]`, and rounds them to BF16 pairs of depths, an odd
+/// last one paired with zero.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn widen_bytes(lines: &[Bytes], scales: &[f32], pairs: &mut [u32]) {
     let (scale_of, _) = scales.as_chunks::<LANES>();
@@ -128,7 +128,8 @@ pub(super) fn round_row(source: &[f32], out: &mut [u16]) {
         }
     }
     if !rest.is_empty() {
-        // The last few through the same instruction, so that a value rounds alike wherever it stands.
+        // The last few through the same instruction, so that a value rounds
+        // alike wherever it stands.
         let mut last = [0f32; 16];
         last[..rest.len()].copy_from_slice(rest);
         // SAFETY: as above.

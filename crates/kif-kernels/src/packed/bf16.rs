@@ -4,14 +4,16 @@ use super::strip::LANES;
 use crate::cpu::versions;
 use half::bf16;
 
-/// Two depths of 16 columns of a panel: in each word the even depth's value in the low half, the odd one's in the high.
+/// Two depths of 16 columns of a panel: in each word the even depth's value in the low half, the
+/// odd one's in the high.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub(super) struct PairLine(pub(super) [u32; LANES]);
 
 /// The words of some lines.
 pub(super) fn words_of(lines: &[PairLine]) -> &[u32] {
-    // SAFETY: `PairLine` is `repr(C)` around 16 words whose size is a multiple of its alignment: there is no padding.
+    // SAFETY: `PairLine` is `repr(C)` around 16 words whose size is a multiple of its alignment:
+    // there is no padding.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
 }
 
@@ -31,7 +33,8 @@ pub(super) struct PairStrip {
     pub(super) accumulate: bool,
 }
 
-/// Rounds a panel `[depth][line_width]` to pairs, to nearest and ties to even; an odd last depth is paired with zero.
+/// Rounds a panel `[depth][line_width]` to pairs, to nearest and ties to even; an odd last depth
+/// is paired with zero.
 pub(super) fn narrow(floats: &[f32], line_width: usize, pairs: &mut [PairLine]) {
     let bits = |x: f32| u32::from(bf16::from_f32(x).to_bits());
     let lines = pairs.chunks_exact_mut(line_width / LANES);

@@ -1,4 +1,5 @@
-//! Values in 8 bits: each row of a weight has a scale, and a value is a whole number of -127 ..= 127 times it.
+//! Values in 8 bits: each row of a weight has a scale, and a value is a whole number of
+//! -127 ..= 127 times it.
 
 use super::strip::LANES;
 use crate::cpu::versions;
@@ -11,8 +12,9 @@ const LARGEST: f32 = 127.0;
 #[derive(Clone, Copy)]
 pub(super) struct Bytes(pub(super) [i8; LANES]);
 
-/// Rounds a panel, `floats[depth][line_width]`, to whole numbers, to nearest and ties to even, and sets the scales of its
-/// columns, `[line_width]`. `rows` holds the columns one after the other, `[columns, depth]`.
+/// Rounds a panel, `floats[depth][line_width]`, to whole numbers, to nearest and ties to even,
+/// and sets the scales of its columns, `[line_width]`. `rows` holds the columns one after the
+/// other, `[columns, depth]`.
 ///
 /// A value is off by half of a scale at most: 1/254 of the largest of its row.
 pub(super) fn narrow(rows: &[f32], floats: &[f32], scales: &mut [f32], lines: &mut [Bytes]) {

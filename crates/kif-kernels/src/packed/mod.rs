@@ -8,6 +8,7 @@ mod avx512;
 mod avx512_bf16;
 mod bf16;
 mod int8;
+mod multiply;
 mod pack;
 mod portable;
 mod product;
@@ -21,9 +22,10 @@ use pack::Pack;
 use product::Side;
 use rows::RowMajor;
 
+pub(crate) use multiply::multiply_panels;
 pub(crate) use pack::{panels_of, panels_of_transposed};
 pub use rows::Rows;
-pub(crate) use strip::{multiply_panels, panels_len};
+pub(crate) use strip::panels_len;
 
 /// Rows that a task reads off a pack.
 const ROWS_READ: usize = 16;
@@ -33,18 +35,20 @@ const ROWS_READ: usize = 16;
 pub enum Precision {
     /// As given.
     F32,
-    /// Rounded to BF16, in half the memory. Where the processor multiplies BF16 pairs at full rate the activations are
-    /// rounded too and a product takes about half the time; elsewhere the weight is widened on the fly, which costs a
-    /// little.
+    /// Rounded to BF16, in half the memory. Where the processor multiplies BF16 pairs at full rate
+    /// the activations are rounded too and a product takes about half the time; elsewhere the
+    /// weight is widened on the fly, which costs a little.
     Bf16,
-    /// Whole numbers of -127 ..= 127 with a scale for every row of the weight, in a quarter of the memory. They are widened
-    /// on the fly, to BF16 where its products are at full rate.
+    /// Whole numbers of -127 ..= 127 with a scale for every row of the weight, in a quarter of the
+    /// memory. They are widened on the fly, to BF16 where its products are at full rate.
     Int8,
 }
 
-/// A weight `W[n_out, n_in]` packed for `y = x W^T`; `gx = gy W` turns the panels that it needs as it goes.
+/// A weight `W[n_out, n_in]` packed for `y = x W^T`; `gx = gy W` turns the panels that
+/// it needs as it goes.
 ///
-/// Every output element is summed over the inner extent in one fixed order, whatever the number of rows or threads.
+/// Every output element is summed over the inner extent in one fixed order, whatever the
+/// number of rows or threads.
 pub struct PackedWeight {
     n_out: usize,
     n_in: usize,

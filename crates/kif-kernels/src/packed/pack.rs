@@ -1,8 +1,9 @@
-//! The packed order: panels of 64 columns, each panel `[depth][64]`, the last one narrower by whole cache lines and its
-//! missing columns zero.
+//! The packed order: panels of 64 columns, each panel `[depth][64]`, the last one narrower by whole
+//! cache lines and its missing columns zero.
 //!
-//! In BF16 two neighbouring depths share a line, `[depth / 2][64][2]`, as the pairwise products want them; an odd last
-//! depth is paired with zero. In 8 bits the order is that of f32, and every column has a scale.
+//! In BF16 two neighbouring depths share a line, `[depth / 2][64][2]`, as the pairwise products
+//! want them; an odd last depth is paired with zero. In 8 bits the order is that of f32, and
+//! every column has a scale.
 
 use super::Precision;
 use super::bf16::{self, PairLine};
@@ -145,7 +146,8 @@ impl Pack {
     }
 }
 
-/// Packs `n_rows` rows of `width` values, `stride` apart, into `out` as the panels of `B[n_rows, width]`.
+/// Packs `n_rows` rows of `width` values, `stride` apart, into `out` as the panels
+/// of `B[n_rows, width]`.
 pub(crate) fn panels_of(
     source: &[f32],
     n_rows: usize,

@@ -3,7 +3,7 @@
 use super::strip::{LANES, Strip};
 
 /// # Safety
-/// As [`multiply_strip`](super::strip::multiply_strip).
+/// As [`multiply_strip`](super::multiply::multiply_strip).
 pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
     for i in 0..n_rows {
         for j in (0..s.width).step_by(LANES) {
@@ -19,7 +19,8 @@ pub(super) unsafe fn strip(n_rows: usize, s: Strip) {
                 }
             }
             for (v, &sum) in sums.iter().enumerate().take(s.width - j) {
-                // SAFETY: (i, j + v) lies in C, which is this call's alone; it is read only when it holds a value.
+                // SAFETY: (i, j + v) lies in C, which is this call's alone; it is read only
+                // when it holds a value.
                 unsafe {
                     let c = s.c.add(i * s.c_row + j + v);
                     c.write(if s.accumulate { *c + sum } else { sum });

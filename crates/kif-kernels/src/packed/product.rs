@@ -6,8 +6,9 @@ use super::avx512_bf16 as pairs;
 use super::bf16::PairStrip;
 use super::bf16::{self, words_of};
 use super::int8;
+use super::multiply::multiply_strip;
 use super::pack::{Pack, Panels};
-use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width, multiply_strip};
+use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width};
 use super::transpose::{self, Part};
 use crate::cpu::InstructionSet;
 use crate::parallel::{SendPtr, as_floats, as_words, as_words_mut, for_each_task, with_scratch};
@@ -15,9 +16,11 @@ use std::ops::Range;
 
 /// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
 const MIN_ROW_BLOCK: usize = 24;
-/// Most rows of a block, a multiple of 6: a depth block of them, 1 MiB, stays in a second-level cache while panel after panel is fetched.
+/// Most rows of a block, a multiple of 6: a depth block of them, 1 MiB, stays in a second-level
+/// cache while panel after panel is fetched.
 const MAX_ROW_BLOCK: usize = 510;
-/// Floats that a task needs: a block of a panel, and a square of one that has to be widened before it is turned.
+/// Floats that a task needs: a block of a panel, and a square of one that has to be widened
+/// before it is turned.
 const SCRATCH: usize = (DEPTH_BLOCK + PANEL) * PANEL;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 8;
@@ -31,8 +34,8 @@ pub(super) enum Side {
     Transposed,
 }
 
-/// Where a part of a panel of the transpose lies in the pack.
-struct Place {
+/// A part of a panel of the transpose, as it lies in the pack.
+struct PackedPart {
     /// The panel of the pack.
     panel: usize,
     /// Its first line that is wanted, among the lines of the pack.
@@ -44,7 +47,7 @@ struct Place {
     n_columns: usize,
 }
 
-impl Place {
+impl PackedPart {
     /// The part in the words of the pack.
     fn of<'a>(&self, words: &'a [u32]) -> Part<'a> {
         self.part(&words[self.first * LANES..], self.n_lines)
@@ -157,8 +160,8 @@ impl Pack {
             let a = RoundedRows::of(a, n_rows, depth);
             for_each_task(cut.n_tasks(), work, |t| {
                 let (rows, panels) = cut.task(t);
-                // SAFETY: the extents were checked above, no other task has these rows and panels of C, and the
-                // processor has the pairwise products.
+                // SAFETY: the extents were checked above, no other task has these rows and panels
+                // of C, and the processor has the pairwise products.
                 unsafe { self.pair_task(side, &a, c.get(), rows, panels, accumulate) }
             });
             return;
@@ -181,8 +184,8 @@ impl Pack {
     /// Multiplies in f32, widening and turning panels as it goes.
     ///
     /// # Safety
-    /// `a` and `c` have the extents that [`multiply`](Self::multiply) checks, with `rows` and the columns of `panels`
-    /// of `c` this call's alone.
+    /// `a` and `c` have the extents that [`multiply`](Self::multiply) checks, with `rows` and the
+    /// columns of `panels` of `c` this call's alone.
     unsafe fn float_task(
         &self,
         set: InstructionSet,
@@ -211,7 +214,8 @@ impl Pack {
                         width: (width - panel * PANEL).min(PANEL),
                         accumulate: accumulate || from > 0,
                     };
-                    // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                    // SAFETY: in range by the extents that `multiply` checked; C
+                    // is this task's alone.
                     unsafe { multiply_strip(set, rows.len(), strip) }
                 }
             }
@@ -245,23 +249,23 @@ impl Pack {
             }
             (Side::Transposed, Panels::F32(lines)) => {
                 let (words, out) = (as_words(as_floats(lines)), as_words_mut(scratch));
-                self.each_part(1, from, block, panel, |at, place| {
-                    transpose::turn(set, place.of(words), &mut out[at * b_row..], b_row);
+                self.each_part(1, from, block, panel, |at, packed| {
+                    transpose::turn(set, packed.of(words), &mut out[at * b_row..], b_row);
                 });
             }
             (Side::Transposed, Panels::Bf16(lines)) => {
                 let (words, out) = (words_of(lines), as_words_mut(scratch));
-                self.each_part(2, from, block, panel, |at, place| {
-                    transpose::turn_and_widen(set, place.of(words), &mut out[at * b_row..], b_row);
+                self.each_part(2, from, block, panel, |at, packed| {
+                    transpose::turn_and_widen(set, packed.of(words), &mut out[at * b_row..], b_row);
                 });
             }
             (Side::Transposed, Panels::Int8 { lines, scales }) => {
                 let out = as_words_mut(scratch);
-                self.each_part(1, from, block, panel, |at, place| {
-                    let (lines, scales) = place.bytes(lines, scales);
+                self.each_part(1, from, block, panel, |at, packed| {
+                    let (lines, scales) = packed.bytes(lines, scales);
                     let square = &mut square[..lines.len() * LANES];
                     int8::widen(set, lines, scales, square);
-                    let part = place.part(as_words(square), place.n_lines);
+                    let part = packed.part(as_words(square), packed.n_lines);
                     transpose::turn(set, part, &mut out[at * b_row..], b_row);
                 });
             }
@@ -274,28 +278,29 @@ impl Pack {
         (panel * PANEL * n_lines + from * line_width(self.width - panel * PANEL)) / LANES
     }
 
-    /// Calls `f(depth - from, place)` for the parts of the pack that make depths `from .. from + block` of a panel of the
-    /// transpose; a line of the pack holds `per_line` depths.
+    /// Calls `f(depth - from, part)` for the parts of the pack that make depths
+    /// `from .. from + block` of a panel of the transpose; a line of the pack
+    /// holds `per_line` depths.
     fn each_part(
         &self,
         per_line: usize,
         from: usize,
         block: usize,
         panel: usize,
-        mut f: impl FnMut(usize, Place),
+        mut f: impl FnMut(usize, PackedPart),
     ) {
         let n_depths = (self.depth - panel * PANEL).min(PANEL);
         for at in (0..block).step_by(PANEL) {
             let source = (from + at) / PANEL;
             let lines_of_panel = self.depth.div_ceil(per_line);
-            let place = Place {
+            let packed = PackedPart {
                 panel: source,
                 first: self.line(lines_of_panel, source, panel * PANEL / per_line),
                 row: line_width(self.width - source * PANEL),
                 n_lines: n_depths.div_ceil(per_line),
                 n_columns: (block - at).min(PANEL),
             };
-            f(at, place);
+            f(at, packed);
         }
     }
 
@@ -331,7 +336,8 @@ impl Pack {
                         width: (width - panel * PANEL).min(PANEL),
                         accumulate: accumulate || from > 0,
                     };
-                    // SAFETY: in range by the extents that `multiply` checked; C is this task's alone.
+                    // SAFETY: in range by the extents that `multiply` checked; C
+                    // is this task's alone.
                     unsafe { pairs::strip(rows.len(), strip) }
                 }
             }
@@ -368,17 +374,17 @@ impl Pack {
             }
             (Side::Transposed, Panels::Bf16(lines)) => {
                 let words = words_of(lines);
-                self.each_part(2, from, block, panel, |at, place| {
+                self.each_part(2, from, block, panel, |at, packed| {
                     let out = &mut scratch[at / 2 * b_row..];
-                    transpose::turn_pairs(set, place.of(words), out, b_row);
+                    transpose::turn_pairs(set, packed.of(words), out, b_row);
                 });
             }
             (Side::Transposed, Panels::Int8 { lines, scales }) => {
-                self.each_part(1, from, block, panel, |at, place| {
-                    let (lines, scales) = place.bytes(lines, scales);
+                self.each_part(1, from, block, panel, |at, packed| {
+                    let (lines, scales) = packed.bytes(lines, scales);
                     // SAFETY: the caller's promise.
                     unsafe { pairs::widen_bytes(lines, scales, square) }
-                    let part = place.part(square, place.n_lines.div_ceil(2));
+                    let part = packed.part(square, packed.n_lines.div_ceil(2));
                     transpose::turn_pairs(set, part, &mut scratch[at / 2 * b_row..], b_row);
                 });
             }
@@ -407,8 +413,8 @@ impl RoundedRows {
         let rows_per_task = 64;
         for_each_task(n_rows.div_ceil(rows_per_task), 8 * a.len(), |t| {
             for i in t * rows_per_task..((t + 1) * rows_per_task).min(n_rows) {
-                // SAFETY: row i has room for `depth` halves and is written by this task alone; `multiply` checked the
-                // processor.
+                // SAFETY: row i has room for `depth` halves and is written by this task alone;
+                // `multiply` checked the processor.
                 unsafe {
                     let row = std::slice::from_raw_parts_mut(
                         out.get().add(i * stride).cast::<u16>(),
@@ -433,18 +439,18 @@ mod tests {
             pool.build().unwrap().install(|| {
                 for (n_rows, n_panels) in [(1, 1), (25, 3), (511, 1), (1024, 48), (4096, 2)] {
                     let cut = Cut::new(n_rows, n_panels);
-                    let mut seen = vec![0; n_rows * n_panels];
+                    let mut counts = vec![0; n_rows * n_panels];
                     for t in 0..cut.n_tasks() {
                         let (rows, panels) = cut.task(t);
                         assert!(rows.len() <= MAX_ROW_BLOCK);
                         for row in rows {
                             panels
                                 .clone()
-                                .for_each(|panel| seen[row * n_panels + panel] += 1);
+                                .for_each(|panel| counts[row * n_panels + panel] += 1);
                         }
                     }
                     assert!(
-                        seen.iter().all(|&n| n == 1),
+                        counts.iter().all(|&n| n == 1),
                         "{n_rows} rows, {n_panels} panels"
                     );
                 }

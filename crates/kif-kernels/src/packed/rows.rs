@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// Rows of a matrix, in memory or made when they are asked for: a weight can be packed off a file without a copy of all of
-/// it.
+/// Rows of a matrix, in memory or made when they are asked for: a weight can be packed off a file
+/// without a copy of all of it.
 pub trait Rows: Sync {
     /// The rows of `range`, one after the other, where they lie or made in `scratch`.
     fn rows<'a>(&'a self, range: Range<usize>, scratch: &'a mut Vec<f32>) -> &'a [f32];

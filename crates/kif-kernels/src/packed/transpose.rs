@@ -1,8 +1,8 @@
 //! Panels of the transpose, read off the pack of a matrix when a product needs them.
 //!
-//! A pack of `B[depth, width]` has panels of 64 columns; the product with the transpose wants panels of 64 depths, in
-//! which the columns follow each other. Turning a panel takes about as long as multiplying a dozen rows by it, and
-//! spares a second pack.
+//! A pack of `B[depth, width]` has panels of 64 columns; the product with the transpose wants
+//! panels of 64 depths, in which the columns follow each other. Turning a panel takes about as long
+//! as multiplying a dozen rows by it, and spares a second pack.
 
 use super::strip::LANES;
 use crate::cpu::{InstructionSet, versions};
@@ -10,7 +10,8 @@ use crate::cpu::{InstructionSet, versions};
 /// Side of the squares that are turned at once.
 const SIDE: usize = LANES;
 
-/// A part of a panel in the order of the pack: `[n_lines][row]` words, of which the first `n_columns` are wanted.
+/// A part of a panel in the order of the pack: `[n_lines][row]` words, of which the first
+/// `n_columns` are wanted.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     /// From the first wanted line on.
@@ -23,8 +24,8 @@ pub(super) struct Part<'a> {
     pub(super) n_columns: usize,
 }
 
-/// Turns a part of f32: line `j` of `out` receives column `j`, `[n_columns][out_row]`; what a line has beyond
-/// `n_lines` becomes zero.
+/// Turns a part of f32: line `j` of `out` receives column `j`, `[n_columns][out_row]`; what a line
+/// has beyond `n_lines` becomes zero.
 pub(super) fn turn(set: InstructionSet, part: Part, out: &mut [u32], out_row: usize) {
     each_square(set, part, |column, line, turned, n| {
         for (j, words) in turned.iter().enumerate().take(n) {
@@ -33,7 +34,8 @@ pub(super) fn turn(set: InstructionSet, part: Part, out: &mut [u32], out_row: us
     });
 }
 
-/// Turns a part of BF16 pairs into f32: line `j` of `out` receives the two depths of each word of column `j`.
+/// Turns a part of BF16 pairs into f32: line `j` of `out` receives the two depths of
+/// each word of column `j`.
 pub(super) fn turn_and_widen(set: InstructionSet, part: Part, out: &mut [u32], out_row: usize) {
     each_square(set, part, |column, line, turned, n| {
         for (j, words) in turned.iter().enumerate().take(n) {
@@ -46,8 +48,8 @@ pub(super) fn turn_and_widen(set: InstructionSet, part: Part, out: &mut [u32], o
     });
 }
 
-/// Turns a part of BF16 pairs into pairs of neighbouring columns, an odd last one paired with zero: line `j` of `out`
-/// holds columns `2 j` and `2 j + 1`.
+/// Turns a part of BF16 pairs into pairs of neighbouring columns, an odd last one paired with zero:
+/// line `j` of `out` holds columns `2 j` and `2 j + 1`.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn turn_pairs(set: InstructionSet, part: Part, out: &mut [u32], out_row: usize) {
     each_square(set, part, |column, line, turned, n| {
@@ -63,8 +65,8 @@ pub(super) fn turn_pairs(set: InstructionSet, part: Part, out: &mut [u32], out_r
     });
 }
 
-/// Calls `f(column, line, turned, n)` for squares of the part: `turned[j]` holds 16 lines of column `column + j`, for
-/// the `n` columns that are wanted. Lines beyond the last are zero.
+/// Calls `f(column, line, turned, n)` for squares of the part: `turned[j]` holds 16 lines of column
+/// `column + j`, for the `n` columns that are wanted. Lines beyond the last are zero.
 fn each_square(
     set: InstructionSet,
     part: Part,

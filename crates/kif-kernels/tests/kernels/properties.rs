@@ -35,7 +35,8 @@ fn assert_close(got: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
     }
 }
 
-/// Extents around every edge of the kernels: tiles of 6 and 14 rows, panels of 16 and 32 columns, depth blocks of 512.
+/// Extents around every edge of the kernels: tiles of 6 and 14 rows, panels of 16 and 32 columns,
+/// depth blocks of 512.
 fn extents() -> impl Strategy<Value = (usize, usize, usize)> {
     let near = |edge: usize| (edge.saturating_sub(2).max(1)..edge + 3).boxed();
     let depth = prop_oneof![1usize..20, near(32), near(512), near(1024), Just(1024)];
@@ -76,7 +77,8 @@ proptest! {
         let backward = twin::product(n_rows, n_out, n_in, |i, k| gy[i * n_out + k], |k, j| w[k * n_in + j]);
         on_each_set(|set| {
             let check = |got: &[f32], before: &[f32], wanted: &[(f64, f64)], depth: usize| {
-                // Rounding to BF16 moves each factor by 2^-8 of itself at most; summing adds a little of f32's own.
+                // Rounding to BF16 moves each factor by 2^-8 of itself at most; summing adds a
+                // little of f32's own.
                 let share = if precision == Precision::F32 { 0.0 } else { 2f64.powi(-7) + 2f64.powi(-16) } + (depth as f64 + 2.0) * 2f64.powi(-23);
                 for ((got, before), (sum, size)) in got.iter().zip(before).zip(wanted) {
                     let wanted = sum + if accumulate { f64::from(*before) } else { 0.0 };

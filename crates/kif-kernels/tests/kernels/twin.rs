@@ -25,7 +25,8 @@ pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// `a[m, k] b[k, n]` and, per element, the sum of the magnitudes that rounding errors are measured by.
+/// `a[m, k] b[k, n]` and, per element, the sum of the magnitudes that rounding
+/// errors are measured by.
 pub(crate) fn product(
     m: usize,
     k: usize,
