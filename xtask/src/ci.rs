@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::readme::{self, Verdict};
-use crate::{fixtures, process};
+use crate::{fixtures, process, workspace};
 
 /// All steps in order; the first that fails ends the run. Ends with a table of wall times.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -36,7 +36,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         process::run(
             doc.args(["doc", "--workspace", "--no-deps"])
                 .env("RUSTDOCFLAGS", "-D warnings")
-                .current_dir(process::root()),
+                .current_dir(workspace::root()?),
         )
     })?;
     for (step, arch) in [("quick, T5", "t5"), ("quick, decoder", "decoder")] {
@@ -46,7 +46,7 @@ pub(crate) fn run() -> Result<ExitCode> {
                 bench
                     .args(["xtask", "bench", "quick", "--arch", arch, "--out"])
                     .arg(scratch.join(format!("quick-{arch}")))
-                    .current_dir(process::root()),
+                    .current_dir(workspace::root()?),
             )
         })?;
     }
@@ -90,13 +90,13 @@ fn cargo(args: &str) -> Result<()> {
     process::run(
         process::cargo()
             .args(args.split(' '))
-            .current_dir(process::root()),
+            .current_dir(workspace::root()?),
     )
 }
 
 /// Runs the README's blocks in order, each as one shell script in the root, with the built `kif` on the path.
 fn readme_commands(scratch: &Path) -> Result<()> {
-    let readme = process::root().join("README.md");
+    let readme = workspace::root()?.join("README.md");
     let text =
         fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
     let programs = process::build_kif(false)?
@@ -125,7 +125,7 @@ fn readme_commands(scratch: &Path) -> Result<()> {
             let mut shell = Command::new("bash");
             shell
                 .args(["-c", &script])
-                .current_dir(process::root())
+                .current_dir(workspace::root()?)
                 .env("PATH", &path)
                 .env("TMPDIR", scratch);
             process::run(&mut shell).with_context(|| format!("README.md:{}", block.line))?;

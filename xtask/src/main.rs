@@ -7,6 +7,7 @@ mod perf;
 mod process;
 mod readme;
 mod reproduction;
+mod workspace;
 
 use std::process::ExitCode;
 

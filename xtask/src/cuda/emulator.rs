@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::{process, workspace};
 
 /// What `cargo xtask cuda-emulator` is asked for.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,10 @@ pub(crate) struct Options {
 
 /// Builds the libraries and says how to use them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let kernels = options.kernels.clone().unwrap_or_else(kernels_dir);
+    let kernels = match &options.kernels {
+        Some(kernels) => kernels.clone(),
+        None => kernels_dir()?,
+    };
     let out = match &options.out {
         Some(out) => out.clone(),
         None => super::folder()?.join("emulator"),
@@ -40,8 +43,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Where the program's kernels lie.
-pub(crate) fn kernels_dir() -> PathBuf {
-    process::root().join("crates/kif-model/src/engine/cuda/kernels")
+pub(crate) fn kernels_dir() -> Result<PathBuf> {
+    Ok(workspace::root()?.join("crates/kif-model/src/engine/cuda/kernels"))
 }
 
 /// Builds both libraries in `out` with every kernel of `kernels/*.cu`, and returns the kernels' names.
@@ -65,7 +68,7 @@ pub(crate) fn build(kernels: &Path, out: &Path, cudarc: Option<&Path>) -> Result
         &out.join("missing_cublas.cpp"),
         &missing("cublas", "cublas")?,
     )?;
-    let emulator = emulator_dir();
+    let emulator = emulator_dir()?;
     let source = |name: &str| emulator.join(name);
     library(
         "libcuda.so.1",
@@ -86,13 +89,13 @@ pub(crate) fn build(kernels: &Path, out: &Path, cudarc: Option<&Path>) -> Result
     Ok(names)
 }
 
-fn emulator_dir() -> PathBuf {
-    process::root().join("xtask/src/cuda/emulator")
+fn emulator_dir() -> Result<PathBuf> {
+    Ok(workspace::root()?.join("xtask/src/cuda/emulator"))
 }
 
 fn library(soname: &str, sources: &[PathBuf], out: &Path) -> Result<()> {
     process::run(
-        gxx()
+        gxx()?
             .args([
                 "-shared",
                 "-fPIC",
@@ -106,13 +109,13 @@ fn library(soname: &str, sources: &[PathBuf], out: &Path) -> Result<()> {
     )
 }
 
-fn gxx() -> Command {
+fn gxx() -> Result<Command> {
     let mut gxx = Command::new("g++");
     // No contraction to fused multiply-adds and no reordering: results do not depend on the building machine.
     gxx.args(["-std=c++20", "-O2", "-ftree-vectorize", "-ffp-contract=off"])
         .arg("-I")
-        .arg(emulator_dir());
-    gxx
+        .arg(emulator_dir()?);
+    Ok(gxx)
 }
 
 /// `common.cuh` where there is one, then every `.cu` by name.
@@ -292,7 +295,7 @@ mod tests {
             return;
         }
         let out = std::env::temp_dir().join(format!("kif-emulator-{}", std::process::id()));
-        let test = emulator_dir().join("test");
+        let test = emulator_dir().unwrap().join("test");
         let names = build(&test.join("kernels"), &out, None).unwrap();
         assert_eq!(
             names,
@@ -310,6 +313,7 @@ mod tests {
             let path = out.join(program);
             process::run(
                 gxx()
+                    .unwrap()
                     .arg("-o")
                     .arg(&path)
                     .arg(test.join(format!("{program}.cpp")))

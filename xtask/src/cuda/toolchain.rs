@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::emulator::declared;
-use crate::process;
+use crate::{process, workspace};
 
 /// CUDA 13.0 and no later: a driver of 13.0 refuses the PTX of a newer nvcc.
 const WHEELS: [&str; 6] = [
@@ -83,7 +83,7 @@ impl Toolchain {
             .env("CUDA_COMPUTE_CAP", COMPUTE_CAP)
             // dfdx's build script does not notice another CUDA_PATH.
             .env("CARGO_TARGET_DIR", super::folder()?.join("build"))
-            .current_dir(process::root());
+            .current_dir(workspace::root()?);
         Ok(cargo)
     }
 
@@ -161,7 +161,7 @@ pub(crate) fn package_dir(name: &str) -> Result<PathBuf> {
             "--features",
             "kif-runner/cuda",
         ])
-        .current_dir(process::root())
+        .current_dir(workspace::root()?)
         .output()
         .context("running cargo metadata")?;
     let metadata: serde_json::Value =
