@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::readme::{self, Verdict};
-use crate::{fixtures, process, workspace};
+use crate::{fixtures, process, structure, workspace};
 
 /// All steps in order; the first that fails ends the run. Ends with a table of wall times.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -21,6 +21,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 
     let mut steps = Steps::default();
     steps.step("format", || cargo("fmt --all --check"))?;
+    steps.step("structure", structure::check)?;
     steps.step("fixtures", || fixtures::check().map(drop))?;
     steps.step("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")

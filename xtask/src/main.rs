@@ -1,4 +1,5 @@
-//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `structure`, `fixtures`,
+//! `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod cuda;
@@ -7,6 +8,7 @@ mod perf;
 mod process;
 mod readme;
 mod reproduction;
+mod structure;
 mod workspace;
 
 use std::process::ExitCode;
@@ -48,6 +50,8 @@ enum Task {
     CudaEmulator(cuda::emulator::Options),
     /// Run the programs of the CUDA package on the emulator
     CudaSmoke,
+    /// Hold the source against the drawing of the crates and the limits of files and functions
+    Structure(structure::Options),
     /// Remake the part of docs/reproduction.md that follows from docs/records
     Reproduction(reproduction::Options),
 }
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Task::CudaPackage(options) => cuda::package::run(&options),
         Task::CudaEmulator(options) => cuda::emulator::run(&options),
         Task::CudaSmoke => cuda::smoke::run(),
+        Task::Structure(options) => structure::run(&options),
         Task::Reproduction(options) => reproduction::run(&options),
     };
     match result {

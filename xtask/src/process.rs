@@ -15,17 +15,20 @@ pub(crate) fn cargo() -> Command {
 
 /// The folder that cargo builds into, wherever the user's settings put it.
 pub(crate) fn target_dir() -> Result<PathBuf> {
+    Ok(metadata()?["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target directory")?
+        .into())
+}
+
+/// What cargo says of the workspace's own packages.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
     let output = cargo()
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .current_dir(workspace::root()?)
         .output()
         .context("running cargo metadata")?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
-    Ok(metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata names no target directory")?
-        .into())
+    serde_json::from_slice(&output.stdout).context("reading cargo metadata")
 }
 
 /// Builds `kif` in release and returns its path.
