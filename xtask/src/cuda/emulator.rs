@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::dependency::{declared, package_dir};
 use crate::{process, workspace};
 
 /// What `cargo xtask cuda-emulator` is asked for.
@@ -35,7 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         Some(out) => out.clone(),
         None => super::folder()?.join("emulator"),
     };
-    let cudarc = super::toolchain::package_dir("cudarc")?;
+    let cudarc = package_dir("cudarc")?;
     let names = build(&kernels, &out, Some(&cudarc))?;
     eprintln!("{} kernels of {}", names.len(), kernels.display());
     println!("{}", out.display());
@@ -240,23 +241,6 @@ fn shared_memory(preprocessed: &str) -> String {
         );
     }
     text + "const kif::Shared kif::shared[] = {\n" + &table + "    {nullptr, nullptr}};\n"
-}
-
-/// Names of the functions that cudarc's bindings of a library declare.
-pub(crate) fn declared(cudarc: &Path, library: &str, prefix: &str) -> Result<BTreeSet<String>> {
-    let path = cudarc.join("src").join(library).join("sys.rs");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let names: BTreeSet<String> = text
-        .split("pub fn ")
-        .skip(1)
-        .filter_map(|behind| words(behind).next())
-        .filter(|name| name.starts_with(prefix))
-        .map(str::to_owned)
-        .collect();
-    if names.is_empty() {
-        bail!("{} declares no {prefix}*", path.display());
-    }
-    Ok(names)
 }
 
 /// Weak definitions: the emulator's own win over them.

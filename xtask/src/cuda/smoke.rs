@@ -5,7 +5,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use super::toolchain::{Toolchain, package_dir};
+use super::dependency::package_dir;
+use super::toolchain::Toolchain;
 use super::{emulator, package};
 use crate::{process, workspace};
 
