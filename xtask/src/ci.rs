@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::readme::{self, Verdict};
-use crate::{fixtures, process, structure, workspace};
+use crate::{fixtures, methods, process, structure, workspace};
 
 /// All steps in order; the first that fails ends the run. Ends with a table of wall times.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -52,6 +52,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         })?;
     }
     steps.step("reproduction", || cargo("xtask reproduction --check"))?;
+    steps.step("README methods", methods::check)?;
     steps.step("README commands", || readme_commands(&scratch))?;
     steps.print();
     Ok(ExitCode::SUCCESS)

@@ -1,9 +1,10 @@
-//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `structure`, `fixtures`,
-//! `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `structure`, `methods`,
+//! `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod cuda;
 mod fixtures;
+mod methods;
 mod perf;
 mod process;
 mod readme;
@@ -52,6 +53,8 @@ enum Task {
     CudaSmoke,
     /// Hold the source against the drawing of the crates and the limits of files and functions
     Structure(structure::Options),
+    /// Hold the README's table of methods against the names that `kif` knows
+    Methods,
     /// Remake the part of docs/reproduction.md that follows from docs/records
     Reproduction(reproduction::Options),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::CudaEmulator(options) => cuda::emulator::run(&options),
         Task::CudaSmoke => cuda::smoke::run(),
         Task::Structure(options) => structure::run(&options),
+        Task::Methods => methods::check().map(|()| ExitCode::SUCCESS),
         Task::Reproduction(options) => reproduction::run(&options),
     };
     match result {
