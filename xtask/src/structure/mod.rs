@@ -155,20 +155,36 @@ fn findings(check: Check, tree: &Tree) -> Result<Vec<Finding>> {
         }
         Check::Files => files_of(true),
         Check::TestFiles => files_of(false),
-        Check::Functions | Check::TestFunctions => tree
-            .sources
-            .iter()
-            .filter(|source| source.in_src == (check == Check::Functions))
-            .flat_map(|source| {
-                FUNCTION.check_functions(&source.path, &functions::functions(&source.tokens))
-            })
-            .collect(),
+        Check::Functions => {
+            let mut findings = long_functions(tree, true);
+            findings.extend(FUNCTION.check_exceptions(|file, name| is_long(tree, file, name)));
+            findings
+        }
+        Check::TestFunctions => long_functions(tree, false),
         Check::Sizes => sizes(tree)
             .into_iter()
             .filter_map(|(count, name)| CRATE.check(&name, count))
             .collect(),
         Check::Comments => wide_comments(tree),
     })
+}
+
+fn long_functions(tree: &Tree, in_src: bool) -> Vec<Finding> {
+    tree.sources
+        .iter()
+        .filter(|source| source.in_src == in_src)
+        .flat_map(|source| {
+            FUNCTION.check_functions(&source.path, &functions::functions(&source.tokens))
+        })
+        .collect()
+}
+
+/// Whether a file has a function of this name above the limit.
+fn is_long(tree: &Tree, file: &str, name: &str) -> bool {
+    let sources = tree.sources.iter().filter(|source| source.path == file);
+    sources
+        .flat_map(|source| functions::functions(&source.tokens))
+        .any(|function| function.name == name && function.code_lines > FUNCTION.most)
 }
 
 /// What a check looks at, the largest first.
