@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::readme::{self, Verdict};
-use crate::{fixtures, process};
+use crate::{fixtures, methods, process, structure, workspace};
 
 /// All steps in order; the first that fails ends the run. Ends with a table of wall times.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -21,6 +21,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 
     let mut steps = Steps::default();
     steps.step("format", || cargo("fmt --all --check"))?;
+    steps.step("structure", structure::check)?;
     steps.step("fixtures", || fixtures::check().map(drop))?;
     steps.step("clippy", || {
         cargo("clippy --workspace --all-targets -- -D warnings")
@@ -36,7 +37,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         process::run(
             doc.args(["doc", "--workspace", "--no-deps"])
                 .env("RUSTDOCFLAGS", "-D warnings")
-                .current_dir(process::root()),
+                .current_dir(workspace::root()?),
         )
     })?;
     for (step, arch) in [("quick, T5", "t5"), ("quick, decoder", "decoder")] {
@@ -46,11 +47,12 @@ pub(crate) fn run() -> Result<ExitCode> {
                 bench
                     .args(["xtask", "bench", "quick", "--arch", arch, "--out"])
                     .arg(scratch.join(format!("quick-{arch}")))
-                    .current_dir(process::root()),
+                    .current_dir(workspace::root()?),
             )
         })?;
     }
     steps.step("reproduction", || cargo("xtask reproduction --check"))?;
+    steps.step("README methods", methods::check)?;
     steps.step("README commands", || readme_commands(&scratch))?;
     steps.print();
     Ok(ExitCode::SUCCESS)
@@ -90,13 +92,13 @@ fn cargo(args: &str) -> Result<()> {
     process::run(
         process::cargo()
             .args(args.split(' '))
-            .current_dir(process::root()),
+            .current_dir(workspace::root()?),
     )
 }
 
 /// Runs the README's blocks in order, each as one shell script in the root, with the built `kif` on the path.
 fn readme_commands(scratch: &Path) -> Result<()> {
-    let readme = process::root().join("README.md");
+    let readme = workspace::root()?.join("README.md");
     let text =
         fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
     let programs = process::build_kif(false)?
@@ -125,7 +127,7 @@ fn readme_commands(scratch: &Path) -> Result<()> {
             let mut shell = Command::new("bash");
             shell
                 .args(["-c", &script])
-                .current_dir(process::root())
+                .current_dir(workspace::root()?)
                 .env("PATH", &path)
                 .env("TMPDIR", scratch);
             process::run(&mut shell).with_context(|| format!("README.md:{}", block.line))?;

@@ -1,12 +1,16 @@
-//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `structure`, `methods`,
+//! `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod cuda;
 mod fixtures;
+mod methods;
 mod perf;
 mod process;
 mod readme;
 mod reproduction;
+mod structure;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -47,6 +51,10 @@ enum Task {
     CudaEmulator(cuda::emulator::Options),
     /// Run the programs of the CUDA package on the emulator
     CudaSmoke,
+    /// Hold the source against the drawing of the crates and the limits of files and functions
+    Structure(structure::Options),
+    /// Hold the README's table of methods against the names that `kif` knows
+    Methods,
     /// Remake the part of docs/reproduction.md that follows from docs/records
     Reproduction(reproduction::Options),
 }
@@ -61,6 +69,8 @@ fn main() -> ExitCode {
         Task::CudaPackage(options) => cuda::package::run(&options),
         Task::CudaEmulator(options) => cuda::emulator::run(&options),
         Task::CudaSmoke => cuda::smoke::run(),
+        Task::Structure(options) => structure::run(&options),
+        Task::Methods => methods::check().map(|()| ExitCode::SUCCESS),
         Task::Reproduction(options) => reproduction::run(&options),
     };
     match result {

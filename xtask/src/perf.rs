@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::process;
+use crate::{process, workspace};
 
 /// Arguments of `cargo xtask perf`.
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .with_context(|| format!("creating {}", options.out.display()))?;
     let bench = Bench {
         program,
-        peer: process::root().join("crates/kif-perf/peer/torch_peer.py"),
+        peer: workspace::root()?.join("crates/kif-perf/peer/torch_peer.py"),
         python: with_torch(&options.python),
         options,
     };

@@ -1,4 +1,4 @@
-//! Starting cargo and `kif`.
+//! Starting cargo and `kif`, and where they build.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-/// The folder of the workspace.
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace")
-        .to_path_buf()
-}
+use crate::workspace;
 
 /// The cargo that started this program.
 pub(crate) fn cargo() -> Command {
@@ -21,17 +15,20 @@ pub(crate) fn cargo() -> Command {
 
 /// The folder that cargo builds into, wherever the user's settings put it.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    let output = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .current_dir(root())
-        .output()
-        .context("running cargo metadata")?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
-    Ok(metadata["target_directory"]
+    Ok(metadata()?["target_directory"]
         .as_str()
         .context("cargo metadata names no target directory")?
         .into())
+}
+
+/// What cargo says of the workspace's own packages.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(workspace::root()?)
+        .output()
+        .context("running cargo metadata")?;
+    serde_json::from_slice(&output.stdout).context("reading cargo metadata")
 }
 
 /// Builds `kif` in release and returns its path.
@@ -45,7 +42,7 @@ pub(crate) fn build_program(package: &str, name: &str, features: &[&str]) -> Res
     run(cargo()
         .args(["build", "--release", "--package", package, "--bin", name])
         .args(features)
-        .current_dir(root()))?;
+        .current_dir(workspace::root()?))?;
     Ok(target_dir()?
         .join("release")
         .join(format!("{name}{}", env::consts::EXE_SUFFIX)))
@@ -76,7 +73,7 @@ pub(crate) fn test(args: &[String]) -> Result<ExitCode> {
         cargo()
             .args(["test", "--workspace"])
             .args(args)
-            .current_dir(root()),
+            .current_dir(workspace::root()?),
     )
 }
 
@@ -126,7 +123,7 @@ fn git_commit() -> Option<String> {
     let git = |args: &[&str]| {
         let output = Command::new("git")
             .args(args)
-            .current_dir(root())
+            .current_dir(workspace::root().ok()?)
             .output()
             .ok()?;
         output

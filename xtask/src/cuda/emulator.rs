@@ -12,7 +12,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use super::dependency::{declared, package_dir};
+use crate::{process, workspace};
 
 /// What `cargo xtask cuda-emulator` is asked for.
 #[derive(Debug, clap::Args)]
@@ -27,12 +28,15 @@ pub(crate) struct Options {
 
 /// Builds the libraries and says how to use them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let kernels = options.kernels.clone().unwrap_or_else(kernels_dir);
+    let kernels = match &options.kernels {
+        Some(kernels) => kernels.clone(),
+        None => kernels_dir()?,
+    };
     let out = match &options.out {
         Some(out) => out.clone(),
         None => super::folder()?.join("emulator"),
     };
-    let cudarc = super::toolchain::package_dir("cudarc")?;
+    let cudarc = package_dir("cudarc")?;
     let names = build(&kernels, &out, Some(&cudarc))?;
     eprintln!("{} kernels of {}", names.len(), kernels.display());
     println!("{}", out.display());
@@ -40,8 +44,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Where the program's kernels lie.
-pub(crate) fn kernels_dir() -> PathBuf {
-    process::root().join("crates/kif-model/src/engine/cuda/kernels")
+pub(crate) fn kernels_dir() -> Result<PathBuf> {
+    Ok(workspace::root()?.join("crates/kif-model/src/engine/cuda/kernels"))
 }
 
 /// Builds both libraries in `out` with every kernel of `kernels/*.cu`, and returns the kernels' names.
@@ -65,7 +69,7 @@ pub(crate) fn build(kernels: &Path, out: &Path, cudarc: Option<&Path>) -> Result
         &out.join("missing_cublas.cpp"),
         &missing("cublas", "cublas")?,
     )?;
-    let emulator = emulator_dir();
+    let emulator = emulator_dir()?;
     let source = |name: &str| emulator.join(name);
     library(
         "libcuda.so.1",
@@ -86,13 +90,13 @@ pub(crate) fn build(kernels: &Path, out: &Path, cudarc: Option<&Path>) -> Result
     Ok(names)
 }
 
-fn emulator_dir() -> PathBuf {
-    process::root().join("xtask/src/cuda/emulator")
+fn emulator_dir() -> Result<PathBuf> {
+    Ok(workspace::root()?.join("xtask/src/cuda/emulator"))
 }
 
 fn library(soname: &str, sources: &[PathBuf], out: &Path) -> Result<()> {
     process::run(
-        gxx()
+        gxx()?
             .args([
                 "-shared",
                 "-fPIC",
@@ -106,13 +110,13 @@ fn library(soname: &str, sources: &[PathBuf], out: &Path) -> Result<()> {
     )
 }
 
-fn gxx() -> Command {
+fn gxx() -> Result<Command> {
     let mut gxx = Command::new("g++");
     // No contraction to fused multiply-adds and no reordering: results do not depend on the building machine.
     gxx.args(["-std=c++20", "-O2", "-ftree-vectorize", "-ffp-contract=off"])
         .arg("-I")
-        .arg(emulator_dir());
-    gxx
+        .arg(emulator_dir()?);
+    Ok(gxx)
 }
 
 /// `common.cuh` where there is one, then every `.cu` by name.
@@ -239,23 +243,6 @@ fn shared_memory(preprocessed: &str) -> String {
     text + "const kif::Shared kif::shared[] = {\n" + &table + "    {nullptr, nullptr}};\n"
 }
 
-/// Names of the functions that cudarc's bindings of a library declare.
-pub(crate) fn declared(cudarc: &Path, library: &str, prefix: &str) -> Result<BTreeSet<String>> {
-    let path = cudarc.join("src").join(library).join("sys.rs");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let names: BTreeSet<String> = text
-        .split("pub fn ")
-        .skip(1)
-        .filter_map(|behind| words(behind).next())
-        .filter(|name| name.starts_with(prefix))
-        .map(str::to_owned)
-        .collect();
-    if names.is_empty() {
-        bail!("{} declares no {prefix}*", path.display());
-    }
-    Ok(names)
-}
-
 /// Weak definitions: the emulator's own win over them.
 fn missing_functions(names: &BTreeSet<String>) -> String {
     let mut text = String::from("#include <cstdio>\n#include <cstdlib>\n");
@@ -292,7 +279,7 @@ mod tests {
             return;
         }
         let out = std::env::temp_dir().join(format!("kif-emulator-{}", std::process::id()));
-        let test = emulator_dir().join("test");
+        let test = emulator_dir().unwrap().join("test");
         let names = build(&test.join("kernels"), &out, None).unwrap();
         assert_eq!(
             names,
@@ -310,6 +297,7 @@ mod tests {
             let path = out.join(program);
             process::run(
                 gxx()
+                    .unwrap()
                     .arg("-o")
                     .arg(&path)
                     .arg(test.join(format!("{program}.cpp")))

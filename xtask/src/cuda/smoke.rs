@@ -5,9 +5,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use super::toolchain::{Toolchain, package_dir};
+use super::dependency::package_dir;
+use super::toolchain::Toolchain;
 use super::{emulator, package};
-use crate::process;
+use crate::{process, workspace};
 
 /// Builds package and emulator, and runs every program of the package; the first that fails ends it.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -16,7 +17,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let (out, libraries) = (folder.join("package"), folder.join("emulator"));
     package::pack(&toolchain, &out)?;
     let names = emulator::build(
-        &emulator::kernels_dir(),
+        &emulator::kernels_dir()?,
         &libraries,
         Some(&package_dir("cudarc")?),
     )?;
@@ -64,6 +65,6 @@ fn start(
             std::env::join_paths([libraries.to_path_buf(), toolchain.nvrtc()])?,
         )
         .env("KIF_EMULATOR_TRACE", "summary")
-        .current_dir(process::root());
+        .current_dir(workspace::root()?);
     Ok(command)
 }

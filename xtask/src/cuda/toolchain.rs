@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::emulator::declared;
-use crate::process;
+use super::dependency::{declared, package_dir};
+use crate::{process, workspace};
 
 /// CUDA 13.0 and no later: a driver of 13.0 refuses the PTX of a newer nvcc.
 const WHEELS: [&str; 6] = [
@@ -83,7 +83,7 @@ impl Toolchain {
             .env("CUDA_COMPUTE_CAP", COMPUTE_CAP)
             // dfdx's build script does not notice another CUDA_PATH.
             .env("CARGO_TARGET_DIR", super::folder()?.join("build"))
-            .current_dir(process::root());
+            .current_dir(workspace::root()?);
         Ok(cargo)
     }
 
@@ -149,34 +149,6 @@ impl Toolchain {
 /// `KIF_CUDA_ROOT`, or a folder that every machine can have.
 pub(crate) fn root() -> PathBuf {
     std::env::var_os("KIF_CUDA_ROOT").map_or_else(|| "/tmp/kif-cuda".into(), PathBuf::from)
-}
-
-/// The sources of a dependency, wherever cargo keeps them.
-pub(crate) fn package_dir(name: &str) -> Result<PathBuf> {
-    let output = process::cargo()
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--features",
-            "kif-runner/cuda",
-        ])
-        .current_dir(process::root())
-        .output()
-        .context("running cargo metadata")?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
-    let manifest = metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|package| package["name"] == name)
-        .and_then(|package| package["manifest_path"].as_str())
-        .with_context(|| format!("{name} is no dependency"))?;
-    Ok(Path::new(manifest)
-        .parent()
-        .context("a manifest has a folder")?
-        .into())
 }
 
 pub(crate) fn copy_into(file: &Path, folder: &Path) -> Result<()> {
