@@ -11,14 +11,10 @@ use crate::error::{SettingError, check_setting};
 /// Values that a thread updates at a time; elements do not depend on each other, so it only matters for speed.
 const CHUNK: usize = 1 << 15;
 
-/// Settings of the optimizer and of its schedule; the defaults are the published ones.
+/// Settings of the optimizer; the defaults are the published ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Peak learning rate (published: 3e-4).
-    pub lr: f64,
-    /// Steps of linear warm-up (published: 50); may exceed the run.
-    pub warmup_steps: u64,
     /// Largest norm of the gradient; a longer one is scaled down (published: 1).
     pub clip: f32,
     /// Decay of the first and second moment (published: 0.9, 0.999).
@@ -32,8 +28,6 @@ pub struct OptimizerConfig {
 impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
-            lr: 3e-4,
-            warmup_steps: 50,
             clip: 1.0,
             betas: (0.9, 0.999),
             eps: 1e-8,
@@ -46,12 +40,6 @@ impl OptimizerConfig {
     /// Whether every value is in its range.
     pub fn check(&self) -> Result<(), SettingError> {
         let unit = |x: f64| (0.0..1.0).contains(&x);
-        check_setting(
-            self.lr.is_finite() && self.lr >= 0.0,
-            "lr",
-            self.lr,
-            "a finite number, at least 0",
-        )?;
         check_setting(self.clip > 0.0, "clip", self.clip, "a number above 0")?;
         check_setting(
             unit(self.betas.0) && unit(self.betas.1),
@@ -87,7 +75,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimizer that has taken no step; `lr`, `warmup_steps` and `clip` of `config` are not its business.
+    /// An optimizer that has taken no step; `clip` of `config` is not its business.
     pub fn new(config: &OptimizerConfig, n_params: usize) -> Self {
         let OptimizerConfig {
             betas,

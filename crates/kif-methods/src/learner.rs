@@ -135,8 +135,8 @@ pub struct Learner {
 
 impl Learner {
     /// A learner on `model` as it is now; its present parameters are what [`reset_params`](Self::reset_params)
-    /// returns to.
-    pub fn new(model: Box<dyn LanguageModel>, config: LearnerConfig) -> Self {
+    /// returns to. `schedule` holds until a task begins.
+    pub fn new(model: Box<dyn LanguageModel>, config: LearnerConfig, schedule: Schedule) -> Self {
         let params = model.params().to_vec();
         Self {
             config,
@@ -145,9 +145,7 @@ impl Learner {
             trained: None,
             layout: model.layout().clone(),
             optimizer: AdamW::new(&config.optimizer, params.len()),
-            schedule: Schedule::Constant {
-                rate: config.optimizer.lr,
-            },
+            schedule,
             params,
             model,
             task_idx: 0,
@@ -429,6 +427,11 @@ impl Learner {
     /// Learning steps taken in this task; memory steps are not among them.
     pub fn steps(&self) -> u64 {
         self.step
+    }
+
+    /// The rate at every step of this task.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
     }
 
     /// The rate of the next learning step.

@@ -9,6 +9,7 @@ mod learner;
 pub mod methods;
 mod schedule;
 mod state;
+mod task_training;
 mod task_view;
 
 pub use adamw::{AdamW, OptimizerConfig};
@@ -17,4 +18,7 @@ pub use learner::{Accumulate, Counters, Learner, LearnerConfig};
 pub use methods::{Method, MethodConfig, Regime};
 pub use schedule::Schedule;
 pub use state::{State, StateError};
+pub use task_training::{
+    BatchOrder, StepOutcome, TaskDuration, TaskTraining, TrainingObserver, TrainingPlan,
+};
 pub use task_view::{MemoryOrder, Sampler, TaskView};

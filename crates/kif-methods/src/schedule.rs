@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{SettingError, check_setting};
+
 /// Learning rate as a function of the step, counted from 0 within a task.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
@@ -24,6 +26,36 @@ pub enum Schedule {
 }
 
 impl Schedule {
+    /// The published one over `total_steps`: 50 steps up to 3e-4, then down to 0.
+    pub fn published(total_steps: u64) -> Self {
+        Self::Linear {
+            peak: 3e-4,
+            warmup_steps: 50,
+            total_steps,
+        }
+    }
+
+    /// The same rates over another number of steps.
+    pub fn over(self, total_steps: u64) -> Self {
+        match self {
+            Self::Constant { .. } => self,
+            Self::Linear {
+                peak, warmup_steps, ..
+            } => Self::Linear {
+                peak,
+                warmup_steps,
+                total_steps,
+            },
+        }
+    }
+
+    /// Whether its rate is one.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let (Self::Constant { rate: lr } | Self::Linear { peak: lr, .. }) = *self;
+        let fine = lr.is_finite() && lr >= 0.0;
+        check_setting(fine, "lr", lr, "a finite number, at least 0")
+    }
+
     /// The rate of step `k`: `peak * k / warmup` before the end of the warm-up, then
     /// `peak * (total - k) / (total - warmup)`, never below 0.
     pub fn rate(&self, k: u64) -> f64 {

@@ -14,7 +14,11 @@ fn learner(change: impl FnOnce(&mut LearnerConfig)) -> Learner {
     };
     config.optimizer.clip = 1e9;
     change(&mut config);
-    Learner::new(Box::new(Quadratic::new(Parts::default())), config)
+    Learner::new(
+        Box::new(Quadratic::new(Parts::default())),
+        config,
+        Schedule::published(u64::MAX),
+    )
 }
 
 /// Rows of 1, 3, 1 and 1 target tokens.

@@ -56,7 +56,7 @@ fn every_method_with_prompts_learns_its_tasks(quick: &Quick) {
             begin(&mut learner, method.as_mut(), task, 1);
             let before = loss_on(&learner, &task.rows);
             learn(&mut learner, method.as_mut(), task, 8);
-            method.before_examining(&mut learner, task.index).unwrap();
+            method.before_evaluation(&mut learner, task.index).unwrap();
             let after = loss_on(&learner, &task.rows);
             let name = config.name();
             assert!(
@@ -70,7 +70,7 @@ fn every_method_with_prompts_learns_its_tasks(quick: &Quick) {
 
 /// Logits of the first rows of a task, as the run examines it.
 fn examined(learner: &mut Learner, method: &mut dyn Method, task: &TaskView) -> Vec<Vec<f32>> {
-    method.before_examining(learner, task.index).unwrap();
+    method.before_evaluation(learner, task.index).unwrap();
     let batch = Batch::from_rows(&task.rows[..8]);
     learner.model().target_logits(&batch).unwrap()
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use kif_data::{Batch, Encoded, Limits, read_rows};
-use kif_methods::{Learner, LearnerConfig};
+use kif_methods::{Learner, LearnerConfig, Schedule};
 use kif_model::{LanguageModel, LoraConfig, ModelConfig, Trainable, load};
 use kif_protocol::{Compute, Precision, TemplateSetting};
 use kif_runner::codec::{Codec, check_vocabulary};
@@ -84,6 +84,7 @@ impl Work {
                 dropout: self.dropout,
                 ..LearnerConfig::default()
             },
+            Schedule::Constant { rate: 3e-4 },
         ))
     }
 

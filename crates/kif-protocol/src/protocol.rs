@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use kif_data::{Layout, MemoryPolicy, Stream};
 use kif_methods::methods::MethodConfig;
-use kif_methods::{Accumulate, LearnerConfig, OptimizerConfig};
+use kif_methods::{
+    Accumulate, BatchOrder, LearnerConfig, OptimizerConfig, Schedule, TaskDuration, TrainingPlan,
+};
 use kif_model::{LoraConfig, ModelConfig, ModelError};
 use serde::{Deserialize, Serialize};
 
@@ -305,21 +307,36 @@ impl Default for Training {
             micro_tokens,
             ..
         } = LearnerConfig::default();
-        let OptimizerConfig {
-            lr,
-            warmup_steps,
-            clip,
-            ..
-        } = optimizer;
         Self {
             epochs: 10,
             batch_size: 8,
             accumulate,
             micro_rows,
             micro_tokens,
-            lr,
-            warmup_steps,
-            clip,
+            lr: 3e-4,
+            warmup_steps: 50,
+            clip: optimizer.clip,
+        }
+    }
+}
+
+impl Training {
+    /// The rates of a task of `total_steps`.
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        Schedule::Linear {
+            peak: self.lr,
+            warmup_steps: self.warmup_steps,
+            total_steps,
+        }
+    }
+
+    /// How a task is learned from its rows.
+    pub fn plan(&self) -> TrainingPlan {
+        TrainingPlan {
+            lr: self.lr,
+            warmup_steps: self.warmup_steps,
+            duration: TaskDuration::Epochs(self.epochs),
+            order: BatchOrder::Shuffled,
         }
     }
 }
@@ -527,21 +544,17 @@ impl Protocol {
         }
     }
 
-    /// The learner's part of a method's settings, for one seed.
-    pub fn learner_config(&self, method: &str, seed: u64) -> LearnerConfig {
+    /// The learner's part of the settings, for one seed.
+    pub fn learner_config(&self, seed: u64) -> LearnerConfig {
         let Training {
             accumulate,
             micro_rows,
             micro_tokens,
-            lr,
-            warmup_steps,
             clip,
             ..
-        } = self.training_of(method);
+        } = self.training;
         LearnerConfig {
             optimizer: OptimizerConfig {
-                lr,
-                warmup_steps,
                 clip,
                 ..OptimizerConfig::default()
             },
@@ -606,7 +619,8 @@ impl Protocol {
         let count = "at least 1";
         expect(epochs >= 1, "training.epochs", &epochs, count);
         expect(batch_size >= 1, "training.batch_size", &batch_size, count);
-        if let Err(e) = self.learner_config("", 0).check() {
+        let rates = self.training.schedule(1).check();
+        if let Err(e) = self.learner_config(0).check().and(rates) {
             expect(
                 false,
                 &format!("training.{}", e.field),
@@ -617,7 +631,7 @@ impl Protocol {
         for (method, lr) in &self.lr_of {
             let known = self.method(method).is_some();
             expect(known, "lr_of", method, &known_methods());
-            if let Err(e) = self.learner_config(method, 0).check() {
+            if let Err(e) = self.training_of(method).schedule(1).check() {
                 expect(false, &format!("lr_of.{method}"), lr, e.expected);
             }
         }
@@ -912,8 +926,8 @@ mod tests {
         protocol.lr_of = BTreeMap::from([("kif".to_owned(), 5e-4)]);
         let protocol = protocol.canonical();
         protocol.check().unwrap();
-        assert_eq!(protocol.learner_config("kif-paper", 1).optimizer.lr, 5e-4);
-        let others = protocol.learner_config("replay_matched", 1).optimizer.lr;
+        assert_eq!(protocol.training_of("kif-paper").lr, 5e-4);
+        let others = protocol.training_of("replay_matched").lr;
         assert_eq!(others, protocol.training.lr);
         let (paper, training) = (protocol.training_of("kif-paper"), &protocol.training);
         assert_eq!(paper.epochs, training.epochs);
@@ -929,7 +943,7 @@ mod tests {
         };
         let own = BTreeMap::from([("l2p-fast".to_owned(), MethodConfig::L2p(config))]);
         protocol.own_methods = own;
-        let rate = |protocol: &Protocol, name| protocol.learner_config(name, 1).optimizer.lr;
+        let rate = |protocol: &Protocol, name| protocol.training_of(name).lr;
         assert_eq!(rate(&protocol, "prog_prompt"), 0.3);
         assert_eq!(rate(&protocol, "l2p-fast"), 0.7);
         assert_eq!(rate(&protocol, "seq_lora"), 1e-3);

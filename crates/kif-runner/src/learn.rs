@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kif_data::{Batch, Cursor, Encoded, epoch_order};
+use kif_data::Encoded;
 use kif_io::atomic;
 use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::hash::hash_of;
 use kif_io::memory::peak_rss_mib;
 use kif_io::progress::Progress;
 use kif_io::signal::{StopFlag, Stopped};
-use kif_methods::methods::{self, Method, MethodConfig};
-use kif_methods::{Learner, LearnerConfig, MemoryOrder, Schedule, TaskView};
+use kif_methods::{
+    BatchOrder, LearnerConfig, MemoryOrder, MethodConfig, Schedule, SettingError, StepOutcome,
+    TaskDuration, TaskTraining, TaskView, TrainingObserver, TrainingPlan,
+};
 use kif_model::{Adapter, LanguageModel, LoraConfig};
 use kif_protocol::{Device, Precision, TemplateSetting};
+use kif_report::record::FusionTrace;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
@@ -36,12 +39,16 @@ pub struct LearnSettings {
     pub method: MethodConfig,
     /// How it learns; the seed is that of dropout, shuffling and memory draws.
     pub learner: LearnerConfig,
+    /// Learning rate at the end of the warm-up.
+    pub lr: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
     /// The adapter.
     pub adapter: LoraConfig,
     /// Rows of a batch, from the task as from the memory.
     pub batch_size: usize,
     /// How long.
-    pub duration: DurationSetting,
+    pub duration: TaskDuration,
     /// Whether batches follow the files instead of a shuffle.
     pub no_shuffle: bool,
     /// Longest prompt in tokens, end token included.
@@ -55,16 +62,6 @@ pub struct LearnSettings {
     pub device: Device,
     /// Number format of the frozen base.
     pub precision: Precision,
-}
-
-/// How long a training is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DurationSetting {
-    /// Passes over the rows.
-    Epochs(u64),
-    /// Optimizer steps on the task.
-    Steps(u64),
 }
 
 /// What there is to learn from.
@@ -111,6 +108,9 @@ pub struct LearnRecord {
     pub losses: Vec<f64>,
     /// Mean loss of every step on the memory before its update, unscaled.
     pub memory_losses: Vec<f64>,
+    /// What the masks of a method that fuses under masks have chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<FusionTrace>,
     /// What became of each memory file.
     pub forgetting: Vec<MemoryChange>,
     /// Seconds of training.
@@ -144,7 +144,7 @@ struct Position {
     memory_before: Vec<f64>,
     losses: Vec<f64>,
     memory_losses: Vec<f64>,
-    cursor: usize,
+    fusion: Option<FusionTrace>,
     seconds: f64,
 }
 
@@ -161,53 +161,48 @@ pub fn learn(
 ) -> Result<LearnRecord> {
     let inputs_blake3 = fingerprint(&inputs, model.params())?;
     let n_cut = |rows: &[Encoded]| (rows.len(), rows.iter().filter(|row| row.cut).count());
-    let joined = inputs.memory.concat();
-    let (rows, memory_rows) = (n_cut(&inputs.rows), n_cut(&joined));
+    let (rows, memory_rows) = (n_cut(&inputs.rows), n_cut(&inputs.memory.concat()));
     let view = view(settings, inputs.rows, &inputs.memory);
-    let mut learner = Learner::new(model, settings.learner);
-    let mut method = settings.method.build(learner.layout());
-    let training_rows = method.training_rows(&view);
-    let total_steps = settings.total_steps(training_rows.len());
-    let peak = settings.learner.optimizer.lr;
-    let warmup_steps = settings.learner.optimizer.warmup_steps;
-    learner.begin_task(
-        view.index,
-        &view.name,
-        Schedule::Linear {
-            peak,
-            warmup_steps,
-            total_steps,
-        },
-    );
-    method.begin_task(&mut learner, &view)?;
-
+    let plan = settings.plan();
+    let (mut learner, mut method) =
+        (settings.method).start(model, settings.learner, settings.schedule(), 1)?;
     let checkpoints = out.join("checkpoint");
+    let saved = Checkpoint::<Position>::newest(&checkpoints)?;
     let mut position = Position {
         settings: settings.clone(),
         inputs_blake3,
         memory_before: Vec::new(),
         losses: Vec::new(),
         memory_losses: Vec::new(),
-        cursor: 0,
+        fusion: None,
         seconds: 0.0,
     };
-    if let Some(saved) = Checkpoint::<Position>::newest(&checkpoints)? {
-        position = position.resumed(saved.position, &checkpoints)?;
-        methods::resume(&mut learner, method.as_mut(), &saved.state)
-            .or_bad_input(|| format!("resuming from {}", checkpoints.display()))?;
-    } else {
+    if saved.is_none() {
         position.memory_before = mean_losses(learner.model(), &inputs.memory, stop)?;
     }
-    let mut training = Training {
-        settings,
-        view: &view,
-        rows: &training_rows,
-        total_steps,
-        position,
+    let mut training = TaskTraining::begin(&mut learner, method.as_mut(), &view, &plan)?;
+    if let Some(saved) = saved {
+        position = position.resumed(saved.position, &checkpoints)?;
+        training
+            .resume(&saved.state, position.losses.len() as u64)
+            .or_bad_input(|| format!("resuming from {}", checkpoints.display()))?;
+    }
+    let mut progress = Progress::new(training.total_steps());
+    progress.label(format!("learning {}", view.name));
+    progress.skip(training.n_done());
+    let mut observer = LearnObserver {
+        task_idx: view.index,
+        position: &mut position,
+        checkpoints: &checkpoints,
         stop,
+        progress: &mut progress,
+        clock: Instant::now(),
+        last_save: Instant::now(),
     };
-    training.run(&mut learner, method.as_mut(), &checkpoints)?;
-    method.end_task(&mut learner, &view)?;
+    training.run(&mut observer)?;
+    observer.note_time();
+    progress.finish();
+    training.end()?;
 
     // Nothing is saved between here and the end: a signal waits.
     let after = mean_losses(learner.model(), &inputs.memory, &StopFlag::default())?;
@@ -215,9 +210,10 @@ pub fn learn(
         memory_before,
         losses,
         memory_losses,
+        fusion,
         seconds,
         ..
-    } = training.position;
+    } = position;
     Adapter::write(
         out,
         &settings.adapter,
@@ -245,6 +241,7 @@ pub fn learn(
         memory_rows,
         losses,
         memory_losses,
+        fusion,
         forgetting,
         seconds,
         peak_rss_mib,
@@ -255,11 +252,30 @@ pub fn learn(
 }
 
 impl LearnSettings {
-    /// Steps of the whole training, for `n_rows` rows in an epoch.
-    pub fn total_steps(&self, n_rows: usize) -> u64 {
-        match self.duration {
-            DurationSetting::Epochs(epochs) => epochs * n_rows.div_ceil(self.batch_size) as u64,
-            DurationSetting::Steps(steps) => steps,
+    /// The rates of the task; over how many steps, its rows decide.
+    fn schedule(&self) -> Schedule {
+        Schedule::Linear {
+            peak: self.lr,
+            warmup_steps: self.warmup_steps,
+            total_steps: 0,
+        }
+    }
+
+    /// Whether every value is in its range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        self.learner.check().and(self.schedule().check())
+    }
+
+    fn plan(&self) -> TrainingPlan {
+        TrainingPlan {
+            lr: self.lr,
+            warmup_steps: self.warmup_steps,
+            duration: self.duration,
+            order: if self.no_shuffle {
+                BatchOrder::Given
+            } else {
+                BatchOrder::Shuffled
+            },
         }
     }
 }
@@ -283,76 +299,50 @@ impl Position {
     }
 }
 
-/// The steps of a training.
-struct Training<'a> {
-    settings: &'a LearnSettings,
-    view: &'a TaskView,
-    rows: &'a [Encoded],
-    total_steps: u64,
-    position: Position,
+/// Notes losses and masks, saves the training, and stops it.
+struct LearnObserver<'a> {
+    task_idx: usize,
+    position: &'a mut Position,
+    checkpoints: &'a Path,
     stop: &'a StopFlag,
+    progress: &'a mut Progress,
+    /// When the time that is not yet noted began.
+    clock: Instant,
+    last_save: Instant,
 }
 
-impl Training<'_> {
-    fn run(
-        &mut self,
-        learner: &mut Learner,
-        method: &mut dyn Method,
-        checkpoints: &Path,
-    ) -> Result<()> {
-        let mut progress = Progress::new(self.total_steps);
-        progress.label(format!("learning {}", self.view.name));
-        progress.skip(self.position.losses.len() as u64);
-        let (mut clock, mut last_save) = (Instant::now(), Instant::now());
-        while (self.position.losses.len() as u64) < self.total_steps {
-            let stopped = self.stop.is_raised();
-            if stopped || last_save.elapsed() >= SAVE_EVERY {
-                self.position.seconds += clock.elapsed().as_secs_f64();
-                checkpoint::save(checkpoints, &self.position, &methods::save(learner, method))?;
-                (clock, last_save) = (Instant::now(), Instant::now());
-            }
-            if stopped {
-                return Err(Stopped.into());
-            }
-            let batch = self.next_batch();
-            let loss = method.observe(learner, &batch)?;
-            self.position.losses.push(loss);
-            self.position
-                .memory_losses
-                .extend(learner.take_memory_losses());
-            progress.advance(1);
+impl LearnObserver<'_> {
+    fn note_time(&mut self) {
+        self.position.seconds += self.clock.elapsed().as_secs_f64();
+    }
+}
+
+impl TrainingObserver for LearnObserver<'_> {
+    fn before_step(&mut self, training: &TaskTraining<'_>) -> Result<()> {
+        let stopped = self.stop.is_raised();
+        if stopped || self.last_save.elapsed() >= SAVE_EVERY {
+            self.note_time();
+            checkpoint::save(self.checkpoints, self.position, &training.state())?;
+            (self.clock, self.last_save) = (Instant::now(), Instant::now());
         }
-        self.position.seconds += clock.elapsed().as_secs_f64();
-        progress.finish();
+        if stopped {
+            return Err(Stopped.into());
+        }
         Ok(())
     }
 
-    /// The batch of the next step: of the epoch's shuffle, or where the cursor stands.
-    fn next_batch(&mut self) -> Batch {
-        let (n_rows, batch_size) = (self.rows.len(), self.settings.batch_size);
-        let chosen = if self.settings.no_shuffle {
-            let mut cursor = Cursor {
-                position: self.position.cursor,
-            };
-            let chosen = cursor.take(n_rows, batch_size);
-            self.position.cursor = cursor.position;
-            chosen
-        } else {
-            let n_batches = n_rows.div_ceil(batch_size);
-            let step = self.position.losses.len();
-            let order = epoch_order(
-                n_rows,
-                self.view.seed,
-                self.view.index as u64,
-                (step / n_batches) as u64,
-            );
-            order
-                .chunks(batch_size)
-                .nth(step % n_batches)
-                .expect("the batch lies in the epoch")
-                .to_vec()
-        };
-        Batch::from_rows(chosen.into_iter().map(|i| &self.rows[i]))
+    fn after_step(&mut self, training: &TaskTraining<'_>, outcome: StepOutcome) -> Result<()> {
+        self.position.losses.push(outcome.loss);
+        self.position.memory_losses.extend(outcome.memory_losses);
+        if let Some(regions) = outcome.regions {
+            let trace = self.position.fusion.get_or_insert_with(|| {
+                let layout = training.learner().layout();
+                FusionTrace::new(layout)
+            });
+            trace.add(self.task_idx, &regions);
+        }
+        self.progress.advance(1);
+        Ok(())
     }
 }
 

@@ -229,8 +229,8 @@ fn rounds(model: Box<dyn LanguageModel>) -> Result<Vec<f32>> {
         dropout: 0.0,
         ..LearnerConfig::default()
     };
-    let mut learner = Learner::new(model, config);
     let schedule = Schedule::Constant { rate: 1e-3 };
+    let mut learner = Learner::new(model, config, schedule);
     learner.begin_task(1, "selftest", schedule);
     let memory = rows(16, 12, 2);
     let task = TaskView {

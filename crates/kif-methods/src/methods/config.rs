@@ -38,6 +38,21 @@ macro_rules! methods {
                 preset.or_else(|| first_preset(name))
             }
 
+            /// The method with a learner of what it trains, in a stream of `n_tasks`. `model` was loaded
+            /// with its [`parts`](MethodSpec::parts); `schedule` holds until a task begins.
+            pub fn start(
+                &self,
+                model: Box<dyn LanguageModel>,
+                config: LearnerConfig,
+                schedule: Schedule,
+                n_tasks: usize,
+            ) -> Result<(Learner, Box<dyn Method>)> {
+                let learner = Learner::new(model, config, schedule);
+                let learner = learner.with_slots(self.parts(n_tasks).n_slots)?;
+                let method = self.build(learner.layout());
+                Ok((learner, method))
+            }
+
             /// The same method where nothing is accumulated: the memory's loss is not divided by a
             /// number of micro-batches.
             pub fn without_accumulation(mut self) -> Self {

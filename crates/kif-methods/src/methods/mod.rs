@@ -13,8 +13,10 @@ mod reference;
 use anyhow::Result;
 use kif_data::{Batch, Encoded};
 use kif_fusion::Regions;
+use kif_model::LanguageModel;
 
-use crate::learner::Learner;
+use crate::learner::{Learner, LearnerConfig};
+use crate::schedule::Schedule;
 use crate::state::State;
 use crate::task_view::TaskView;
 
@@ -76,10 +78,10 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// Called before the model is examined on task `task_idx` of the stream, which may be one that it has not learned
+    /// Called before the model is evaluated on task `task_idx` of the stream, which may be one that it has not learned
     /// yet; not before the base is. A method that acts on it is told the task of a test row: its scores do not compare
     /// with those of methods that are not.
-    fn before_examining(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
+    fn before_evaluation(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
         Ok(())
     }
 

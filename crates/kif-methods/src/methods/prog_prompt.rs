@@ -108,7 +108,7 @@ impl Method for ProgPrompt {
         learner.activate_prompts(&prompts_of(task.index, self.n_begun))
     }
 
-    fn before_examining(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
+    fn before_evaluation(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
         learner.activate_prompts(&prompts_of(task_idx, self.n_begun))
     }
 

@@ -350,16 +350,19 @@ pub fn learner_for(config: &MethodConfig, dropout: f32) -> Learner {
 
 /// A learner, and what its model is shown.
 pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
-    let mut config = LearnerConfig {
+    let config = LearnerConfig {
         dropout,
         micro_tokens: 8,
         ..LearnerConfig::default()
     };
-    config.optimizer.lr = 0.02;
-    config.optimizer.warmup_steps = 0;
+    let schedule = Schedule::Linear {
+        peak: 0.02,
+        warmup_steps: 0,
+        total_steps: u64::MAX,
+    };
     let model = Quadratic::new(parts);
     let seen = model.seen.clone();
-    let learner = Learner::new(Box::new(model), config);
+    let learner = Learner::new(Box::new(model), config, schedule);
     (learner.with_slots(parts.n_slots).unwrap(), seen)
 }
 
@@ -419,14 +422,9 @@ pub fn batches(method: &dyn Method, task: &TaskView, n_epochs: u64) -> Vec<Batch
     batches
 }
 
-/// Starts a task with the published schedule over `n_steps`.
+/// Starts a task with the learner's schedule over `n_steps`.
 pub fn begin(learner: &mut Learner, method: &mut dyn Method, task: &TaskView, n_steps: usize) {
-    let optimizer = learner.config().optimizer;
-    let schedule = Schedule::Linear {
-        peak: optimizer.lr,
-        warmup_steps: optimizer.warmup_steps,
-        total_steps: n_steps as u64,
-    };
+    let schedule = learner.schedule().over(n_steps as u64);
     learner.begin_task(task.index, &task.name, schedule);
     method.begin_task(learner, task).unwrap();
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kif_data::{Encoded, Format, Limits, Stream, Template, Tokenizer, load_task};
-use kif_methods::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, TaskView};
+use kif_methods::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Schedule, TaskView};
 use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable};
 
 use super::learn;
@@ -130,16 +130,16 @@ impl Quick {
     pub fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
         let options = ModelOptions::cpu(self.trainable(config));
         let model = kif_model::load(&self.model, &options).unwrap();
-        let mut settings = LearnerConfig {
+        let settings = LearnerConfig {
             dropout,
             ..LearnerConfig::default()
         };
-        settings.optimizer.lr = config.peak_rate().unwrap_or(3e-3);
-        settings.optimizer.warmup_steps = 2;
-        let learner = Learner::new(model, settings);
-        let learner = learner.with_slots(config.parts(N_TASKS).n_slots).unwrap();
-        let method = config.build(learner.layout());
-        (learner, method)
+        let schedule = Schedule::Linear {
+            peak: config.peak_rate().unwrap_or(3e-3),
+            warmup_steps: 2,
+            total_steps: u64::MAX,
+        };
+        config.start(model, settings, schedule, N_TASKS).unwrap()
     }
 
     /// The learner after the first `n_tasks` tasks.

@@ -8,11 +8,11 @@ use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::signal::StopFlag;
 use kif_io::writer::Writer;
 use kif_methods::methods::MethodConfig;
-use kif_methods::{Accumulate, LearnerConfig, OptimizerConfig};
+use kif_methods::{Accumulate, LearnerConfig, TaskDuration};
 use kif_model::{LoraConfig, ModelConfig};
 use kif_protocol::{Compute, TemplateSetting, known_methods};
 use kif_runner::codec::{Codec, check_vocabulary};
-use kif_runner::learn::{DurationSetting, LearnInputs, LearnRecord, LearnSettings, Sources, learn};
+use kif_runner::learn::{LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 
 use super::common::{
     ComputeArguments, Loaded, TemplateArgument, at_least_one, check_out_folder, load, print,
@@ -252,19 +252,12 @@ impl Arguments {
         adapter: LoraConfig,
         compute: &Compute,
     ) -> Result<LearnSettings> {
-        let optimizer = OptimizerConfig {
-            lr: self.lr,
-            warmup_steps: self.warmup,
-            ..OptimizerConfig::default()
-        };
         let learner = LearnerConfig {
-            optimizer,
             accumulate: Accumulate::Tokens,
             dropout: adapter.dropout,
             seed: self.seed,
             ..LearnerConfig::default()
         };
-        learner.check()?;
         adapter.validate()?;
         let name = self
             .task
@@ -272,15 +265,17 @@ impl Arguments {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        Ok(LearnSettings {
+        let settings = LearnSettings {
             task: name,
             method,
             learner,
+            lr: self.lr,
+            warmup_steps: self.warmup,
             adapter,
             batch_size: self.batch_size,
             duration: match self.steps {
-                Some(steps) => DurationSetting::Steps(steps),
-                None => DurationSetting::Epochs(self.epochs.unwrap_or(10)),
+                Some(steps) => TaskDuration::Steps(steps),
+                None => TaskDuration::Epochs(self.epochs.unwrap_or(10)),
             },
             no_shuffle: self.no_shuffle,
             max_input: self.max_input,
@@ -288,7 +283,9 @@ impl Arguments {
             template: self.template.setting(),
             device: compute.device,
             precision: compute.precision,
-        })
+        };
+        settings.check()?;
+        Ok(settings)
     }
 }
 

@@ -1,22 +1,23 @@
-//! One cell: a method learns a stream in one order with one seed, and is examined after every task.
+//! One cell: a method learns a stream in one order with one seed, and is evaluated after every task.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
+use kif_data::{Encoded, MemoryPolicy, highest_loss};
 use kif_io::atomic;
 use kif_io::failure::OrBadInput;
 use kif_io::memory::{peak_rss_mib, reset_peak_rss};
 use kif_io::progress::Progress;
 use kif_io::signal::{StopFlag, Stopped};
-use kif_methods::methods::{self, Method, Parts, Regime, id_bytes};
-use kif_methods::{Learner, Schedule, State, TaskView};
+use kif_methods::methods::{Method, Parts, Regime, id_bytes};
+use kif_methods::{Learner, State, TaskTraining, TaskView};
 use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable};
 use kif_protocol::Protocol;
-use kif_report::record::{FusionTrace, Kept, LossCurve, Record, Settings, TaskTiming, Timing};
+use kif_report::record::{Kept, LossCurve, Record, Settings, TaskTiming, Timing};
 
 use super::base_scores::BaseScores;
+use super::observer::{CellObserver, Shares};
 use super::partial::Partial;
 use super::phases::{self, Phase};
 use super::{Cell, Inputs, load_base};
@@ -27,7 +28,7 @@ use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
 const BATCH_ROWS: usize = 64;
 
 /// What a cell works with.
-pub(super) struct Place<'a> {
+pub(super) struct CellContext<'a> {
     pub(super) protocol: &'a Protocol,
     pub(super) inputs: &'a Inputs,
     pub(super) folder: PathBuf,
@@ -36,24 +37,26 @@ pub(super) struct Place<'a> {
 
 /// Learns all tasks, or goes on from the newest checkpoint, and writes adapter and record.
 pub(super) fn run(
-    place: &Place<'_>,
+    context: &CellContext<'_>,
     cell: &Cell,
     title: &str,
     base: &mut BaseScores,
     progress: &mut Progress,
 ) -> Result<()> {
     reset_peak_rss();
-    let order = place.inputs.order(cell.order);
+    let order = context.inputs.order(cell.order);
     let parts = cell.config.parts(order.len());
-    let model = load_base(place.protocol, &place.inputs.model, cell.seed, &parts)?;
-    let learner = Learner::new(
+    let protocol = context.protocol;
+    let model = load_base(protocol, &context.inputs.model, cell.seed, &parts)?;
+    let training = protocol.training_of(&cell.method);
+    let (learner, method) = cell.config.start(
         model,
-        place.protocol.learner_config(&cell.method, cell.seed),
-    );
-    let learner = learner.with_slots(parts.n_slots)?;
-    let method = cell.config.build(learner.layout());
+        protocol.learner_config(cell.seed),
+        training.schedule(0),
+        order.len(),
+    )?;
     let mut session = Session {
-        place,
+        context,
         cell,
         title,
         order,
@@ -65,14 +68,14 @@ pub(super) fn run(
         last_save: Instant::now(),
         progress,
     };
-    session.examine_base(base)?;
+    session.evaluate_base(base)?;
     session.learn_all()?;
     session.finish()
 }
 
 /// A cell at work.
 struct Session<'a> {
-    place: &'a Place<'a>,
+    context: &'a CellContext<'a>,
     cell: &'a Cell,
     title: &'a str,
     order: &'a [String],
@@ -87,7 +90,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Enters row 0, making the answers that no cell has made yet.
-    fn examine_base(&mut self, base: &mut BaseScores) -> Result<()> {
+    fn evaluate_base(&mut self, base: &mut BaseScores) -> Result<()> {
         for (i, name) in self.order.iter().enumerate() {
             if base.get(name).is_none() {
                 self.progress
@@ -97,7 +100,7 @@ impl Session<'_> {
             }
             if let Some(evaluation) = base.get(name) {
                 self.partial
-                    .enter(0, i, self.place.inputs.task(name).score, evaluation);
+                    .enter(0, i, self.context.inputs.task(name).score, evaluation);
             }
         }
         Ok(())
@@ -111,13 +114,13 @@ impl Session<'_> {
             .as_ref()
             .map_or(0, |checkpoint| checkpoint.position.phase);
         for phase in &phases[..first.min(phases.len())] {
-            let evaluation = phases::evaluation_units(self.place.inputs, self.cell, phase);
+            let evaluation = phases::evaluation_units(self.context.inputs, self.cell, phase);
             self.progress.skip(self.training_units(phase) + evaluation);
         }
         for (i, phase) in phases.iter().enumerate().skip(first) {
             let view = phases::view(
-                self.place.protocol,
-                self.place.inputs,
+                self.context.protocol,
+                self.context.inputs,
                 self.cell,
                 self.regime,
                 phase,
@@ -125,14 +128,9 @@ impl Session<'_> {
                     &checkpoint.position.highest
                 }),
             );
-            self.begin(i, &view, saved.take())?;
-            self.train(phase, &view)?;
-            // A method may drop its state at the end of a task, so a resumed run repeats `end_task` from here.
-            let trained = methods::save(&self.learner, self.method.as_ref());
-            self.save(&trained)?;
-            self.method.end_task(&mut self.learner, &view)?;
+            let trained = self.train(i, phase, &view, saved.take())?;
             self.choose_memory(phase, &trained)?;
-            self.examine(phase, &trained)?;
+            self.evaluate(phase, &trained)?;
             self.save(&trained)?;
             let losses = std::mem::take(&mut self.partial.current_losses);
             self.partial
@@ -142,88 +140,65 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Prepares learner and method for a phase, and goes to where `saved` was.
-    fn begin(
+    /// Learns the task of a phase, from its first step or from where `saved` was; returns the state
+    /// after the last step.
+    fn train(
         &mut self,
         phase_idx: usize,
+        phase: &Phase,
         view: &TaskView,
         saved: Option<Checkpoint<Partial>>,
-    ) -> Result<()> {
-        let training = self.place.protocol.training_of(&self.cell.method);
-        let n_rows = self.method.training_rows(view).len() as u64;
-        let total_steps = training.epochs * n_rows.div_ceil(training.batch_size as u64);
-        let schedule = Schedule::Linear {
-            peak: training.lr,
-            warmup_steps: training.warmup_steps,
-            total_steps,
+    ) -> Result<State> {
+        let units = self.training_units(phase);
+        let protocol = self.context.protocol;
+        let checkpoints = self.checkpoints();
+        let number = match self.regime {
+            Regime::Joint => String::new(),
+            _ => format!(" ({}/{})", phase.task_idx + 1, self.order.len()),
         };
-        self.learner.begin_task(view.index, &view.name, schedule);
-        self.method.begin_task(&mut self.learner, view)?;
+        let label = format!("{}: learning {}{number}", self.title, view.name);
+        let plan = protocol.training_of(&self.cell.method).plan();
+        let (learner, method) = (&mut self.learner, self.method.as_mut());
+        let mut training = TaskTraining::begin(learner, method, view, &plan)?;
         if let Some(Checkpoint { position, state }) = saved {
-            methods::resume(&mut self.learner, self.method.as_mut(), &state)
-                .or_bad_input(|| format!("resuming from {}", self.checkpoints().display()))?;
+            let n_done = position.current_losses.len() as u64;
+            training
+                .resume(&state, n_done)
+                .or_bad_input(|| format!("resuming from {}", checkpoints.display()))?;
             self.partial = position;
             self.partial.timing.resumed += 1;
         } else {
             self.partial.timing.tasks.push(TaskTiming::default());
-            (self.partial.phase, self.partial.epoch, self.partial.batch) = (phase_idx, 0, 0);
+            self.partial.phase = phase_idx;
         }
-        Ok(())
-    }
-
-    /// Epochs of shuffled batches, from the one that comes next on.
-    fn train(&mut self, phase: &Phase, view: &TaskView) -> Result<()> {
-        let rows = self.method.training_rows(view);
-        let training = &self.place.protocol.training;
-        let n_batches = rows.len().div_ceil(training.batch_size) as u64;
-        let mut shares = Shares::new(self.training_units(phase), training.epochs * n_batches);
-        self.progress
-            .skip(shares.upto(self.partial.epoch * n_batches + self.partial.batch as u64));
-        let place = match self.regime {
-            Regime::Joint => String::new(),
-            _ => format!(" ({}/{})", phase.task_idx + 1, self.order.len()),
+        let mut shares = Shares::new(units, training.total_steps());
+        self.progress.skip(shares.upto(training.n_done()));
+        self.progress.label(label);
+        let mut observer = CellObserver {
+            task_idx: phase.task_idx,
+            partial: &mut self.partial,
+            checkpoints: &checkpoints,
+            save_every: save_every(protocol),
+            last_save: &mut self.last_save,
+            stop: self.context.stop,
+            progress: self.progress,
+            shares,
+            clock: Instant::now(),
         };
-        self.progress
-            .label(format!("{}: learning {}{place}", self.title, view.name));
-        let mut clock = Instant::now();
-        while self.partial.epoch < training.epochs {
-            let order = epoch_order(rows.len(), view.seed, view.index as u64, self.partial.epoch);
-            for chosen in order.chunks(training.batch_size).skip(self.partial.batch) {
-                let stopped = self.place.stop.is_raised();
-                if stopped || self.save_is_due() {
-                    self.timing().train_s += clock.elapsed().as_secs_f64();
-                    self.save(&methods::save(&self.learner, self.method.as_ref()))?;
-                    clock = Instant::now();
-                }
-                if stopped {
-                    return Err(Stopped.into());
-                }
-                let batch = Batch::from_rows(chosen.iter().map(|&i| &rows[i]));
-                let loss = self.method.observe(&mut self.learner, &batch)?;
-                self.partial.current_losses.push(loss);
-                if let Some(regions) = self.method.take_regions() {
-                    let layout = self.learner.layout();
-                    let trace = &mut self.partial.fusion;
-                    trace
-                        .get_or_insert_with(|| FusionTrace::new(layout))
-                        .add(phase.task_idx, &regions);
-                }
-                self.partial.batch += 1;
-                self.progress.advance(shares.next());
-            }
-            (self.partial.epoch, self.partial.batch) = (self.partial.epoch + 1, 0);
-        }
-        let timing = self.timing();
-        timing.train_s += clock.elapsed().as_secs_f64();
-        timing.peak_rss_mib = peak_rss_mib();
-        Ok(())
+        training.run(&mut observer)?;
+        observer.finish();
+        // A method may drop its state at the end of a task, so a resumed run repeats `end` from here.
+        let trained = training.state();
+        observer.save(&trained)?;
+        training.end()?;
+        Ok(trained)
     }
 
     /// The rows of the highest loss, in nats per target token and without dropout, where that is the policy.
     fn choose_memory(&mut self, phase: &Phase, trained: &State) -> Result<()> {
-        let Place {
+        let CellContext {
             protocol, inputs, ..
-        } = self.place;
+        } = self.context;
         let is_known = self.partial.highest.len() > phase.task_idx;
         let is_wanted = protocol.memory.policy == MemoryPolicy::HighestLoss;
         if self.regime != Regime::Stream || is_known || !is_wanted {
@@ -231,7 +206,7 @@ impl Session<'_> {
         }
         let task = inputs.task(&self.order[phase.task_idx]);
         let (model, tokens) = (self.learner.model(), protocol.evaluation.batch_tokens);
-        let mut losses = match nll_per_row(model, &task.train, tokens, self.place.stop) {
+        let mut losses = match nll_per_row(model, &task.train, tokens, self.context.stop) {
             Err(error) if error.is::<Stopped>() => {
                 self.save(trained)?;
                 return Err(error);
@@ -247,20 +222,20 @@ impl Session<'_> {
     }
 
     /// The evaluations of a phase that are not done yet; `trained` is what to save if they are stopped.
-    fn examine(&mut self, phase: &Phase, trained: &State) -> Result<()> {
+    fn evaluate(&mut self, phase: &Phase, trained: &State) -> Result<()> {
         for &task in &phase.evaluated {
             let name = &self.order[task];
-            let prepared = self.place.inputs.task(name);
+            let prepared = self.context.inputs.task(name);
             if self.partial.has(phase.after, task) {
                 self.progress.skip(prepared.test.n_rows() as u64);
                 continue;
             }
             let clock = Instant::now();
             self.progress.label(format!(
-                "{}: examined on {name} after task {}",
+                "{}: evaluated on {name} after task {}",
                 self.title, phase.after
             ));
-            self.method.before_examining(&mut self.learner, task)?;
+            self.method.before_evaluation(&mut self.learner, task)?;
             let evaluation = match self.answer(task) {
                 Err(error) if error.is::<Stopped>() => {
                     self.save(trained)?;
@@ -275,7 +250,7 @@ impl Session<'_> {
                     .predictions
                     .insert(name.clone(), evaluation.predictions);
             }
-            let timing = self.timing();
+            let timing = self.partial.current_timing();
             timing.evaluate_s += clock.elapsed().as_secs_f64();
             timing.peak_rss_mib = peak_rss_mib();
         }
@@ -284,9 +259,9 @@ impl Session<'_> {
 
     /// What the model answers on a task now.
     fn answer(&mut self, task: usize) -> Result<Evaluation> {
-        let inputs = self.place.inputs;
+        let inputs = self.context.inputs;
         let task = inputs.task(&self.order[task]);
-        let settings = &self.place.protocol.evaluation;
+        let settings = &self.context.protocol.evaluation;
         let options = EvaluationOptions {
             score: task.score,
             max_new_tokens: settings.max_new_tokens,
@@ -300,7 +275,7 @@ impl Session<'_> {
             &inputs.codec,
             &task.test,
             &options,
-            self.place.stop,
+            self.context.stop,
             |n| progress.advance(n as u64),
         )
     }
@@ -316,15 +291,15 @@ impl Session<'_> {
                 }
             }
         }
-        let adapter = self.place.folder.join("adapter");
-        let protocol = self.place.protocol;
+        let adapter = self.context.folder.join("adapter");
+        let protocol = self.context.protocol;
         let base_name = match &protocol.model {
             Some(model) => model.display().to_string(),
             None => protocol.arch.unwrap_or_default().base_name().to_owned(),
         };
         atomic::write_folder(&adapter, |at| {
             let (layout, params) = (self.learner.layout(), self.learner.params());
-            match self.parts.trainable(self.place.protocol.lora_config()) {
+            match self.parts.trainable(self.context.protocol.lora_config()) {
                 Trainable::Prompts(config) => {
                     let active = self.learner.model().active_prompts();
                     StoredPrompts::write(at, &config, active, layout, params, &base_name)
@@ -340,15 +315,15 @@ impl Session<'_> {
             }
             .with_context(|| format!("writing adapter {}", adapter.display()))
         })?;
-        let (path, checkpoints) = (self.place.folder.join("record.json"), self.checkpoints());
+        let (path, checkpoints) = (self.context.folder.join("record.json"), self.checkpoints());
         self.record().write(&path)?;
         atomic::remove_folder(&checkpoints)
     }
 
     fn record(self) -> Record {
-        let protocol = self.place.protocol;
+        let protocol = self.context.protocol;
         let Cell { order, seed, .. } = *self.cell;
-        let inputs = self.place.inputs;
+        let inputs = self.context.inputs;
         let highest = &self.partial.highest;
         let kept = inputs.kept(protocol, (order, seed), self.order.len(), highest);
         let carried = self.carried(&kept);
@@ -380,14 +355,14 @@ impl Session<'_> {
         }
     }
 
-    /// What is kept behind the last task; `memory` has the positions of the rows that each task leaves in it.
+    /// What is kept after the last task; `memory` has the positions of the rows that each task leaves in it.
     fn carried(&self, memory: &[Vec<usize>]) -> Kept {
         let mut kept = Kept {
             state_bytes: self.method.kept_bytes() + frozen_slot_bytes(self.learner.layout()),
             ..Kept::default()
         };
         for (name, positions) in self.order.iter().zip(memory) {
-            let train = &self.place.inputs.task(name).train;
+            let train = &self.context.inputs.task(name).train;
             let rows: Vec<&Encoded> = match self.regime {
                 Regime::Joint => train.iter().collect(),
                 _ if self.cell.config.keeps_memory() => {
@@ -407,23 +382,10 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Times of the phase that is being worked on.
-    fn timing(&mut self) -> &mut TaskTiming {
-        self.partial
-            .timing
-            .tasks
-            .last_mut()
-            .expect("a phase has begun")
-    }
-
-    fn save_is_due(&self) -> bool {
-        self.last_save.elapsed() >= Duration::from_secs_f64(self.place.protocol.save_minutes * 60.0)
-    }
-
     fn training_units(&self, phase: &Phase) -> u64 {
         phases::training_units(
-            self.place.protocol,
-            self.place.inputs,
+            self.context.protocol,
+            self.context.inputs,
             self.cell,
             phase,
             self.regime,
@@ -431,37 +393,12 @@ impl Session<'_> {
     }
 
     fn checkpoints(&self) -> PathBuf {
-        self.place.folder.join("checkpoint")
+        self.context.folder.join("checkpoint")
     }
 }
 
-/// Splits a number of units over a number of steps without losing any to rounding.
-struct Shares {
-    units: u64,
-    steps: u64,
-    done: u64,
-}
-
-impl Shares {
-    fn new(units: u64, steps: u64) -> Self {
-        Self {
-            units,
-            steps: steps.max(1),
-            done: 0,
-        }
-    }
-
-    /// Units of the steps before `step`; the next share is that of `step`.
-    fn upto(&mut self, step: u64) -> u64 {
-        self.done = step;
-        self.units * step / self.steps
-    }
-
-    fn next(&mut self) -> u64 {
-        let before = self.units * self.done / self.steps;
-        self.done += 1;
-        self.units * self.done / self.steps - before
-    }
+fn save_every(protocol: &Protocol) -> Duration {
+    Duration::from_secs_f64(protocol.save_minutes * 60.0)
 }
 
 /// Bytes of all parameters but those of one slot.

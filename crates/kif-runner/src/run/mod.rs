@@ -9,6 +9,7 @@
 mod base_scores;
 mod cell;
 mod inputs;
+mod observer;
 mod partial;
 mod phases;
 
@@ -80,7 +81,7 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     for cell in &cells {
         check_parts(protocol, cell, inputs.order(cell.order).len())?;
     }
-    let protocol = settle(protocol, &inputs, out)?;
+    let protocol = check_lock(protocol, &inputs, out)?;
     let folder = |cell: &Cell| out.join("cells").join(cell.name());
     let (found, open): (Vec<_>, Vec<_>) = cells
         .into_iter()
@@ -96,13 +97,13 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     let n_open = open.len();
     for (i, cell) in open.iter().enumerate() {
         let title = format!("cell {}/{n_open} {}", i + 1, cell.name());
-        let place = cell::Place {
+        let context = cell::CellContext {
             protocol: &protocol,
             inputs: &inputs,
             folder: folder(cell),
             stop,
         };
-        cell::run(&place, cell, &title, &mut base, &mut progress)
+        cell::run(&context, cell, &title, &mut base, &mut progress)
             .with_context(|| format!("running {}", cell.name()))?;
     }
     progress.finish();
@@ -135,7 +136,7 @@ fn cells(protocol: &Protocol) -> Vec<Cell> {
 }
 
 /// Compares the run with what is on disk, and writes down what it is made of. Returns the protocol to run.
-fn settle(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> {
+fn check_lock(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> {
     let path = out.join("lock.json");
     let mut lock = Lock::new(protocol, &inputs.data_files, &inputs.model_files)?;
     let mut written = protocol.clone();
@@ -161,11 +162,11 @@ fn settle(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> 
 /// The work of all cells, for the time left.
 fn total_units(protocol: &Protocol, inputs: &Inputs, base: &BaseScores, cells: &[Cell]) -> u64 {
     let mut total = 0;
-    let mut examined = BTreeSet::new();
+    let mut evaluated = BTreeSet::new();
     for cell in cells {
         let order = inputs.order(cell.order);
         for name in order.iter().filter(|name| base.get(name).is_none()) {
-            if examined.insert(name) {
+            if evaluated.insert(name) {
                 total += inputs.task(name).test.n_rows() as u64;
             }
         }

@@ -4,26 +4,22 @@ use std::collections::BTreeMap;
 
 use kif_eval::ScoreMatrix;
 use kif_protocol::ScoreKind;
-use kif_report::record::{Correctness, FusionTrace, LossCurve, Timing, bits};
+use kif_report::record::{Correctness, FusionTrace, LossCurve, TaskTiming, Timing, bits};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::Evaluation;
 
-/// The growing part of a record, and the batch that comes next.
+/// The growing part of a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Partial {
     /// The phase that is being worked on, from 0.
     pub(super) phase: usize,
-    /// The epoch that is being worked on, from 0; the number of epochs once all are done.
-    pub(super) epoch: u64,
-    /// The batch that comes next, from 0.
-    pub(super) batch: usize,
     pub(super) scores: ScoreMatrix,
     pub(super) correctness: Vec<Correctness>,
     pub(super) predictions: BTreeMap<String, Vec<String>>,
     pub(super) losses: Vec<LossCurve>,
-    /// Losses of the training that is going on, a step each.
+    /// Losses of the training that is going on: as many as it has done steps.
     pub(super) current_losses: Vec<f64>,
     pub(super) timing: Timing,
     /// What masks have chosen so far.
@@ -38,8 +34,6 @@ impl Partial {
     pub(super) fn new(n_tasks: usize) -> Self {
         Self {
             phase: 0,
-            epoch: 0,
-            batch: 0,
             scores: ScoreMatrix::new(n_tasks),
             correctness: Vec::new(),
             predictions: BTreeMap::new(),
@@ -76,5 +70,10 @@ impl Partial {
     /// Whether that cell of the matrix is known.
     pub(super) fn has(&self, after: usize, task: usize) -> bool {
         self.scores.get(after, task).is_some()
+    }
+
+    /// Times of the phase that is being worked on.
+    pub(super) fn current_timing(&mut self) -> &mut TaskTiming {
+        self.timing.tasks.last_mut().expect("a phase has begun")
     }
 }

@@ -1,4 +1,4 @@
-//! In which steps a cell learns and is examined: one phase per task, one for all tasks, or each task alone.
+//! In which phases a cell learns and is evaluated: one phase per task, one for all tasks, or each task alone.
 
 use std::sync::Arc;
 
