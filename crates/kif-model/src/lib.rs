@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod files;
 mod language_model;
+mod layout;
 mod load;
 mod lora;
 mod matrix_rate;
@@ -23,8 +24,10 @@ pub use device_facts::{Fact, device_facts};
 pub use error::{Mismatch, ModelError};
 pub use files::*;
 pub use language_model::{
-    BatchLoss, Dropout, LanguageModel, ParamGroup, ParamLayout, ParamSpec, Sampling,
+    BatchLoss, Capability, Distributions, Dropout, Insights, LanguageModel, Prompted, RowRouted,
+    Sampling, SlotRouted, required,
 };
+pub use layout::{LORA_A, LORA_B, ParamGroup, ParamLayout, ParamSpec};
 pub use load::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable, from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
 pub use matrix_rate::{gpu_peak_memory, matrix_rate};

@@ -11,8 +11,8 @@ pub const MAX_PROMPT_ROWS: usize = 16_384;
 /// the embeddings of every text. They take part in positions as tokens do, and come on top of the text's
 /// tokens.
 ///
-/// Which prompts take part is [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts); none do in
-/// a fresh model, which is the base to the bit.
+/// Which prompts take part is [`Prompted::activate_prompts`](crate::Prompted::activate_prompts); none do in a fresh
+/// model, which is the base to the bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptConfig {

@@ -27,7 +27,11 @@ fn agrees_with_pytorch(name: &str, engine: EngineKind) {
     let expected = Golden::read(&golden(name).join("forward.safetensors"));
     let batch = expected.batch();
 
-    let logits = model.target_logits(&batch).unwrap();
+    let logits = model
+        .distributions()
+        .unwrap()
+        .target_logits(&batch)
+        .unwrap();
     expected.assert_logits(&logits, &format!("{name} in {engine:?}"));
     for (ours, theirs) in model
         .nll_per_row(&batch)
@@ -113,7 +117,11 @@ fn trained_llama_weights_tell_the_story_that_they_tell_elsewhere() {
             target_ids: tokens[1..5].to_vec(),
             cut: false,
         }];
-        let logits = model.target_logits(&Batch::from_rows(&rows)).unwrap();
+        let logits = model
+            .distributions()
+            .unwrap()
+            .target_logits(&Batch::from_rows(&rows))
+            .unwrap();
         let golden: Vec<Vec<f32>> =
             serde_json::from_value(expected["logits_first_4_positions"].clone()).unwrap();
         for (ours, theirs) in logits[0].iter().zip(golden.concat()) {

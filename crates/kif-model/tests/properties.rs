@@ -372,7 +372,11 @@ fn prompted(
         .map(|(a, b)| a + b)
         .collect();
     model.set_params(&params).unwrap();
-    model.activate_prompts(&prompts.active).unwrap();
+    model
+        .prompted_mut()
+        .unwrap()
+        .activate_prompts(&prompts.active)
+        .unwrap();
     model
 }
 
@@ -503,7 +507,7 @@ proptest! {
                 _ => model(&case, engine, Trainable::All),
             };
             let mut grad = vec![0.0; model.layout().n_params()];
-            let loss = model.divergence_and_grad(&batch, &rows, 0.1, &mut grad).unwrap();
+            let loss = model.distributions_mut().unwrap().divergence_and_grad(&batch, &rows, 0.1, &mut grad).unwrap();
             (loss, grad)
         });
         // Relu's kinks, as in `engines_agree`, are rare enough here with a tolerance of their own.
@@ -517,11 +521,11 @@ proptest! {
     fn a_model_does_not_diverge_from_its_own_predictions(case in case(), prompts in prompts()) {
         let mut model = prompted(&case, &prompts, EngineKind::Fused, false);
         let batch = batch(&case.rows);
-        let own: Vec<Vec<f32>> = (model.target_logits(&batch).unwrap().iter())
+        let own: Vec<Vec<f32>> = (model.distributions().unwrap().target_logits(&batch).unwrap().iter())
             .map(|logits| log_softmax(logits, 40))
             .collect();
         let mut grad = vec![0.0; model.layout().n_params()];
-        let loss = model.divergence_and_grad(&batch, &own, 1.0, &mut grad).unwrap();
+        let loss = model.distributions_mut().unwrap().divergence_and_grad(&batch, &own, 1.0, &mut grad).unwrap();
         prop_assert!(loss.abs() < 1e-4, "{loss}");
         prop_assert!(length(&grad) < 1e-3, "{}", length(&grad));
     }
@@ -567,13 +571,13 @@ proptest! {
     fn without_an_active_prompt_a_model_is_its_base_to_the_bit(case in case(), prompts in prompts()) {
         let batch = batch(&case.rows);
         for engine in [EngineKind::Fused, EngineKind::Stock] {
-            let base = model(&case, engine, Trainable::All).target_logits(&batch).unwrap();
+            let base = model(&case, engine, Trainable::All).distributions().unwrap().target_logits(&batch).unwrap();
             let fresh = model(&case, engine, Trainable::Prompts(prompts.config));
-            prop_assert_eq!(&fresh.target_logits(&batch).unwrap(), &base);
+            prop_assert_eq!(&fresh.distributions().unwrap().target_logits(&batch).unwrap(), &base);
             let mut with = prompted(&case, &prompts, engine, false);
-            prop_assert!(with.target_logits(&batch).unwrap() != base);
-            with.activate_prompts(&[]).unwrap();
-            prop_assert_eq!(&with.target_logits(&batch).unwrap(), &base);
+            prop_assert!(with.distributions().unwrap().target_logits(&batch).unwrap() != base);
+            with.prompted_mut().unwrap().activate_prompts(&[]).unwrap();
+            prop_assert_eq!(&with.distributions().unwrap().target_logits(&batch).unwrap(), &base);
         }
     }
 
@@ -609,11 +613,11 @@ proptest! {
         told.set_params(&pool.params()[rows]).unwrap();
         for row in &case.rows {
             let batch = batch(std::slice::from_ref(row));
-            let query = pool.mean_embeddings(&batch.inputs).unwrap();
+            let query = pool.insights().unwrap().mean_embeddings(&batch.inputs).unwrap();
             let chosen = closest_keys(&pool.params()[keys.clone()], &query, &prompts.active, top_k);
             prop_assert_eq!(chosen.len(), top_k.min(prompts.active.len()));
-            told.activate_prompts(&chosen).unwrap();
-            prop_assert_eq!(told.target_logits(&batch).unwrap(), pool.target_logits(&batch).unwrap());
+            told.prompted_mut().unwrap().activate_prompts(&chosen).unwrap();
+            prop_assert_eq!(told.distributions().unwrap().target_logits(&batch).unwrap(), pool.distributions().unwrap().target_logits(&batch).unwrap());
         }
     }
 
@@ -623,9 +627,9 @@ proptest! {
         let texts: Vec<&[u32]> = case.rows.iter().map(|(x, _)| x.as_slice()).collect();
         let keys: Vec<[u8; 32]> = (0..texts.len() as u8).map(|i| [i; 32]).collect();
         let sampling = Sampling { top_k, n_parts: 2, max_new_tokens: 6 };
-        let drawn = model.sample(&texts, &keys, sampling).unwrap();
+        let drawn = model.distributions().unwrap().sample(&texts, &keys, sampling).unwrap();
         for (i, text) in texts.iter().enumerate() {
-            prop_assert_eq!(&model.sample(&[text], &keys[i..=i], sampling).unwrap()[0], &drawn[i]);
+            prop_assert_eq!(&model.distributions().unwrap().sample(&[text], &keys[i..=i], sampling).unwrap()[0], &drawn[i]);
             prop_assert!(drawn[i].len() <= 2 && drawn[i].concat().len() <= 6);
             for part in &drawn[i] {
                 let end_ids = case.config.end_ids();
@@ -635,7 +639,7 @@ proptest! {
         }
         let greedy = model.generate(&texts, 6).unwrap();
         let likeliest = Sampling { top_k: 1, n_parts: 1, max_new_tokens: 6 };
-        for (parts, greedy) in model.sample(&texts, &keys, likeliest).unwrap().iter().zip(&greedy) {
+        for (parts, greedy) in model.distributions().unwrap().sample(&texts, &keys, likeliest).unwrap().iter().zip(&greedy) {
             let ended = greedy.len() < 6;
             prop_assert_eq!(parts.len(), usize::from(ended));
             if ended {
@@ -701,10 +705,10 @@ proptest! {
         let mut row = case.rows[0].clone();
         row.1.push(id);
         let n = row.1.len() * case.vocab_size();
-        let before = model.target_logits(&batch(std::slice::from_ref(&row))).unwrap();
+        let before = model.distributions().unwrap().target_logits(&batch(std::slice::from_ref(&row))).unwrap();
         // Token t is read by the decoder from position t + 1 on.
         *row.1.last_mut().unwrap() = (id + 1) % 40;
-        let after = model.target_logits(&batch(&[row])).unwrap();
+        let after = model.distributions().unwrap().target_logits(&batch(&[row])).unwrap();
         prop_assert_eq!(&before[0][..n], &after[0][..n]);
     }
 
@@ -737,7 +741,7 @@ proptest! {
         let batch = batch(&case.rows);
         let fresh = model(&case, EngineKind::Fused, case.trainable());
         let base = model(&case, EngineKind::Fused, Trainable::All);
-        prop_assert_eq!(fresh.target_logits(&batch).unwrap(), base.target_logits(&batch).unwrap());
+        prop_assert_eq!(fresh.distributions().unwrap().target_logits(&batch).unwrap(), base.distributions().unwrap().target_logits(&batch).unwrap());
     }
 
     #[test]
@@ -756,7 +760,7 @@ proptest! {
                 if target.is_empty() {
                     continue;
                 }
-                let logits = &model.target_logits(&batch(&[(prompt.to_vec(), target.clone())])).unwrap()[0];
+                let logits = &model.distributions().unwrap().target_logits(&batch(&[(prompt.to_vec(), target.clone())])).unwrap()[0];
                 for (row, &id) in logits.chunks_exact(case.vocab_size()).zip(&target) {
                     let best = row.iter().copied().fold(f32::MIN, f32::max);
                     prop_assert!(row[id as usize] > best - 1e-4, "{} is not the best at {}", row[id as usize], best);
@@ -782,7 +786,7 @@ proptest! {
     #[test]
     fn who_looks_inside_a_decoder_sees_all_tokens(case in decoder()) {
         let model = adapted(&case, EngineKind::Fused);
-        let inputs = model.layer_inputs(&batch(&case.rows), 1000).unwrap();
+        let inputs = model.insights().unwrap().layer_inputs(&batch(&case.rows), 1000).unwrap();
         let n_tokens: usize = case.rows.iter().map(|(x, y)| x.len() + y.len() - 1).sum();
         for (spec, inputs) in model.layout().specs().iter().zip(&inputs) {
             if spec.name.contains("lora_A") {
@@ -859,8 +863,8 @@ proptest! {
         };
         let (down, up) = (of("router.query.down.weight"), of("router.query.up.weight"));
         prop_assert_eq!(down.len(), hidden * d);
-        let weights = model.routing_weights(&batch).unwrap();
-        let means = model.mean_embeddings(&batch.inputs).unwrap();
+        let weights = model.row_routed().unwrap().routing_weights(&batch).unwrap();
+        let means = model.insights().unwrap().mean_embeddings(&batch.inputs).unwrap();
         for (found, e) in weights.chunks_exact(routing.n_slots).zip(means.chunks_exact(d)) {
             let e: Vec<f64> = e.iter().map(|x| f64::from(*x)).collect();
             let wide = product(&up, &product(&down, &e));
@@ -883,7 +887,7 @@ proptest! {
         };
         let batch = batch(&case.rows);
         let [fused, stock] = [EngineKind::Fused, EngineKind::Stock]
-            .map(|engine| adapted(&case, engine).routing_weights(&batch).unwrap());
+            .map(|engine| adapted(&case, engine).row_routed().unwrap().routing_weights(&batch).unwrap());
         prop_assert!(distance(&fused, &stock) < 1e-5);
         for row in fused.chunks_exact(routing.n_slots) {
             prop_assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
@@ -904,7 +908,7 @@ proptest! {
             let params = model.params().to_vec();
             let c = spread(case.rows.len() * n_slots, case.seed ^ 0xc);
             let mut grad = vec![0.0; params.len()];
-            model.add_routing_gradient(&batch, &c, &mut grad).unwrap();
+            model.row_routed_mut().unwrap().add_routing_gradient(&batch, &c, &mut grad).unwrap();
             for range in model.layout().group(ParamGroup::Lora) {
                 prop_assert!(grad[range].iter().all(|g| *g == 0.0));
             }
@@ -913,7 +917,7 @@ proptest! {
             let mut value_at = |step: f32| -> f64 {
                 let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + step * d).collect();
                 model.set_params(&moved).unwrap();
-                let weights = model.routing_weights(&batch).unwrap();
+                let weights = model.row_routed().unwrap().routing_weights(&batch).unwrap();
                 weights.iter().zip(&c).map(|(w, c)| f64::from(*w) * f64::from(*c)).sum()
             };
             let measured = (value_at(1e-2) - value_at(-1e-2)) / 2e-2;
@@ -936,11 +940,11 @@ proptest! {
         model.set_params(&params).unwrap();
         prop_assert_eq!(model.nll_per_row(&batch).unwrap(), before);
         if routing.open_slots < routing.n_slots {
-            model.set_open_slots(routing.n_slots).unwrap();
+            model.slot_routed_mut().unwrap().set_open_slots(routing.n_slots).unwrap();
             prop_assert!(model.nll_per_row(&batch).unwrap().iter().all(|nll| nll.is_finite()));
-            prop_assert_eq!(model.routing().unwrap().open_slots, routing.n_slots);
+            prop_assert_eq!(model.slot_routed().unwrap().routing().open_slots, routing.n_slots);
         }
-        prop_assert!(model.set_open_slots(routing.n_slots + 1).is_err());
+        prop_assert!(model.slot_routed_mut().unwrap().set_open_slots(routing.n_slots + 1).is_err());
     }
 }
 
@@ -961,9 +965,13 @@ fn layer_inputs_are_what_a_reads() {
     };
     let model = adapted(&case, EngineKind::Fused);
     let batch = batch(&case.rows);
-    let all = model.layer_inputs(&batch, 1000).unwrap();
-    let magnitudes = model.output_magnitudes(&batch).unwrap();
-    let few = model.layer_inputs(&batch, 2).unwrap();
+    let all = model
+        .insights()
+        .unwrap()
+        .layer_inputs(&batch, 1000)
+        .unwrap();
+    let magnitudes = model.insights().unwrap().output_magnitudes(&batch).unwrap();
+    let few = model.insights().unwrap().layer_inputs(&batch, 2).unwrap();
     for (i, spec) in model.layout().specs().iter().enumerate() {
         if !spec.name.contains("lora_A") {
             assert!(all[i].is_empty() && few[i].is_empty());
@@ -1013,15 +1021,24 @@ fn prompts_that_a_model_does_not_have_are_refused() {
         selection: PromptSelection::Fixed,
     };
     let mut with = model(&case, EngineKind::Fused, Trainable::Prompts(config));
-    let error = with.activate_prompts(&[1, 2]).unwrap_err().to_string();
+    let error = with
+        .prompted_mut()
+        .unwrap()
+        .activate_prompts(&[1, 2])
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("[1, 2] are not some of 2 prompts"),
         "{error}"
     );
-    assert!(with.activate_prompts(&[1, 1]).is_err());
-    let mut without = adapted(&case, EngineKind::Fused);
-    without.activate_prompts(&[]).unwrap();
-    assert!(without.activate_prompts(&[0]).is_err());
+    assert!(
+        with.prompted_mut()
+            .unwrap()
+            .activate_prompts(&[1, 1])
+            .is_err()
+    );
+    let without = adapted(&case, EngineKind::Fused);
+    assert!(without.prompted().is_none());
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub mod signal;
 
 pub use adamw::{AdamW, OptimizerConfig};
 pub use error::{NonFinite, Quantity, SettingError};
-pub use learner::{Accumulate, Counters, Learner, LearnerConfig};
+pub use learner::{Accumulate, Counters, Learner, LearnerConfig, Metered};
 pub use methods::{Method, MethodConfig, Regime};
 pub use schedule::Schedule;
 pub use state::{State, StateError};

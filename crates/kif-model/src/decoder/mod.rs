@@ -74,7 +74,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
         let rows = joined(&reading.inputs, targets);
         let places = predicting(&rows, targets);
         // Who looks inside sees what the layers make of all tokens.
-        let (early, late) = if core.is_looked_at() {
+        let (early, late) = if core.is_gathering() {
             (None, Some(places))
         } else {
             (Some(places), None)

@@ -21,10 +21,6 @@ pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before the name of every module of the base.
 pub const PEFT_PREFIX: &str = "base_model.model.";
-/// What stands behind the module's name for A, `[R, in]`.
-pub const LORA_A: &str = ".lora_A.weight";
-/// What stands behind the module's name for B, `[out, R]`.
-pub const LORA_B: &str = ".lora_B.weight";
 
 /// A LoRA adapter as it is stored: settings and named matrices.
 #[derive(Clone, Debug, PartialEq)]

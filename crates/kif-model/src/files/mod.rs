@@ -27,7 +27,7 @@ mod export;
 mod init;
 mod save;
 
-pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, LORA_A, LORA_B, PEFT_PREFIX};
+pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, PEFT_PREFIX};
 pub use atomic::{write_atomic, write_atomic_with};
 pub use config::{FeedForward, ModelConfig, T5Config};
 pub use decoder_config::{DecoderConfig, Family, Llama3Scaling, Rope};

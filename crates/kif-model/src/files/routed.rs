@@ -13,7 +13,7 @@ use super::atomic::{create_folder, write_atomic};
 use super::json::read_limited;
 use super::params::{by_name, check_count, check_values, read_params, write_params};
 use super::weights::Weights;
-use crate::{LoraConfig, ModelError, ParamGroup, ParamLayout, ParamSpec, Routing};
+use crate::{LORA_A, LoraConfig, ModelError, ParamGroup, ParamLayout, ParamSpec, Routing};
 
 /// The file of the settings.
 pub const ROUTING_CONFIG_FILE: &str = "routing.json";
@@ -177,7 +177,7 @@ fn one_slot(layout: &ParamLayout) -> ParamLayout {
         .filter(|spec| spec.group == ParamGroup::Lora)
     {
         let rank = spec.rank().expect("LoRA matrices have a rank") / layout.n_slots();
-        let shape = if spec.name.ends_with(super::LORA_A) {
+        let shape = if spec.name.ends_with(LORA_A) {
             vec![rank, spec.shape[1]]
         } else {
             vec![spec.shape[0], rank]

@@ -5,7 +5,7 @@ use kif_data::chance::{Purpose, below, stream, uniform};
 use super::core::Core;
 use super::layer::{Adapter, Linear, Param};
 use super::prompts::SoftPrompts;
-use super::routing::InstanceRouter;
+use super::routing::{InstanceRouter, SideBySide};
 use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{Values, Weights};
 use crate::{
@@ -103,10 +103,15 @@ impl<'a, E: Engine> Builder<'a, E> {
             recompute: self.options.recompute,
             embedding,
             head,
-            routing,
-            lora: self.trainable.lora().cloned(),
+            side_by_side: match self.trainable {
+                Trainable::Routed(lora, routing) => Some(SideBySide {
+                    routing: *routing,
+                    lora: lora.clone(),
+                }),
+                _ => None,
+            },
             instance_router,
-            look: std::cell::RefCell::default(),
+            gathered: std::cell::RefCell::default(),
             prompts,
         })
     }

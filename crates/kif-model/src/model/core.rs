@@ -5,12 +5,12 @@ use std::cell::RefCell;
 use dfdx::prelude::Tape;
 use kif_data::Ragged;
 
+use super::insights::Gathered;
 use super::layer::{Linear, Param};
-use super::look::Look;
 use super::prompts::SoftPrompts;
-use super::routing::{AdapterPass, InstanceRouter};
+use super::routing::{AdapterPass, InstanceRouter, SideBySide};
 use crate::engine::{Act, Engine, InputGradient, Loss, Span};
-use crate::{LoraConfig, ModelError, ParamLayout, Routing};
+use crate::{ModelError, ParamLayout};
 
 /// The places of all rows of a ragged batch.
 pub(crate) fn spans(rows: &Ragged) -> Vec<Span> {
@@ -53,12 +53,11 @@ pub(crate) struct Core<E: Engine> {
     pub(crate) embedding: Param<E>,
     /// The output head, where it is not the embedding.
     pub(crate) head: Option<Param<E>>,
-    /// What chooses between adapters side by side, and the settings of the adapter that they make.
-    pub(crate) routing: Option<Routing>,
-    pub(crate) lora: Option<LoraConfig>,
+    /// The adapters that something chooses between.
+    pub(crate) side_by_side: Option<SideBySide>,
     pub(crate) instance_router: Option<InstanceRouter<E>>,
-    /// What a pass gathers for those who look inside.
-    pub(crate) look: RefCell<Option<Look>>,
+    /// What the present pass gathers for those who look inside.
+    pub(crate) gathered: RefCell<Option<Gathered>>,
     pub(crate) prompts: Option<SoftPrompts<E>>,
 }
 
@@ -103,7 +102,7 @@ impl<E: Engine> Core<E> {
         pass: &AdapterPass<E>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        self.see(&x, linear)?;
+        self.gather_from(&x, linear)?;
         let low_rank = self.low_rank(&x, linear, pass, input_gradient)?;
         let weight = &linear.weight.weight;
         let y = self
@@ -120,7 +119,7 @@ impl<E: Engine> Core<E> {
         linear: &Linear<E>,
         pass: &AdapterPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        self.see(&x, linear)?;
+        self.gather_from(&x, linear)?;
         let write = InputGradient::Write;
         let low_rank = self.low_rank(&x, linear, pass, write)?;
         let weight = &linear.weight.weight;

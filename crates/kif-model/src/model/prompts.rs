@@ -9,7 +9,7 @@ use super::core::Core;
 use super::layer::Param;
 use crate::engine::{Act, Engine};
 use crate::prompts::closest_keys;
-use crate::{ModelError, PromptConfig, PromptSelection};
+use crate::{ModelError, PromptConfig, PromptSelection, Prompted};
 
 /// The soft prompts of a model.
 pub(crate) struct SoftPrompts<E: Engine> {
@@ -92,28 +92,25 @@ impl<E: Engine> Core<E> {
         }
         Ok(means)
     }
+}
 
-    /// The soft prompts that take part.
-    pub(crate) fn active_prompts(&self) -> &[usize] {
-        self.prompts.as_ref().map_or(&[], |prompts| &prompts.active)
-    }
-
-    /// See [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts).
-    pub(crate) fn activate(&mut self, active: &[usize]) -> Result<(), ModelError> {
-        let Some(prompts) = &mut self.prompts else {
-            return crate::language_model::no_prompts(active);
-        };
-        let n_prompts = prompts.config.n_prompts;
-        for (i, &prompt) in active.iter().enumerate() {
-            if prompt >= n_prompts || active[..i].contains(&prompt) {
-                let problem = format!("{active:?} are not some of {n_prompts} prompts, each once");
+impl<E: Engine> Prompted for SoftPrompts<E> {
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        let n_prompts = self.config.n_prompts;
+        for (i, &prompt) in prompts.iter().enumerate() {
+            if prompt >= n_prompts || prompts[..i].contains(&prompt) {
+                let problem = format!("{prompts:?} are not some of {n_prompts} prompts, each once");
                 return Err(ModelError::Prompts {
                     field: "active",
                     problem,
                 });
             }
         }
-        prompts.active = active.to_vec();
+        self.active = prompts.to_vec();
         Ok(())
+    }
+
+    fn active_prompts(&self) -> &[usize] {
+        &self.active
     }
 }

@@ -5,18 +5,42 @@
 use std::sync::Arc;
 
 use dfdx::prelude::{
-    Axis, Backward, Device, Gradients, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
+    Axis, Backward, Device, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
     WithEmptyTape,
 };
-use kif_data::Ragged;
+use kif_data::{Batch, Ragged};
 
 use super::core::{Core, spans};
 use super::layer::{Linear, Param};
+use super::{Model, Network};
 use crate::engine::{Act, Engine, Gate, InputGradient, LowRank, Routed, Scalar, device_error};
-use crate::{Dropout, ModelError, Router};
+use crate::{Dropout, LoraConfig, ModelError, Router, Routing, RowRouted, SlotRouted};
 
 /// What a score is lowered by to get the weight 0 exactly.
 const CLOSED: f32 = -1e30;
+
+/// Adapters side by side that share the work.
+pub(crate) struct SideBySide {
+    pub(crate) routing: Routing,
+    /// The settings of the adapter that they make together.
+    pub(crate) lora: LoraConfig,
+}
+
+impl SlotRouted for SideBySide {
+    fn routing(&self) -> Routing {
+        self.routing
+    }
+
+    fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
+        let routing = Routing {
+            open_slots,
+            ..self.routing
+        };
+        routing.check(&self.lora)?;
+        self.routing = routing;
+        Ok(())
+    }
+}
 
 /// See [`Router::Instance`].
 pub(crate) struct InstanceRouter<E: Engine> {
@@ -105,8 +129,12 @@ impl<E: Engine> Core<E> {
         softmax_over_largest(scores, self.open_slots(), self.open_slots()).map(Some)
     }
 
+    fn routing(&self) -> Option<Routing> {
+        self.side_by_side.as_ref().map(|slots| slots.routing)
+    }
+
     fn open_slots(&self) -> usize {
-        self.routing.map_or(1, |routing| routing.open_slots)
+        self.routing().map_or(1, |routing| routing.open_slots)
     }
 
     /// The low-rank part of a layer for the input `x`, with its gate.
@@ -156,51 +184,52 @@ impl<E: Engine> Core<E> {
             .engine
             .linear(x, &router.weight, None, None, input_gradient)?;
         let open = self.open_slots();
-        let top_k = match self.routing.map(|routing| routing.router) {
+        let top_k = match self.routing().map(|routing| routing.router) {
             Some(Router::Token { top_k }) => top_k.min(open),
             _ => open,
         };
         softmax_over_largest(scores, open, top_k)
     }
+}
 
-    /// See [`LanguageModel::routing_weights`](crate::LanguageModel::routing_weights).
-    pub(crate) fn weights_on_host(
+impl<E: Engine, N: Network<E>> Model<E, N> {
+    /// The weights of the rows by a router of rows, which is there.
+    fn routed_rows<T: Tape<f32, E::Device>>(
         &self,
-        table: &Param<E>,
-        inputs: &Ragged,
-    ) -> Result<Vec<f32>, ModelError> {
-        let weights = self.row_weights::<NoneTape>(table, inputs)?;
-        self.engine
-            .to_host(&weights.ok_or_else(|| self.not_by_row())?)
+        batch: &Batch,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        self.core.check_rows(&batch.inputs)?;
+        let weights = self.core.row_weights(self.table(), &batch.inputs)?;
+        Ok(weights.expect("who has no router of rows does not offer to route rows"))
+    }
+}
+
+impl<E: Engine, N: Network<E>> RowRouted for Model<E, N> {
+    fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        let weights = self.routed_rows::<NoneTape>(batch)?;
+        self.core.engine.to_host(&weights)
     }
 
-    /// Gradients of what is trained for `by_weights` as the gradient of the rows' weights.
-    pub(crate) fn routing_gradients(
-        &self,
-        table: &Param<E>,
-        inputs: &Ragged,
+    fn add_routing_gradient(
+        &mut self,
+        batch: &Batch,
         by_weights: &[f32],
-    ) -> Result<Gradients<f32, E::Device>, ModelError> {
-        let weights = self.row_weights::<OwnedTape<f32, E::Device>>(table, inputs)?;
-        let weights = weights.ok_or_else(|| self.not_by_row())?;
+        grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let weights = self.routed_rows::<OwnedTape<f32, E::Device>>(batch)?;
         let shape = *weights.shape();
         assert_eq!(
             by_weights.len(),
             shape.0 * shape.1,
             "a gradient of weights {shape:?}"
         );
-        let by_weights = self.engine.upload(by_weights.to_vec(), shape)?;
-        weights
+        let by_weights = self.core.engine.upload(by_weights.to_vec(), shape)?;
+        let mut gradients = weights
             .try_mul(by_weights)
             .and_then(|products| products.try_sum())
             .and_then(|sum: Scalar<_, _>| sum.try_backward())
-            .map_err(device_error)
-    }
-
-    fn not_by_row(&self) -> ModelError {
-        ModelError::Unsupported {
-            what: "routing weights of rows in a model that does not route rows".to_owned(),
-        }
+            .map_err(device_error)?;
+        self.add_gradients(&mut gradients, grad)
     }
 }
 

@@ -88,7 +88,11 @@ fn computes(base: &str, adapter: &Path, numbers: &Path) {
         let mut model = with_adapter_of(base, &adapter.config, engine);
         let params = adapter.into_params(model.layout()).unwrap();
         model.set_params(&params).unwrap();
-        let logits = model.target_logits(&numbers.batch()).unwrap();
+        let logits = model
+            .distributions()
+            .unwrap()
+            .target_logits(&numbers.batch())
+            .unwrap();
         numbers.assert_logits(&logits, &format!("{base} in {engine:?}"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kif_data::chance::{Purpose, below, stream};
 use kif_data::{Batch, Encoded};
-use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights};
+use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights, required};
 use kif_runner::atomic;
 use kif_runner::failure::{BadInput, OrBadInput};
 use kif_runner::protocol::Compute;
@@ -93,10 +93,10 @@ fn compare(base: &Path, adapter: &Path, merged: &Path) -> Result<f64> {
     let compute = Compute::default();
     let one = load(base, Some(adapter), LoraConfig::default(), &compute, 1)?.model;
     let rows = random_rows(one.vocab_size());
-    let expected = one.target_logits(&Batch::from_rows(&rows))?;
+    let expected = required(one.distributions())?.target_logits(&Batch::from_rows(&rows))?;
     drop(one);
     let two = load(merged, None, LoraConfig::default(), &compute, 1)?.model;
-    let got = two.target_logits(&Batch::from_rows(&rows))?;
+    let got = required(two.distributions())?.target_logits(&Batch::from_rows(&rows))?;
     let pairs = || expected.iter().flatten().zip(got.iter().flatten());
     let largest = pairs().map(|(x, _)| f64::from(x.abs())).fold(0.0, f64::max);
     let difference = pairs()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kif_data::{Batch, Encoded, MemoryPolicy, epoch_order, highest_loss};
-use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable};
+use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable, required};
 
 use super::base_scores::BaseScores;
 use super::partial::Partial;
@@ -331,14 +331,15 @@ impl Session<'_> {
             let (layout, params) = (self.learner.layout(), self.learner.params());
             match self.parts.trainable(self.place.protocol.lora_config()) {
                 Trainable::Prompts(config) => {
-                    let active = self.learner.model().active_prompts();
+                    let active = required(self.learner.model().prompted())?.active_prompts();
                     StoredPrompts::write(at, &config, active, layout, params, &base_name)
                 }
                 Trainable::Adapter(config) => {
                     Adapter::write(at, &config, layout, params, &base_name)
                 }
                 Trainable::Routed(config, routing) => {
-                    let routing = self.learner.model().routing().unwrap_or(routing);
+                    let routed = self.learner.model().slot_routed();
+                    let routing = routed.map_or(routing, |routed| routed.routing());
                     StoredRouted::write(at, &config, &routing, layout, params, &base_name)
                 }
                 Trainable::All => unreachable!("the base is frozen"),

@@ -1,16 +1,16 @@
-//! A look inside the layers with an adapter: what each LoRA matrix reads, and how large its outputs are.
+//! A look inside: what each LoRA matrix reads, how large its outputs are, and what texts are embedded as.
 
 use dfdx::prelude::{HasShape, NoneTape, Tape};
-use kif_data::Batch;
+use kif_data::{Batch, Ragged};
 
 use super::core::Core;
 use super::layer::{Linear, Param};
 use super::{Model, Network};
-use crate::ModelError;
 use crate::engine::{Act, Engine, InputGradient};
+use crate::{Insights, ModelError};
 
-/// What is gathered, by place in the layout.
-pub(crate) enum Look {
+/// What a pass gathers, by place in the layout.
+pub(crate) enum Gathered {
     /// Sums over all tokens that have passed, in f64.
     Magnitudes(Vec<RowSums>),
     /// The inputs of every A, at most so many.
@@ -52,58 +52,60 @@ fn spread(x: &[f32], width: usize, at_most: usize) -> Vec<f32> {
         .collect()
 }
 
-impl<E: Engine, N: Network<E>> Model<E, N> {
-    /// See [`LanguageModel::output_magnitudes`](crate::LanguageModel::output_magnitudes).
-    pub(super) fn magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+impl<E: Engine, N: Network<E>> Insights for Model<E, N> {
+    fn output_magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         let sums = vec![RowSums::default(); self.core.layout.specs().len()];
-        match self.looked(batch, Look::Magnitudes(sums))? {
-            Some(Look::Magnitudes(rows)) => Ok(rows.iter().map(RowSums::mean).collect()),
-            _ => unreachable!("a look gathers what it was asked for"),
+        match self.gather(batch, Gathered::Magnitudes(sums))? {
+            Some(Gathered::Magnitudes(rows)) => Ok(rows.iter().map(RowSums::mean).collect()),
+            _ => unreachable!("a pass gathers what it was asked for"),
         }
     }
 
-    /// See [`LanguageModel::layer_inputs`](crate::LanguageModel::layer_inputs).
-    pub(super) fn inputs(
-        &self,
-        batch: &Batch,
-        at_most: usize,
-    ) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn layer_inputs(&self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         let none = vec![Vec::new(); self.core.layout.specs().len()];
-        match self.looked(batch, Look::Inputs(none, at_most))? {
-            Some(Look::Inputs(inputs, _)) => Ok(inputs),
-            _ => unreachable!("a look gathers what it was asked for"),
+        match self.gather(batch, Gathered::Inputs(none, at_most))? {
+            Some(Gathered::Inputs(inputs, _)) => Ok(inputs),
+            _ => unreachable!("a pass gathers what it was asked for"),
         }
     }
 
-    /// What a pass over the batch gathers.
-    fn looked(&self, batch: &Batch, look: Look) -> Result<Option<Look>, ModelError> {
-        *self.core.look.borrow_mut() = Some(look);
+    fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
+        self.core.check_rows(texts)?;
+        self.core.mean_embeddings(self.table(), texts)
+    }
+}
+
+impl<E: Engine, N: Network<E>> Model<E, N> {
+    /// What a pass over the batch gathers, into an empty `gathered`.
+    fn gather(&self, batch: &Batch, gathered: Gathered) -> Result<Option<Gathered>, ModelError> {
+        self.check_batch(batch)?;
+        *self.core.gathered.borrow_mut() = Some(gathered);
         let passed = self.hidden::<NoneTape>(batch, None);
-        let seen = self.core.look.take();
+        let gathered = self.core.gathered.take();
         passed?;
-        Ok(seen)
+        Ok(gathered)
     }
 }
 
 impl<E: Engine> Core<E> {
-    /// Whether somebody looks.
-    pub(crate) fn is_looked_at(&self) -> bool {
-        self.look.borrow().is_some()
+    /// Whether this pass gathers something.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.gathered.borrow().is_some()
     }
 
-    /// While somebody looks: takes in what a layer's A and B make of the input `x`.
-    pub(super) fn see<T: Tape<f32, E::Device>>(
+    /// Where the pass gathers: takes in what a layer's A and B make of the input `x`.
+    pub(super) fn gather_from<T: Tape<f32, E::Device>>(
         &self,
         x: &Act<E::Device, T>,
         linear: &Linear<E>,
     ) -> Result<(), ModelError> {
-        let mut look = self.look.borrow_mut();
-        let (Some(look), Some(adapter)) = (look.as_mut(), &linear.adapter) else {
+        let mut gathered = self.gathered.borrow_mut();
+        let (Some(gathered), Some(adapter)) = (gathered.as_mut(), &linear.adapter) else {
             return Ok(());
         };
         let place = |matrix: &Param<E>| matrix.slot.expect("matrices of an adapter are trained");
-        match look {
-            Look::Magnitudes(rows) => {
+        match gathered {
+            Gathered::Magnitudes(rows) => {
                 let product = |x: Act<E::Device>, matrix: &Param<E>| {
                     self.engine
                         .linear(x, &matrix.weight, None, None, InputGradient::Skip)
@@ -114,7 +116,7 @@ impl<E: Engine> Core<E> {
                     rows[place(matrix)].add(&self.engine.to_host(&output)?, output.shape().1);
                 }
             }
-            Look::Inputs(inputs, at_most) => {
+            Gathered::Inputs(inputs, at_most) => {
                 let host = self.engine.to_host(&x.retaped::<NoneTape>())?;
                 inputs[place(&adapter.a)] = spread(&host, x.shape().1, *at_most);
             }

@@ -1,11 +1,13 @@
-//! The border: what the rest of the workspace knows about a model.
+//! Where the trainable parameters lie in their one flat vector.
 
 use std::ops::Range;
 
-use kif_data::{Batch, Ragged};
+use crate::ModelError;
 
-use crate::files::{LORA_A, LORA_B};
-use crate::{ModelError, Routing};
+/// What stands behind the module's name for A, `[R, in]`.
+pub const LORA_A: &str = ".lora_A.weight";
+/// What stands behind the module's name for B, `[out, R]`.
+pub const LORA_B: &str = ".lora_B.weight";
 
 /// What a trainable parameter is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub enum ParamGroup {
     Prompts,
     /// The keys that a pool of prompts is chosen by, `[n_prompts, D]`.
     PromptKeys,
-    /// What says how much each adapter side by side counts ([`Routing`]), except for keys.
+    /// What says how much each adapter side by side counts ([`Routing`](crate::Routing)), except for keys.
     Router,
     /// The keys of adapters side by side, `[n_slots, D]`, of a router that has some.
     SlotKeys,
@@ -184,193 +186,6 @@ impl ParamLayout {
         let at = self.specs.partition_point(|s| s.range.end <= i);
         self.specs.get(at).map(|s| s.name.as_str())
     }
-}
-
-/// Dropout on the input of every LoRA A, keyed so that any pass can be repeated.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
-    /// Share of inputs set to zero, in `[0, 1)`; the others are divided by `1 - p`.
-    pub p: f32,
-    /// Key of the pass ([`kif_data::chance::key`]).
-    pub key: [u8; 32],
-}
-
-/// How texts are drawn from a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sampling {
-    /// Every token is drawn among so many of the likeliest ones, by their probabilities. At least 1.
-    pub top_k: usize,
-    /// A text is over behind so many end tokens: it has so many parts. At least 1.
-    pub n_parts: usize,
-    /// Longest text in tokens, end tokens included.
-    pub max_new_tokens: usize,
-}
-
-/// What a pass over a batch cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct BatchLoss {
-    /// Sum over all target tokens of the negative log-likelihood, in nats.
-    pub nll: f64,
-    /// Number of target tokens, end tokens included.
-    pub n_tokens: usize,
-}
-
-/// A language model with P trainable parameters in one flat vector.
-///
-/// Encoder-decoder models read `batch.inputs` with the encoder and predict `batch.targets`; decoder-only models predict
-/// the targets behind the inputs. Either way the loss is taken on target tokens alone. Token ids outside the
-/// vocabulary and empty rows are errors.
-pub trait LanguageModel {
-    /// Names and places of the trainable parameters.
-    fn layout(&self) -> &ParamLayout;
-
-    /// The trainable parameters, `[P]`.
-    fn params(&self) -> &[f32];
-
-    /// Replaces the trainable parameters by `params`, `[P]`.
-    fn set_params(&mut self, params: &[f32]) -> Result<(), ModelError>;
-
-    /// Adds the gradient of `weight * sum(nll)` to `grad` (`[P]`) and returns the unweighted loss.
-    fn loss_and_grad(
-        &mut self,
-        batch: &Batch,
-        weight: f32,
-        dropout: Option<Dropout>,
-        grad: &mut [f32],
-    ) -> Result<BatchLoss, ModelError>;
-
-    /// Sum of nats over each row's target tokens, `[B]`, without dropout.
-    fn nll_per_row(&self, batch: &Batch) -> Result<Vec<f64>, ModelError>;
-
-    /// Logits at every target position under teacher forcing: per row `[T, V]`, row-major, without dropout.
-    fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError>;
-
-    /// Mean absolute output of every row of every trained LoRA matrix over all tokens of the batch that it reads,
-    /// without dropout: per parameter of the layout `[R]` for A (of `A x`) and `[out]` for B (of `B A x`, unscaled);
-    /// nothing for other parameters. A model that cannot look inside itself refuses.
-    fn output_magnitudes(&self, _batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
-        Err(ModelError::Unsupported {
-            what: "output magnitudes of this model".to_owned(),
-        })
-    }
-
-    /// Up to `at_most` of the vectors that every trained LoRA A reads in a pass over `batch`, spread evenly over all tokens,
-    /// without dropout: per parameter of the layout `[n, in]` for A, nothing for other parameters. A model that cannot
-    /// look inside itself refuses.
-    fn layer_inputs(&self, _batch: &Batch, _at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
-        Err(ModelError::Unsupported {
-            what: "inputs of the layers of this model".to_owned(),
-        })
-    }
-
-    /// What chooses between its adapters side by side; nothing where they add up.
-    fn routing(&self) -> Option<Routing> {
-        None
-    }
-
-    /// From now on the first `open_slots` adapters share the work, at least one and at most all. A model that does not route
-    /// refuses.
-    fn set_open_slots(&mut self, _open_slots: usize) -> Result<(), ModelError> {
-        Err(not_routed("open slots"))
-    }
-
-    /// How much every adapter counts for every row of the batch, `[B, n_slots]`, as its inputs say; targets are not read.
-    /// A model that does not route whole rows refuses.
-    fn routing_weights(&self, _batch: &Batch) -> Result<Vec<f32>, ModelError> {
-        Err(not_routed("routing weights"))
-    }
-
-    /// Adds to `grad` (`[P]`) the gradient of a function of [`routing_weights`](Self::routing_weights) whose derivatives
-    /// with respect to them are `by_weights`, `[B, n_slots]`.
-    fn add_routing_gradient(
-        &mut self,
-        _batch: &Batch,
-        _by_weights: &[f32],
-        _grad: &mut [f32],
-    ) -> Result<(), ModelError> {
-        Err(not_routed("a routing gradient"))
-    }
-
-    /// Greedy continuations, at most `max_new_tokens` each; the end token is not part of them.
-    fn generate(
-        &self,
-        prompts: &[&[u32]],
-        max_new_tokens: usize,
-    ) -> Result<Vec<Vec<u32>>, ModelError>;
-
-    /// Continuations that are drawn, not greedy: text i by the key `keys[i]` alone ([`kif_data::chance::key`]),
-    /// whatever texts are beside it. The finished parts of each, end tokens included; fewer than asked for where
-    /// `max_new_tokens` were not enough. A model that cannot draw refuses.
-    fn sample(
-        &self,
-        _prompts: &[&[u32]],
-        _keys: &[[u8; 32]],
-        _sampling: Sampling,
-    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
-        Err(ModelError::Unsupported {
-            what: "sampling from this model".to_owned(),
-        })
-    }
-
-    /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted sum in nats. p is
-    /// what the model predicts at every target position, without dropout, and q what `log_probs` says: row by row
-    /// `[T, V]`, as made from [`target_logits`](Self::target_logits). A model that cannot be taught so refuses.
-    fn divergence_and_grad(
-        &mut self,
-        _batch: &Batch,
-        _log_probs: &[Vec<f32>],
-        _weight: f32,
-        _grad: &mut [f32],
-    ) -> Result<f64, ModelError> {
-        Err(ModelError::Unsupported {
-            what: "learning from distributions with this model".to_owned(),
-        })
-    }
-
-    /// The soft prompts that take part from now on, by number and in order
-    /// ([`PromptConfig`](crate::PromptConfig)); without any, the model is its base. A model without prompts refuses all
-    /// but an empty list.
-    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
-        no_prompts(prompts)
-    }
-
-    /// What was last activated.
-    fn active_prompts(&self) -> &[usize] {
-        &[]
-    }
-
-    /// Mean embedding of every text's tokens, `[B, D]`, without any prompt: what a pool of prompts is asked with.
-    fn mean_embeddings(&self, _texts: &Ragged) -> Result<Vec<f32>, ModelError> {
-        Err(ModelError::Unsupported {
-            what: "mean embeddings of this model".to_owned(),
-        })
-    }
-
-    /// Log-likelihood of every label (ids, end token included) for every prompt: `[B][labels]`, in nats.
-    fn label_scores(
-        &self,
-        prompts: &[&[u32]],
-        labels: &[Vec<u32>],
-    ) -> Result<Vec<Vec<f64>>, ModelError>;
-
-    /// Number of token ids, V.
-    fn vocab_size(&self) -> usize;
-}
-
-fn not_routed(what: &str) -> ModelError {
-    ModelError::Unsupported {
-        what: format!("{what} of a model that does not route rows between adapters"),
-    }
-}
-
-/// What a model without soft prompts says when some are activated.
-pub(crate) fn no_prompts(prompts: &[usize]) -> Result<(), ModelError> {
-    if prompts.is_empty() {
-        return Ok(());
-    }
-    Err(ModelError::Unsupported {
-        what: "a soft prompt in a model without them".to_owned(),
-    })
 }
 
 #[cfg(test)]
