@@ -20,7 +20,8 @@ pub enum ParamGroup {
     Prompts,
     /// The keys that a pool of prompts is chosen by, `[n_prompts, D]`.
     PromptKeys,
-    /// What says how much each adapter side by side counts ([`Routing`](crate::Routing)), except for keys.
+    /// What says how much each adapter side by side counts ([`Routing`](crate::Routing)), except
+    /// for keys.
     Router,
     /// The keys of adapters side by side, `[n_slots, D]`, of a router that has some.
     SlotKeys,
@@ -52,8 +53,9 @@ impl ParamSpec {
 
 /// Names, shapes and places of all trainable parameters: P values in one flat `&[f32]`.
 ///
-/// A LoRA adapter of rank R T can be read as T adapters of rank R side by side, its *slots*: slot t has rows
-/// `t R..(t + 1) R` of every A and the same columns of every B, so `B A` is the sum of the slots' products.
+/// A LoRA adapter of rank R T can be read as T adapters of rank R side by side, its *slots*: slot t
+/// has rows `t R..(t + 1) R` of every A and the same columns of every B, so `B A` is the sum of the
+/// slots' products.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamLayout {
     specs: Vec<ParamSpec>,
@@ -70,8 +72,9 @@ impl Default for ParamLayout {
 }
 
 impl ParamLayout {
-    /// The same parameters, read as `n_slots` adapters side by side. Fails unless there are only LoRA matrices whose
-    /// rank is a multiple of `n_slots`, and what routes between them; 1 fits every layout.
+    /// The same parameters, read as `n_slots` adapters side by side. Fails unless there are only
+    /// LoRA matrices whose rank is a multiple of `n_slots`, and what routes between them; 1 fits
+    /// every layout.
     pub fn with_slots(self, n_slots: usize) -> Result<Self, ModelError> {
         assert!(n_slots > 0, "a layout of no slots was asked for");
         let fits = |spec: &ParamSpec| match spec.group {
@@ -93,7 +96,8 @@ impl ParamLayout {
         self.n_slots
     }
 
-    /// Where the matrices of slot `slot` lie in the flat vector, in ascending order; everything if there is one slot.
+    /// Where the matrices of slot `slot` lie in the flat vector, in ascending order; everything if
+    /// there is one slot.
     pub fn slot(&self, slot: usize) -> Vec<Range<usize>> {
         assert!(
             slot < self.n_slots,
@@ -126,8 +130,8 @@ impl ParamLayout {
         Some(start..start + width)
     }
 
-    /// Adds a parameter behind the last one and returns its index. Its name says whether it belongs to an adapter or
-    /// to the base.
+    /// Adds a parameter behind the last one and returns its index. Its name says whether it belongs
+    /// to an adapter or to the base.
     pub fn push(&mut self, name: String, shape: Vec<usize>) -> usize {
         let is_lora = name.ends_with(LORA_A) || name.ends_with(LORA_B);
         let group = if is_lora {
@@ -157,7 +161,8 @@ impl ParamLayout {
         of_group.map(|spec| spec.range.clone()).collect()
     }
 
-    /// Where the rows of each soft prompt lie in the flat vector; empty for a model without prompts.
+    /// Where the rows of each soft prompt lie in the flat vector; empty for a model without
+    /// prompts.
     pub fn prompts(&self) -> Vec<Range<usize>> {
         let specs = self
             .specs

@@ -61,7 +61,8 @@ fn agrees_with_pytorch(name: &str, engine: EngineKind) {
     }
 }
 
-/// The continuations that PyTorch wrote, which do not stop at the end token: ours are those up to it.
+/// The continuations that PyTorch wrote, which do not stop at the end token: ours are those up to
+/// it.
 fn writes_what_pytorch_writes(name: &str, engine: EngineKind) {
     let model = with_golden_adapter(name, engine);
     let expected = Golden::read(&golden(name).join("forward.safetensors"));
@@ -95,8 +96,8 @@ fn decoders_write_the_same_tokens_in_both_engines() {
     }
 }
 
-/// Weights that were trained: `KIF_LLAMA` names a folder with stories260K in Hugging Face layout and the `golden.json` of
-/// an independent computation in f64.
+/// Weights that were trained: `KIF_LLAMA` names a folder with stories260K in Hugging Face layout
+/// and the `golden.json` of an independent computation in f64.
 #[test]
 fn trained_llama_weights_tell_the_story_that_they_tell_elsewhere() {
     let Some(dir) = std::env::var_os("KIF_LLAMA").map(PathBuf::from) else {

@@ -224,8 +224,8 @@ impl Learner {
         self.gradient_over(&parts, weighing, 1.0, adjust)
     }
 
-    /// Lets `pass` add a gradient to `grad`, `[P]`, and returns its loss: unclipped, and without a trace in
-    /// [`grad`](Self::grad). A loss or gradient that is not finite is [`NonFinite`].
+    /// Lets `pass` add a gradient to `grad`, `[P]`, and returns its loss: unclipped, and without a
+    /// trace in [`grad`](Self::grad). A loss or gradient that is not finite is [`NonFinite`].
     pub fn add_gradient(
         &mut self,
         grad: &mut [f32],
@@ -267,7 +267,8 @@ impl Learner {
         self.pass
     }
 
-    /// The next passes drop what those after pass number `pass` dropped: for the same loss at other parameters.
+    /// The next passes drop what those after pass number `pass` dropped: for the same loss at other
+    /// parameters.
     pub(crate) fn repeat_from(&mut self, pass: u64) {
         self.pass = pass;
     }
@@ -279,7 +280,8 @@ impl Learner {
         Ok(())
     }
 
-    /// An update with the present gradient at the rate `lr`, by another optimizer or by the own one; the schedule stays.
+    /// An update with the present gradient at the rate `lr`, by another optimizer or by the own one;
+    /// the schedule stays.
     pub fn apply_with(&mut self, optimizer: Option<&mut AdamW>, lr: f64) -> Result<()> {
         let frozen = self.frozen();
         let optimizer = optimizer.unwrap_or(&mut self.optimizer);
@@ -319,8 +321,8 @@ impl Learner {
         self.model.uncounted()
     }
 
-    /// The model, for what a method does with it besides steps, all of which is counted. A gradient made here is not
-    /// checked; [`add_gradient`](Self::add_gradient) does that, too.
+    /// The model, for what a method does with it besides steps, all of which is counted. A gradient
+    /// made here is not checked; [`add_gradient`](Self::add_gradient) does that, too.
     pub fn model_mut(&mut self) -> &mut Metered {
         &mut self.model
     }

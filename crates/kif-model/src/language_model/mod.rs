@@ -1,7 +1,8 @@
 //! The border: what the rest of the workspace knows about a model.
 //!
-//! [`LanguageModel`] is what every model can do. What only some can is a trait of its own, which a model offers or
-//! not: the caller asks for it, and [`required`] is the error of one that cannot do without.
+//! [`LanguageModel`] is what every model can do. What only some can is a trait of its own, which a
+//! model offers or not: the caller asks for it, and [`required`] is the error of one that cannot do
+//! without.
 
 mod capability;
 mod distributions;
@@ -38,9 +39,9 @@ pub struct BatchLoss {
 
 /// A language model with P trainable parameters in one flat vector.
 ///
-/// Encoder-decoder models read `batch.inputs` with the encoder and predict `batch.targets`; decoder-only models
-/// predict the targets behind the inputs. Either way the loss is taken on target tokens alone. Token ids outside the
-/// vocabulary and empty rows are errors.
+/// Encoder-decoder models read `batch.inputs` with the encoder and predict `batch.targets`;
+/// decoder-only models predict the targets behind the inputs. Either way the loss is taken on
+/// target tokens alone. Token ids outside the vocabulary and empty rows are errors.
 pub trait LanguageModel {
     /// Names and places of the trainable parameters.
     fn layout(&self) -> &ParamLayout;
@@ -70,7 +71,8 @@ pub trait LanguageModel {
         max_new_tokens: usize,
     ) -> Result<Vec<Vec<u32>>, ModelError>;
 
-    /// Log-likelihood of every label (ids, end token included) for every prompt: `[B][labels]`, in nats.
+    /// Log-likelihood of every label (ids, end token included) for every prompt: `[B][labels]`, in
+    /// nats.
     fn label_scores(
         &self,
         prompts: &[&[u32]],

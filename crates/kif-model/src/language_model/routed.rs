@@ -14,14 +14,16 @@ pub trait SlotRouted {
     fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError>;
 }
 
-/// A model whose router weighs its adapters for whole rows ([`Router::Instance`](crate::Router::Instance)).
+/// A model whose router weighs its adapters for whole rows
+/// ([`Router::Instance`](crate::Router::Instance)).
 pub trait RowRouted {
-    /// How much every adapter counts for every row of the batch, `[B, n_slots]`, as its inputs say; targets are not
-    /// read.
+    /// How much every adapter counts for every row of the batch, `[B, n_slots]`, as its inputs say;
+    /// targets are not read.
     fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError>;
 
-    /// Adds to `grad` (`[P]`) the gradient of a function of [`routing_weights`](Self::routing_weights) whose
-    /// derivatives with respect to them are `by_weights`, `[B, n_slots]`.
+    /// Adds to `grad` (`[P]`) the gradient of a function of
+    /// [`routing_weights`](Self::routing_weights) whose derivatives with respect to them are
+    /// `by_weights`, `[B, n_slots]`.
     fn add_routing_gradient(
         &mut self,
         batch: &Batch,

@@ -1,27 +1,15 @@
-//! What every architecture has: an engine, the flat parameter vector, token embedding, head, and layers with adapters.
+//! What every architecture has: an engine, the flat parameter vector, token embedding, head, and
+//! layers with adapters.
 
 use std::cell::RefCell;
 
 use dfdx::prelude::Tape;
 use kif_data::Ragged;
 
-use super::insights::Gathered;
 use super::layer::{Linear, Param};
-use super::prompts::SoftPrompts;
-use super::routing::{AdapterPass, InstanceRouter, SideBySide};
-use crate::engine::{Act, Engine, InputGradient, Loss, Span};
+use super::parts::{AdapterPass, Gathered, InstanceRouter, SideBySide, SoftPrompts};
+use crate::engine::{Act, Engine, InputGradient, Loss};
 use crate::{ModelError, ParamLayout};
-
-/// The places of all rows of a ragged batch.
-pub(crate) fn spans(rows: &Ragged) -> Vec<Span> {
-    rows.offsets()
-        .windows(2)
-        .map(|w| Span {
-            start: w[0],
-            len: w[1] - w[0],
-        })
-        .collect()
-}
 
 /// What the model's predictions at the target positions are compared with.
 #[derive(Clone, Copy)]
@@ -150,7 +138,8 @@ impl<E: Engine> Core<E> {
         self.project(x, linear, pass, InputGradient::Skip)
     }
 
-    /// `weight * sum(loss)` of the last hidden states at all target positions, and the loss of every target token.
+    /// `weight * sum(loss)` of the last hidden states at all target positions, and the loss of
+    /// every target token.
     pub(crate) fn compare<T: Tape<f32, E::Device>>(
         &self,
         hidden: Act<E::Device, T>,

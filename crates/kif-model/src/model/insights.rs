@@ -1,45 +1,15 @@
-//! A look inside: what each LoRA matrix reads, how large its outputs are, and what texts are embedded as.
+//! A look inside: what each LoRA matrix reads, how large its outputs are, and what texts are
+//! embedded as.
 
 use dfdx::prelude::{HasShape, NoneTape, Tape};
 use kif_data::{Batch, Ragged};
 
 use super::core::Core;
 use super::layer::{Linear, Param};
+use super::parts::{Gathered, RowSums};
 use super::{Model, Network};
 use crate::engine::{Act, Engine, InputGradient};
 use crate::{Insights, ModelError};
-
-/// What a pass gathers, by place in the layout.
-pub(crate) enum Gathered {
-    /// Sums over all tokens that have passed, in f64.
-    Magnitudes(Vec<RowSums>),
-    /// The inputs of every A, at most so many.
-    Inputs(Vec<Vec<f32>>, usize),
-}
-
-#[derive(Clone, Default)]
-pub(crate) struct RowSums {
-    sums: Vec<f64>,
-    n_tokens: usize,
-}
-
-impl RowSums {
-    /// Takes in the outputs of one matrix, `[tokens, rows]`.
-    fn add(&mut self, outputs: &[f32], n_rows: usize) {
-        self.sums.resize(n_rows, 0.0);
-        for token in outputs.chunks_exact(n_rows) {
-            for (sum, x) in self.sums.iter_mut().zip(token) {
-                *sum += f64::from(x.abs());
-            }
-        }
-        self.n_tokens += outputs.len() / n_rows;
-    }
-
-    fn mean(&self) -> Vec<f32> {
-        let n = self.n_tokens.max(1) as f64;
-        self.sums.iter().map(|sum| (sum / n) as f32).collect()
-    }
-}
 
 /// At most `at_most` of the tokens of `x`, `[tokens, width]`, spread evenly over all of them.
 fn spread(x: &[f32], width: usize, at_most: usize) -> Vec<f32> {

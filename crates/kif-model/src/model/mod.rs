@@ -1,7 +1,8 @@
-//! A language model over an [`Engine`]: what does not depend on the architecture is written here, once.
+//! A language model over an [`Engine`]: what does not depend on the architecture is written here,
+//! once.
 //!
-//! [`Core`] holds what every architecture has: parameters, embedding, head, adapters, routers and soft prompts. A
-//! [`Network`] is the rest: its layers, and how they read a prompt and continue it.
+//! [`Core`] holds what every architecture has: parameters, embedding, head, adapters, routers and
+//! soft prompts. A [`Network`] is the rest: its layers, and how they read a prompt and continue it.
 
 mod build;
 mod cache;
@@ -9,6 +10,7 @@ mod core;
 mod distributions;
 mod insights;
 mod layer;
+mod parts;
 mod prompts;
 mod recompute;
 mod routing;
@@ -22,10 +24,10 @@ use kif_data::{Batch, Ragged};
 
 pub(crate) use self::build::{Builder, Sizes};
 pub(crate) use self::cache::Cache;
-pub(crate) use self::core::{Core, Goal, spans};
+pub(crate) use self::core::{Core, Goal};
 pub(crate) use self::layer::{Linear, Param, shared_input};
+pub(crate) use self::parts::{AdapterPass, spans};
 pub(crate) use self::recompute::Segments;
-pub(crate) use self::routing::AdapterPass;
 use crate::engine::{Act, Engine, Loss, device_error};
 use crate::{
     BatchLoss, Distributions, Dropout, Insights, LanguageModel, ModelError, ParamLayout, Prompted,
@@ -59,8 +61,8 @@ pub(crate) trait Network<E: Engine>: Sized {
     /// The table that embeds prompts.
     fn text_embedding<'a>(&'a self, core: &'a Core<E>) -> &'a Param<E>;
 
-    /// The last hidden states at every target position under teacher forcing, `[target tokens, D]`, and the tape of
-    /// side branches, which has to be merged into the loss.
+    /// The last hidden states at every target position under teacher forcing, `[target tokens, D]`,
+    /// and the tape of side branches, which has to be merged into the loss.
     fn hidden<T: Tape<f32, E::Device>>(
         &self,
         core: &Core<E>,
@@ -88,9 +90,9 @@ pub(crate) trait Network<E: Engine>: Sized {
         reading: &Reading<'_, E>,
     ) -> Result<(Self::Written, Vec<f32>), ModelError>;
 
-    /// Text i now goes on from what was text `from[i]`, with the token `ids[i]`: the logits of the next, `[texts, V]`.
-    /// `from` ascends by prompt.
-    fn go_on(
+    /// Text i now goes on from what was text `from[i]`, with the token `ids[i]`: the logits of the
+    /// next, `[texts, V]`. `from` ascends by prompt.
+    fn append_tokens(
         &self,
         core: &Core<E>,
         written: &mut Self::Written,
@@ -212,7 +214,8 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
         Ok((losses, segments))
     }
 
-    /// Adds the gradient of `weight * sum(loss)` to `grad` and returns the loss of every target token.
+    /// Adds the gradient of `weight * sum(loss)` to `grad` and returns the loss of every target
+    /// token.
     fn add_gradient(
         &mut self,
         batch: &Batch,

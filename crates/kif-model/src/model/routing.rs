@@ -1,8 +1,7 @@
 //! How the model chooses between its adapters side by side: by the row's prompt, or by the token.
 //!
-//! The heads are small, so both engines share them: products are the engine's, the rest is dfdx's own operations.
-
-use std::sync::Arc;
+//! The heads are small, so all engines share them: products are the engine's, the rest is dfdx's
+//! own operations.
 
 use dfdx::prelude::{
     Axis, Backward, Device, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
@@ -10,93 +9,19 @@ use dfdx::prelude::{
 };
 use kif_data::{Batch, Ragged};
 
-use super::core::{Core, spans};
+use super::core::Core;
 use super::layer::{Linear, Param};
+use super::parts::AdapterPass;
 use super::{Model, Network};
 use crate::engine::{Act, Engine, Gate, InputGradient, LowRank, Routed, Scalar, device_error};
-use crate::{Dropout, LoraConfig, ModelError, Router, Routing, RowRouted, SlotRouted};
+use crate::{ModelError, Router, Routing, RowRouted};
 
 /// What a score is lowered by to get the weight 0 exactly.
 const CLOSED: f32 = -1e30;
 
-/// Adapters side by side that share the work.
-pub(crate) struct SideBySide {
-    pub(crate) routing: Routing,
-    /// The settings of the adapter that they make together.
-    pub(crate) lora: LoraConfig,
-}
-
-impl SlotRouted for SideBySide {
-    fn routing(&self) -> Routing {
-        self.routing
-    }
-
-    fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
-        let routing = Routing {
-            open_slots,
-            ..self.routing
-        };
-        routing.check(&self.lora)?;
-        self.routing = routing;
-        Ok(())
-    }
-}
-
-/// See [`Router::Instance`].
-pub(crate) struct InstanceRouter<E: Engine> {
-    /// V, `[hidden, D]`.
-    pub(crate) down: Param<E>,
-    /// U, `[D, hidden]`.
-    pub(crate) up: Param<E>,
-    /// `[1, D]`.
-    pub(crate) gain: Param<E>,
-    /// K, `[n_slots, D]`.
-    pub(crate) keys: Param<E>,
-}
-
-impl<E: Engine> InstanceRouter<E> {
-    pub(crate) fn params_mut(&mut self) -> [&mut Param<E>; 4] {
-        [&mut self.down, &mut self.up, &mut self.gain, &mut self.keys]
-    }
-}
-
-/// What the adapters of all layers that read the same tokens share in one pass.
-pub(crate) struct AdapterPass<E: Engine> {
-    pub(crate) dropout: Option<Dropout>,
-    /// Where rows are routed: their weights, and the row of each token.
-    pub(crate) gate: Option<Gate<Act<E::Device>>>,
-}
-
-impl<E: Engine> AdapterPass<E> {
-    /// A pass over `tokens`, rows one after the other, with the weights `[B, n_slots]` of the rows.
-    pub(crate) fn new<T>(
-        weights: Option<&Act<E::Device, T>>,
-        tokens: &Ragged,
-        dropout: Option<Dropout>,
-    ) -> Self {
-        let lengths = spans(tokens).into_iter().map(|span| span.len);
-        let rows = lengths
-            .enumerate()
-            .flat_map(|(row, len)| std::iter::repeat_n(row, len));
-        Self::of_rows(weights, rows.collect(), dropout)
-    }
-
-    /// As [`new`](Self::new), for tokens of the given rows.
-    pub(crate) fn of_rows<T>(
-        weights: Option<&Act<E::Device, T>>,
-        rows: Arc<[usize]>,
-        dropout: Option<Dropout>,
-    ) -> Self {
-        let gate = weights.map(|weights| Gate {
-            weights: weights.retaped(),
-            rows: Some(rows),
-        });
-        Self { dropout, gate }
-    }
-}
-
 impl<E: Engine> Core<E> {
-    /// How much each adapter counts for each row, `[B, n_slots]`; nothing unless rows are routed. `table` embeds the texts.
+    /// How much each adapter counts for each row, `[B, n_slots]`; nothing unless rows are routed.
+    /// `table` embeds the texts.
     pub(crate) fn row_weights<T: Tape<f32, E::Device>>(
         &self,
         table: &Param<E>,
@@ -175,7 +100,8 @@ impl<E: Engine> Core<E> {
         router: &Param<E>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        // The layer reads `x` after its router: of both it is the layer that writes the gradient first.
+        // The layer reads `x` after its router: of both it is the layer that writes the gradient
+        // first.
         let input_gradient = match input_gradient {
             InputGradient::Skip => InputGradient::Skip,
             InputGradient::Write | InputGradient::Add => InputGradient::Add,
@@ -233,7 +159,8 @@ impl<E: Engine, N: Network<E>> RowRouted for Model<E, N> {
     }
 }
 
-/// Softmax of each row of `scores`, `[rows, n]`, over the `k` largest of its first `n_open` entries; 0 elsewhere.
+/// Softmax of each row of `scores`, `[rows, n]`, over the `k` largest of its first `n_open`
+/// entries; 0 elsewhere.
 fn softmax_over_largest<D: Device<f32>, T: Tape<f32, D>>(
     scores: Act<D, T>,
     n_open: usize,
@@ -257,7 +184,8 @@ fn softmax_over_largest<D: Device<f32>, T: Tape<f32, D>>(
     scores.try_softmax::<Axis<1>>().map_err(device_error)
 }
 
-/// [`CLOSED`] for all but the `k` largest of the first `n_open` scores; of equal ones the first are taken.
+/// [`CLOSED`] for all but the `k` largest of the first `n_open` scores; of equal ones the first are
+/// taken.
 fn closed(scores: &[f32], n_open: usize, k: usize) -> Vec<f32> {
     let mut order: Vec<usize> = (0..n_open).collect();
     order.sort_by(|&i, &j| scores[j].total_cmp(&scores[i]));

@@ -106,20 +106,20 @@ impl Metered {
         Ok(inputs)
     }
 
-    /// As [`Insights::mean_embeddings`](kif_model::Insights::mean_embeddings). The layers read nothing, so this counts
-    /// as no tokens.
+    /// As [`Insights::mean_embeddings`](kif_model::Insights::mean_embeddings). The layers read
+    /// nothing, so this counts as no tokens.
     pub fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
         required(self.model.insights())?.mean_embeddings(texts)
     }
 
-    /// As [`RowRouted::routing_weights`](kif_model::RowRouted::routing_weights). Only the router reads the rows, so
-    /// they count as no tokens.
+    /// As [`RowRouted::routing_weights`](kif_model::RowRouted::routing_weights). Only the router
+    /// reads the rows, so they count as no tokens.
     pub fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         required(self.model.row_routed())?.routing_weights(batch)
     }
 
-    /// As [`RowRouted::add_routing_gradient`](kif_model::RowRouted::add_routing_gradient), and counted as
-    /// [`routing_weights`](Self::routing_weights).
+    /// As [`RowRouted::add_routing_gradient`](kif_model::RowRouted::add_routing_gradient), and
+    /// counted as [`routing_weights`](Self::routing_weights).
     pub fn add_routing_gradient(
         &mut self,
         batch: &Batch,
@@ -130,12 +130,14 @@ impl Metered {
         model.add_routing_gradient(batch, by_weights, grad)
     }
 
-    /// As [`SlotRouted::set_open_slots`](kif_model::SlotRouted::set_open_slots). No part of the saved state.
+    /// As [`SlotRouted::set_open_slots`](kif_model::SlotRouted::set_open_slots). No part of the
+    /// saved state.
     pub fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
         required(self.model.slot_routed_mut())?.set_open_slots(open_slots)
     }
 
-    /// As [`Prompted::activate_prompts`](kif_model::Prompted::activate_prompts). No part of the saved state.
+    /// As [`Prompted::activate_prompts`](kif_model::Prompted::activate_prompts). No part of the
+    /// saved state.
     pub fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
         required(self.model.prompted_mut())?.activate_prompts(prompts)
     }
