@@ -74,7 +74,7 @@ impl SlotRouted for SideBySide {
     }
 }
 
-/// See [`Router::Instance`].
+/// See [`Router::Instance`](crate::Router::Instance).
 pub(crate) struct InstanceRouter<E: Engine> {
     /// V, `[hidden, D]`.
     pub(crate) down: Param<E>,
