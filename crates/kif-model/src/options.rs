@@ -121,7 +121,7 @@ impl ModelOptions {
         }
     }
 
-    /// Whether this program has an engine for the device and the precision. [`load`](crate::load)
+    /// Whether this program has an engine for the device and the precision. [`load`](crate::load())
     /// asks, too.
     pub fn check(&self) -> Result<(), ModelError> {
         let what = match (self.device, self.engine, self.precision) {

@@ -137,8 +137,7 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// A learner on `model` as it is now; its present parameters are what [`reset_params`](Self::reset_params)
-    /// returns to.
+    /// A learner on `model` as it is now; its present parameters are what `reset_params` returns to.
     pub fn new(model: Box<dyn LanguageModel>, config: LearnerConfig) -> Self {
         let params = model.params().to_vec();
         Self {
