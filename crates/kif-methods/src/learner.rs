@@ -1,6 +1,7 @@
 //! The learner: a model, its gradient, its optimizer and what they cost.
 
 mod clip;
+mod metered;
 pub(crate) mod micro_batch;
 
 use std::ops::Range;
@@ -8,10 +9,11 @@ use std::ops::Range;
 use anyhow::Result;
 use kif_data::Batch;
 use kif_data::chance::{self, Purpose};
-use kif_model::{Dropout, LanguageModel, ParamLayout, Sampling};
+use kif_model::{Dropout, LanguageModel, ModelError, ParamLayout};
 use serde::{Deserialize, Serialize};
 
 use self::clip::{clip, norm};
+pub use self::metered::Metered;
 use self::micro_batch::{by_rows, by_tokens};
 use crate::adamw::{AdamW, OptimizerConfig};
 use crate::error::{NonFinite, Quantity, SettingError, check_setting};
@@ -115,7 +117,7 @@ impl Counters {
 /// A task starts with [`begin_task`](Self::begin_task); then [`step`](Self::step), or its parts
 /// [`gradient`](Self::gradient) and one of the `apply` functions with whatever a method does in between.
 pub struct Learner {
-    model: Box<dyn LanguageModel>,
+    model: Metered,
     layout: ParamLayout,
     config: LearnerConfig,
     params: Vec<f32>,
@@ -129,12 +131,13 @@ pub struct Learner {
     task: String,
     step: u64,
     pass: u64,
-    counters: Counters,
+    updates: u64,
+    memory_rows: u64,
     memory_losses: Vec<f64>,
 }
 
 impl Learner {
-    /// A learner on `model` as it is now; its present parameters are what [`reset_params`](Self::reset_params)
+    /// A learner on `model` as it is now; its present parameters are what `reset_params`
     /// returns to. `schedule` holds until a task begins.
     pub fn new(model: Box<dyn LanguageModel>, config: LearnerConfig, schedule: Schedule) -> Self {
         let params = model.params().to_vec();
@@ -147,12 +150,13 @@ impl Learner {
             optimizer: AdamW::new(&config.optimizer, params.len()),
             schedule,
             params,
-            model,
+            model: Metered::new(model),
             task_idx: 0,
             task: String::new(),
             step: 0,
             pass: 0,
-            counters: Counters::default(),
+            updates: 0,
+            memory_rows: 0,
             memory_losses: Vec::new(),
         }
     }
@@ -180,18 +184,6 @@ impl Learner {
     /// of all others is 0 before it is clipped, and no update touches them, whatever its momentum.
     pub fn train_only(&mut self, ranges: Vec<Range<usize>>) {
         self.trained = Some(ranges);
-    }
-
-    /// The soft prompts that take part from now on, as [`LanguageModel::activate_prompts`] says. They are no part of the
-    /// saved state.
-    pub fn activate_prompts(&mut self, prompts: &[usize]) -> Result<()> {
-        Ok(self.model.activate_prompts(prompts)?)
-    }
-
-    /// From now on the first `open_slots` adapters share the work, as [`LanguageModel::set_open_slots`] says. No part of the
-    /// saved state.
-    pub fn set_open_slots(&mut self, open_slots: usize) -> Result<()> {
-        Ok(self.model.set_open_slots(open_slots)?)
     }
 
     /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
@@ -230,85 +222,16 @@ impl Learner {
         self.gradient_over(&parts, weighing, 1.0, adjust)
     }
 
-    /// Adds the gradient of the summed nll of `batch` to `grad`, `[P]`: without dropout, unclipped, and without a
-    /// trace in [`grad`](Self::grad). Returns the sum in nats.
-    pub fn add_nll_gradient(&mut self, batch: &Batch, grad: &mut [f32]) -> Result<f64> {
-        let nll = self.model.loss_and_grad(batch, 1.0, None, grad)?.nll;
-        self.counters.tokens += n_tokens(batch);
-        self.finite_norm(nll, grad)?;
-        Ok(nll)
-    }
-
-    /// Mean nll of `batch` in nats per target token, without dropout and without a gradient.
-    pub fn mean_nll(&mut self, batch: &Batch) -> Result<f64> {
-        let nll: f64 = self.model.nll_per_row(batch)?.iter().sum();
-        self.counters.forward_only_tokens += n_tokens(batch);
-        Ok(nll / batch.targets.n_tokens().max(1) as f64)
-    }
-
-    /// Mean absolute outputs over `batch`, as [`LanguageModel::output_magnitudes`] has them.
-    pub fn output_magnitudes(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let magnitudes = self.model.output_magnitudes(batch)?;
-        self.counters.forward_only_tokens += n_tokens(batch);
-        Ok(magnitudes)
-    }
-
-    /// Up to `at_most` vectors that each A reads in a pass over `batch`, as [`LanguageModel::layer_inputs`] has them.
-    pub fn layer_inputs(&mut self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>> {
-        let inputs = self.model.layer_inputs(batch, at_most)?;
-        self.counters.forward_only_tokens += n_tokens(batch);
-        Ok(inputs)
-    }
-
-    /// Adds the gradient of a function of the routing weights of `batch` to `grad`, `[P]`, as
-    /// [`LanguageModel::add_routing_gradient`]: unclipped, and without a trace in [`grad`](Self::grad). Only the router
-    /// reads the rows, so they count as no tokens.
-    pub fn add_routing_gradient(
+    /// Lets `pass` add a gradient to `grad`, `[P]`, and returns its loss: unclipped, and without a
+    /// trace in [`grad`](Self::grad). A loss or gradient that is not finite is [`NonFinite`].
+    pub fn add_gradient(
         &mut self,
-        batch: &Batch,
-        by_weights: &[f32],
         grad: &mut [f32],
-    ) -> Result<()> {
-        Ok(self.model.add_routing_gradient(batch, by_weights, grad)?)
-    }
-
-    /// Adds the gradient of `weight` times the summed divergence of the model's predictions from those of `log_probs` to
-    /// `grad`, `[P]`, as [`LanguageModel::divergence_and_grad`]: unclipped, and without a trace in [`grad`](Self::grad).
-    /// Returns the sum in nats.
-    pub fn add_divergence_gradient(
-        &mut self,
-        batch: &Batch,
-        log_probs: &[Vec<f32>],
-        weight: f32,
-        grad: &mut [f32],
+        pass: impl FnOnce(&mut Metered, &mut [f32]) -> Result<f64, ModelError>,
     ) -> Result<f64> {
-        let sum = self
-            .model
-            .divergence_and_grad(batch, log_probs, weight, grad)?;
-        self.counters.tokens += n_tokens(batch);
-        self.finite_norm(sum, grad)?;
-        Ok(sum)
-    }
-
-    /// Logits at every target position, as [`LanguageModel::target_logits`] has them.
-    pub fn target_logits(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let logits = self.model.target_logits(batch)?;
-        self.counters.forward_only_tokens += n_tokens(batch);
-        Ok(logits)
-    }
-
-    /// Texts that the model draws, as [`LanguageModel::sample`] has them.
-    pub fn sample(
-        &mut self,
-        prompts: &[&[u32]],
-        keys: &[[u8; 32]],
-        sampling: Sampling,
-    ) -> Result<Vec<Vec<Vec<u32>>>> {
-        let texts = self.model.sample(prompts, keys, sampling)?;
-        let asked: usize = prompts.iter().map(|prompt| prompt.len()).sum();
-        let drawn: usize = texts.iter().flatten().map(Vec::len).sum();
-        self.counters.forward_only_tokens += (asked + drawn) as u64;
-        Ok(texts)
+        let loss = pass(&mut self.model, grad)?;
+        self.finite_norm(loss, grad)?;
+        Ok(loss)
     }
 
     /// Puts `grad`, `[P]`, in the place of the gradient, checked and clipped as one.
@@ -324,65 +247,42 @@ impl Learner {
     }
 
     /// As [`memory_gradient`](Self::memory_gradient), with `adjust` as in [`gradient_with`](Self::gradient_with).
-    pub fn memory_gradient_with(
+    pub(crate) fn memory_gradient_with(
         &mut self,
         batch: &Batch,
         scale: f32,
         adjust: impl FnOnce(&[f32], &mut [f32]),
     ) -> Result<f64> {
-        self.counters.memory_rows += batch.n_rows() as u64;
-        let loss = self.mean_gradient_with(batch, scale, adjust)?;
+        self.memory_rows += batch.n_rows() as u64;
+        let parts = by_tokens(batch, self.config.micro_tokens);
+        let loss = self.gradient_over(&parts, Weighing::Tokens, scale, adjust)?;
         self.memory_losses.push(loss);
         Ok(loss)
     }
 
-    /// The clipped gradient of `scale` times the mean over all target tokens; the loss is returned unscaled.
-    pub fn mean_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
-        self.mean_gradient_with(batch, scale, |_, _| {})
-    }
-
-    fn mean_gradient_with(
-        &mut self,
-        batch: &Batch,
-        scale: f32,
-        adjust: impl FnOnce(&[f32], &mut [f32]),
-    ) -> Result<f64> {
-        self.gradient_over(
-            &by_tokens(batch, self.config.micro_tokens),
-            Weighing::Tokens,
-            scale,
-            adjust,
-        )
-    }
-
     /// Passes forward and backward taken in this task.
-    pub fn passes(&self) -> u64 {
+    pub(crate) fn passes(&self) -> u64 {
         self.pass
     }
 
-    /// The next passes drop what those behind pass number `pass` dropped: for the same loss at other parameters.
-    pub fn repeat_from(&mut self, pass: u64) {
+    /// The next passes drop what those after pass number `pass` dropped: for the same loss at other
+    /// parameters.
+    pub(crate) fn repeat_from(&mut self, pass: u64) {
         self.pass = pass;
     }
 
     /// A learning step with the present gradient: own optimizer, the schedule's rate, and the schedule moves on.
     pub fn apply(&mut self) -> Result<()> {
-        self.apply_without_advancing()?;
+        self.apply_with(None, self.next_rate())?;
         self.step += 1;
         Ok(())
     }
 
-    /// An update with the present gradient, own optimizer and the schedule's next rate; the schedule stays.
-    pub fn apply_without_advancing(&mut self) -> Result<()> {
-        let rate = self.schedule.rate(self.step);
+    /// An update with the present gradient at the rate `lr`, by another optimizer or by the own one;
+    /// the schedule stays.
+    pub fn apply_with(&mut self, optimizer: Option<&mut AdamW>, lr: f64) -> Result<()> {
         let frozen = self.frozen();
-        self.optimizer.step(&mut self.params, &self.grad, rate);
-        self.updated(frozen)
-    }
-
-    /// An update with the present gradient by another optimizer at the rate `lr`.
-    pub fn apply_with(&mut self, optimizer: &mut AdamW, lr: f64) -> Result<()> {
-        let frozen = self.frozen();
+        let optimizer = optimizer.unwrap_or(&mut self.optimizer);
         optimizer.step(&mut self.params, &self.grad, lr);
         self.updated(frozen)
     }
@@ -404,7 +304,7 @@ impl Learner {
     }
 
     /// Returns to the parameters that the learner started with.
-    pub fn reset_params(&mut self) -> Result<()> {
+    pub(crate) fn reset_params(&mut self) -> Result<()> {
         self.params.copy_from_slice(&self.initial);
         Ok(self.model.set_params(&self.params)?)
     }
@@ -414,9 +314,15 @@ impl Learner {
         &self.layout
     }
 
-    /// The model, for evaluation.
+    /// The model, for evaluation: what goes through it here is not training, and is not counted.
     pub fn model(&self) -> &dyn LanguageModel {
-        self.model.as_ref()
+        self.model.uncounted()
+    }
+
+    /// The model, for what a method does with it besides steps, all of which is counted. A gradient
+    /// made here is not checked; [`add_gradient`](Self::add_gradient) does that, too.
+    pub fn model_mut(&mut self) -> &mut Metered {
+        &mut self.model
     }
 
     /// How it learns.
@@ -446,11 +352,16 @@ impl Learner {
 
     /// What training has cost so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            updates: self.updates,
+            tokens: self.model.tokens,
+            forward_only_tokens: self.model.forward_only_tokens,
+            memory_rows: self.memory_rows,
+        }
     }
 
     /// Writes parameters, moments and counters under `learner.`.
-    pub fn save_state(&self, state: &mut State) {
+    pub(crate) fn save_state(&self, state: &mut State) {
         let (m, v, t) = self.optimizer.moments();
         state.put("learner.params", &self.params);
         state.put("learner.m", m);
@@ -458,17 +369,15 @@ impl Learner {
         state.put_counter("learner.t", t);
         state.put_counter("learner.step", self.step);
         state.put_counter("learner.pass", self.pass);
-        state.put_counter("learner.updates", self.counters.updates);
-        state.put_counter("learner.tokens", self.counters.tokens);
-        state.put_counter(
-            "learner.forward_only_tokens",
-            self.counters.forward_only_tokens,
-        );
-        state.put_counter("learner.memory_rows", self.counters.memory_rows);
+        let counters = self.counters();
+        state.put_counter("learner.updates", counters.updates);
+        state.put_counter("learner.tokens", counters.tokens);
+        state.put_counter("learner.forward_only_tokens", counters.forward_only_tokens);
+        state.put_counter("learner.memory_rows", counters.memory_rows);
     }
 
     /// Reads what [`save_state`](Self::save_state) wrote, into a learner that has begun the same task.
-    pub fn load_state(&mut self, state: &State) -> Result<()> {
+    pub(crate) fn load_state(&mut self, state: &State) -> Result<()> {
         let n = self.params.len();
         let params = state.tensor("learner.params", n)?;
         self.optimizer.restore(
@@ -478,12 +387,10 @@ impl Learner {
         );
         self.step = state.counter("learner.step")?;
         self.pass = state.counter("learner.pass")?;
-        self.counters = Counters {
-            updates: state.counter("learner.updates")?,
-            tokens: state.counter("learner.tokens")?,
-            forward_only_tokens: state.counter("learner.forward_only_tokens")?,
-            memory_rows: state.counter("learner.memory_rows")?,
-        };
+        self.updates = state.counter("learner.updates")?;
+        self.model.tokens = state.counter("learner.tokens")?;
+        self.model.forward_only_tokens = state.counter("learner.forward_only_tokens")?;
+        self.memory_rows = state.counter("learner.memory_rows")?;
         self.set_params(params)
     }
 
@@ -499,7 +406,7 @@ impl Learner {
                 self.params[gap.clone()].copy_from_slice(&before[gap]);
             }
         }
-        self.counters.updates += 1;
+        self.updates += 1;
         Ok(self.model.set_params(&self.params)?)
     }
 
@@ -526,7 +433,6 @@ impl Learner {
                     .model
                     .loss_and_grad(part, weight, dropout, &mut self.grad)?
                     .nll;
-            self.counters.tokens += n_tokens(part);
         }
         adjust(&self.params, &mut self.grad);
         self.clip(loss)?;
@@ -586,10 +492,6 @@ fn gaps(ranges: &[Range<usize>], len: usize) -> impl Iterator<Item = Range<usize
         .map(|range| range.start)
         .chain(std::iter::once(len));
     starts.zip(ends).map(|(start, end)| start..end)
-}
-
-fn n_tokens(batch: &Batch) -> u64 {
-    (batch.inputs.n_tokens() + batch.targets.n_tokens()) as u64
 }
 
 /// How micro-batches share the loss.

@@ -14,7 +14,7 @@ mod task_view;
 
 pub use adamw::{AdamW, OptimizerConfig};
 pub use error::{NonFinite, Quantity, SettingError, TooManyTasks, check_setting};
-pub use learner::{Accumulate, Counters, Learner, LearnerConfig};
+pub use learner::{Accumulate, Counters, Learner, LearnerConfig, Metered};
 pub use methods::{Method, MethodConfig, Regime};
 pub use schedule::Schedule;
 pub use state::{State, StateError};

@@ -110,7 +110,7 @@ fn costs_are_counted() {
     let batch = Batch::from_rows(&rows());
     learner.step(&batch).unwrap();
     learner.memory_gradient(&batch, 1.0).unwrap();
-    learner.apply_without_advancing().unwrap();
+    learner.apply_with(None, learner.next_rate()).unwrap();
     let counters = learner.counters();
     assert_eq!(
         (counters.updates, counters.tokens, counters.memory_rows),

@@ -329,7 +329,12 @@ fn migu_leaves_masked_rows_alone_to_the_bit(quick: &Quick) {
     );
     let (mut n_rows, mut n_moved) = (0, 0);
     for batch in &batches {
-        let magnitudes = learner.model().output_magnitudes(batch).unwrap();
+        let magnitudes = learner
+            .model()
+            .insights()
+            .unwrap()
+            .output_magnitudes(batch)
+            .unwrap();
         let before = learner.params().to_vec();
         let first = learner.steps() == 0; // a warm-up starts at rate 0
         method.observe(&mut learner, batch).unwrap();
@@ -355,7 +360,12 @@ fn migu_leaves_masked_rows_alone_to_the_bit(quick: &Quick) {
 fn output_magnitudes_are_those_of_the_matrices(quick: &Quick) {
     let learner = quick.learned(&named("seq_lora"), 1, 2);
     let batch = Batch::from_rows(&quick.tasks[1].rows[..4]);
-    let magnitudes = learner.model().output_magnitudes(&batch).unwrap();
+    let magnitudes = learner
+        .model()
+        .insights()
+        .unwrap()
+        .output_magnitudes(&batch)
+        .unwrap();
     let specs = learner.layout().specs();
     assert_eq!(magnitudes.len(), specs.len());
     for (spec, magnitudes) in specs.iter().zip(&magnitudes) {

@@ -227,7 +227,7 @@ fn round_by_hand() -> Round {
             .memory_gradient(&kif_data::Batch::from_rows(rows), 1.0)
             .unwrap();
         average(&mut outer, plain.params(), plain.grad());
-        plain.apply_with(&mut adamw, 1e-3).unwrap();
+        plain.apply_with(Some(&mut adamw), 1e-3).unwrap();
     }
     Round {
         start,

@@ -72,7 +72,12 @@ fn every_method_with_prompts_learns_its_tasks(quick: &Quick) {
 fn examined(learner: &mut Learner, method: &mut dyn Method, task: &TaskView) -> Vec<Vec<f32>> {
     method.before_evaluation(learner, task.index).unwrap();
     let batch = Batch::from_rows(&task.rows[..8]);
-    learner.model().target_logits(&batch).unwrap()
+    learner
+        .model()
+        .distributions()
+        .unwrap()
+        .target_logits(&batch)
+        .unwrap()
 }
 
 fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick: &Quick) {
@@ -86,10 +91,18 @@ fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick:
         if k > 0 {
             let ahead = examined(&mut learner, method.as_mut(), task);
             let active: Vec<usize> = (0..k).rev().collect();
-            assert_eq!(learner.model().active_prompts(), active);
-            learner.activate_prompts(&active).unwrap();
+            assert_eq!(learner.model().prompted().unwrap().active_prompts(), active);
+            learner.model_mut().activate_prompts(&active).unwrap();
             let batch = Batch::from_rows(&task.rows[..8]);
-            assert_eq!(learner.model().target_logits(&batch).unwrap(), ahead);
+            assert_eq!(
+                learner
+                    .model()
+                    .distributions()
+                    .unwrap()
+                    .target_logits(&batch)
+                    .unwrap(),
+                ahead
+            );
         }
         learn(&mut learner, method.as_mut(), task, 2);
         answers.push(examined(&mut learner, method.as_mut(), task));
@@ -109,16 +122,29 @@ fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick:
         }
     }
     // And it is the task that makes the difference.
-    learner.activate_prompts(&[2, 1, 0]).unwrap();
+    learner.model_mut().activate_prompts(&[2, 1, 0]).unwrap();
     let batch = Batch::from_rows(&quick.tasks[0].rows[..8]);
-    assert_ne!(learner.model().target_logits(&batch).unwrap(), answers[0]);
+    assert_ne!(
+        learner
+            .model()
+            .distributions()
+            .unwrap()
+            .target_logits(&batch)
+            .unwrap(),
+        answers[0]
+    );
 }
 
 /// Mean cosine of every text and the keys that it chooses.
 fn matched(learner: &Learner, rows: &[Encoded], top_k: usize) -> (f64, Vec<Vec<usize>>) {
     let keys = &learner.params()[learner.layout().group(ParamGroup::PromptKeys)[0].clone()];
     let batch = Batch::from_rows(rows);
-    let queries = learner.model().mean_embeddings(&batch.inputs).unwrap();
+    let queries = learner
+        .model()
+        .insights()
+        .unwrap()
+        .mean_embeddings(&batch.inputs)
+        .unwrap();
     let width = queries.len() / rows.len();
     let all: Vec<usize> = (0..keys.len() / width).collect();
     let (mut sum, mut chosen) = (0.0, Vec::new());
@@ -268,8 +294,14 @@ fn divergence(learner: &mut Learner, rows: &[Encoded]) -> f64 {
     let batch = Batch::from_rows(rows);
     let vocab_size = learner.model().vocab_size();
     let [now, last] = [0, 1].map(|prompt| {
-        learner.activate_prompts(&[prompt]).unwrap();
-        learner.model().target_logits(&batch).unwrap().concat()
+        learner.model_mut().activate_prompts(&[prompt]).unwrap();
+        learner
+            .model()
+            .distributions()
+            .unwrap()
+            .target_logits(&batch)
+            .unwrap()
+            .concat()
     });
     let softmax = |logits: &[f32]| -> Vec<f64> {
         let all: Vec<f64> = logits.iter().map(|x| f64::from(*x).exp()).collect();

@@ -27,7 +27,12 @@ fn sapt(config: SaptLoraConfig) -> MethodConfig {
 /// Mean routing weights of the rows of a task, `[n_slots]`.
 fn mean_weights(learner: &Learner, task: &TaskView) -> Vec<f32> {
     let batch = Batch::from_rows(task.rows.iter());
-    let weights = learner.model().routing_weights(&batch).unwrap();
+    let weights = learner
+        .model()
+        .row_routed()
+        .unwrap()
+        .routing_weights(&batch)
+        .unwrap();
     let mean =
         |slot| weights.iter().skip(slot).step_by(N_TASKS).sum::<f32>() / batch.n_rows() as f32;
     (0..N_TASKS).map(mean).collect()
@@ -36,7 +41,12 @@ fn mean_weights(learner: &Learner, task: &TaskView) -> Vec<f32> {
 /// `KL(stored || w)`, the mean over the rows of a task.
 fn divergence(learner: &Learner, task: &TaskView, stored: &[f32]) -> f64 {
     let batch = Batch::from_rows(task.rows.iter());
-    let weights = learner.model().routing_weights(&batch).unwrap();
+    let weights = learner
+        .model()
+        .row_routed()
+        .unwrap()
+        .routing_weights(&batch)
+        .unwrap();
     let of_row = |row: &[f32]| -> f64 {
         let terms = row.iter().zip(stored).filter(|(_, stored)| **stored > 0.0);
         terms
@@ -88,7 +98,7 @@ fn slots_and_keys_of_other_tasks_stay_the_same_bits(quick: &Quick) {
         let before = learner.params().to_vec();
         learn(&mut learner, method.as_mut(), task, 2);
         assert_eq!(
-            learner.model().routing().unwrap().open_slots,
+            learner.model().slot_routed().unwrap().routing().open_slots,
             task.index + 1
         );
         let stays = |ranges: Vec<std::ops::Range<usize>>| {
@@ -163,7 +173,7 @@ fn exactly_top_k_experts_answer_for_every_token(quick: &Quick) {
     };
     let mut learner = quick.learned(&MethodConfig::MoeLora(config), 1, 2);
     let batch = Batch::from_rows(&quick.tasks[0].rows[..2]);
-    let inputs = learner.layer_inputs(&batch, 1000).unwrap();
+    let inputs = learner.model_mut().layer_inputs(&batch, 1000).unwrap();
     let layout = learner.layout().clone();
     let params = learner.params().to_vec();
     // The first layer reads what no adapter has touched: its own weights decide who answers.
@@ -213,7 +223,7 @@ fn exactly_top_k_experts_answer_for_every_token(quick: &Quick) {
 
 /// Mean cosine of what different experts make of the same inputs, over all layers.
 fn likeness(learner: &mut Learner, batch: &Batch, n_experts: usize) -> f64 {
-    let inputs = learner.layer_inputs(batch, 16).unwrap();
+    let inputs = learner.model_mut().layer_inputs(batch, 16).unwrap();
     let params = learner.params();
     let (mut sum, mut n) = (0.0, 0);
     for (place, a) in learner.layout().specs().iter().enumerate() {

@@ -3,22 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{DeviceKind, ModelError};
-
-/// One thing about a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fact {
-    /// What it is about.
-    pub what: &'static str,
-    /// What was found, or what is missing and what to do about it.
-    pub found: Result<String, String>,
-}
-
-impl Fact {
-    pub(crate) fn new(what: &'static str, found: Result<String, String>) -> Self {
-        Self { what, found }
-    }
-}
+use crate::fact::memory;
+use crate::{DeviceKind, Fact, ModelError};
 
 /// What there is of all that the device needs. On CUDA this compiles our kernels and loads them.
 pub fn device_facts(device: DeviceKind) -> Vec<Fact> {
@@ -49,12 +35,6 @@ fn of_meminfo(text: &str) -> Option<String> {
         Some(kib * 1024)
     };
     Some(memory(bytes("MemTotal:")?, bytes("MemAvailable:")?))
-}
-
-/// Sizes of a memory in words.
-pub(crate) fn memory(total: u64, free: u64) -> String {
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    format!("{:.1} GiB, {:.1} GiB free", gib(total), gib(free))
 }
 
 /// What CUDA needs at run time, by the names that the loader asks for, and where each comes from.
@@ -120,8 +100,8 @@ fn not_found(name: &str, origin: &str) -> String {
     }
 }
 
-/// A shared library where this process has it, or where the loader would look: the folders of `LD_LIBRARY_PATH`, its
-/// cache, the usual folders.
+/// A shared library where this process has it, or where the loader would look: the folders of
+/// `LD_LIBRARY_PATH`, its cache, the usual folders.
 fn find_library(name: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     if let Some(path) = mapped(&maps, name) {
@@ -140,8 +120,8 @@ fn find_library(name: &str) -> Option<PathBuf> {
         .or_else(|| find_in(usual.map(PathBuf::from), name))
 }
 
-/// The library that a process has mapped, from the text of `/proc/self/maps`; another major version of it, too, for that
-/// is the one that the program was linked with.
+/// The library that a process has mapped, from the text of `/proc/self/maps`; another major version
+/// of it, too, for that is the one that the program was linked with.
 fn mapped(maps: &str, name: &str) -> Option<PathBuf> {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let paths = maps

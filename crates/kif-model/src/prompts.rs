@@ -1,4 +1,5 @@
-//! Soft prompts: trained rows that the model reads in front of the text, and how a text gets its own.
+//! Soft prompts: trained rows that the model reads in front of the text, and how a text gets its
+//! own.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +8,12 @@ use crate::ModelError;
 /// Most rows of all prompts together; more are taken for a broken file.
 pub const MAX_PROMPT_ROWS: usize = 16_384;
 
-/// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts are prepended to
-/// the embeddings of every text. They take part in positions as tokens do, and come on top of the text's
-/// tokens.
+/// Soft prompts over a frozen base (Lester et al. 2021, arXiv 2104.08691): the rows of some prompts
+/// are prepended to the embeddings of every text. They take part in positions as tokens do, and
+/// come on top of the text's tokens.
 ///
-/// Which prompts take part is [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts); none do in
-/// a fresh model, which is the base to the bit.
+/// Which prompts take part is [`Prompted::activate_prompts`](crate::Prompted::activate_prompts);
+/// none do in a fresh model, which is the base to the bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptConfig {
@@ -30,7 +31,8 @@ pub struct PromptConfig {
 pub enum PromptSelection {
     /// All of them, in the order in which they were activated.
     Fixed,
-    /// Those whose trained keys are closest to the text's mean embedding, see [`closest_keys`]; the closest first.
+    /// Those whose trained keys are closest to the text's mean embedding, see [`closest_keys`]; the
+    /// closest first.
     Pool {
         /// So many of them, or all if fewer are active. At least 1.
         top_k: usize,
@@ -65,8 +67,9 @@ impl PromptConfig {
     }
 }
 
-/// The `n` of the prompts `among` whose keys have the largest cosine with `query`, the closest first and the earlier of
-/// equals first. `keys` is `[prompts, D]`, `query` `[D]`; a zero vector has cosine 0 with everything.
+/// The `n` of the prompts `among` whose keys have the largest cosine with `query`, the closest
+/// first and the earlier of equals first. `keys` is `[prompts, D]`, `query` `[D]`; a zero vector
+/// has cosine 0 with everything.
 pub fn closest_keys(keys: &[f32], query: &[f32], among: &[usize], n: usize) -> Vec<usize> {
     let width = query.len();
     let cosine_with = |i: usize| cosine(&keys[i * width..][..width], query);

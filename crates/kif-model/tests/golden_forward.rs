@@ -27,7 +27,11 @@ fn agrees_with_pytorch(name: &str, engine: EngineKind) {
     let expected = Golden::read(&golden(name).join("forward.safetensors"));
     let batch = expected.batch();
 
-    let logits = model.target_logits(&batch).unwrap();
+    let logits = model
+        .distributions()
+        .unwrap()
+        .target_logits(&batch)
+        .unwrap();
     expected.assert_logits(&logits, &format!("{name} in {engine:?}"));
     for (ours, theirs) in model
         .nll_per_row(&batch)
@@ -57,7 +61,8 @@ fn agrees_with_pytorch(name: &str, engine: EngineKind) {
     }
 }
 
-/// The continuations that PyTorch wrote, which do not stop at the end token: ours are those up to it.
+/// The continuations that PyTorch wrote, which do not stop at the end token: ours are those up to
+/// it.
 fn writes_what_pytorch_writes(name: &str, engine: EngineKind) {
     let model = with_golden_adapter(name, engine);
     let expected = Golden::read(&golden(name).join("forward.safetensors"));
@@ -91,8 +96,8 @@ fn decoders_write_the_same_tokens_in_both_engines() {
     }
 }
 
-/// Weights that were trained: `KIF_LLAMA` names a folder with stories260K in Hugging Face layout and the `golden.json` of
-/// an independent computation in f64.
+/// Weights that were trained: `KIF_LLAMA` names a folder with stories260K in Hugging Face layout
+/// and the `golden.json` of an independent computation in f64.
 #[test]
 fn trained_llama_weights_tell_the_story_that_they_tell_elsewhere() {
     let Some(dir) = std::env::var_os("KIF_LLAMA").map(PathBuf::from) else {
@@ -113,7 +118,11 @@ fn trained_llama_weights_tell_the_story_that_they_tell_elsewhere() {
             target_ids: tokens[1..5].to_vec(),
             cut: false,
         }];
-        let logits = model.target_logits(&Batch::from_rows(&rows)).unwrap();
+        let logits = model
+            .distributions()
+            .unwrap()
+            .target_logits(&Batch::from_rows(&rows))
+            .unwrap();
         let golden: Vec<Vec<f32>> =
             serde_json::from_value(expected["logits_first_4_positions"].clone()).unwrap();
         for (ours, theirs) in logits[0].iter().zip(golden.concat()) {

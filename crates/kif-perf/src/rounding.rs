@@ -3,6 +3,7 @@
 use crate::work::Work;
 use anyhow::{Result, ensure};
 use kif_kernels::argmax;
+use kif_model::required;
 use kif_protocol::Precision;
 use serde_json::json;
 
@@ -19,7 +20,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let encoded = arguments.work.encoded(model.vocab_size())?;
         let batch = arguments.work.batch(&encoded, 0);
         let nll: f64 = model.nll_per_row(&batch)?.iter().sum();
-        let logits = model.target_logits(&batch)?.concat();
+        let logits = required(model.distributions())?
+            .target_logits(&batch)?
+            .concat();
         Ok((
             logits,
             nll / batch.targets.n_tokens() as f64,

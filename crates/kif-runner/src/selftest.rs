@@ -11,7 +11,7 @@ use kif_methods::{Learner, LearnerConfig, MemoryOrder, MethodConfig, Schedule, T
 use kif_model::{
     DecoderConfig, DeviceKind, Dropout, EngineKind, Family, FeedForward, LanguageModel, LoraConfig,
     ModelConfig, ModelError, ModelOptions, Precision, PromptConfig, PromptSelection, Rope,
-    T5Config, Trainable, from_parts, random_weights,
+    T5Config, Trainable, from_parts, random_weights, required,
 };
 
 /// One comparison.
@@ -184,7 +184,7 @@ fn model(case: &Case, device: DeviceKind, precision: Precision) -> Result<Box<dy
         .for_each(|p| *p += 0.1 * (uniform(&mut rng) - 0.5));
     model.set_params(&params)?;
     if matches!(case.trainable, Trainable::Prompts(_)) {
-        model.activate_prompts(&[1, 0])?;
+        required(model.prompted_mut())?.activate_prompts(&[1, 0])?;
     }
     Ok(model)
 }
@@ -217,7 +217,9 @@ fn pass(model: &mut dyn LanguageModel, batch: &Batch, dropout: f32) -> Result<Pa
     let weight = 1.0 / batch.targets.n_tokens() as f32;
     let loss = model.loss_and_grad(batch, weight, dropout, &mut grad)?;
     Ok(Pass {
-        logits: model.target_logits(batch)?.concat(),
+        logits: required(model.distributions())?
+            .target_logits(batch)?
+            .concat(),
         nll: loss.nll,
         grad,
     })
@@ -374,7 +376,7 @@ fn agreement(model: &dyn LanguageModel, prompts: &[&[u32]], written: &[Vec<u32>]
             target_ids: written.clone(),
             cut: false,
         };
-        let logits = &model.target_logits(&Batch::from_rows([&row]))?[0];
+        let logits = &required(model.distributions())?.target_logits(&Batch::from_rows([&row]))?[0];
         for (row, &id) in logits.chunks_exact(VOCAB).zip(written) {
             let best = row.iter().copied().fold(f32::MIN, f32::max);
             n += 1;

@@ -232,7 +232,7 @@ impl Rounds {
         let inner_end = learner.params().to_vec();
         for _ in 0..self.timing.outer_steps {
             learner.memory_gradient(&self.memory.draw(), 1.0)?;
-            learner.apply_without_advancing()?;
+            learner.apply_with(None, learner.next_rate())?;
         }
         let mut deltas = [vec![0.0; inner_end.len()], vec![0.0; inner_end.len()]];
         delta(&inner_end, &self.start, &mut deltas[0]);
@@ -262,7 +262,7 @@ impl Method for AimMerging {
         let Some(rounds) = &mut self.rounds else {
             return Ok(loss);
         };
-        let forgotten = learner.mean_nll(&rounds.memory.draw())?;
+        let forgotten = learner.model_mut().mean_nll(&rounds.memory.draw())?;
         let step = learner.steps();
         if rounds.timing.is_due(&self.config, forgotten, step) {
             let moved = rounds.merge(learner)?;

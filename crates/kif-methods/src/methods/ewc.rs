@@ -176,7 +176,10 @@ impl Ewc {
         let mut grad = vec![0.0; learner.params().len()];
         for &i in order.iter().take(rows) {
             grad.fill(0.0);
-            learner.add_nll_gradient(&Batch::from_rows([&task.rows[i]]), &mut grad)?;
+            let row = Batch::from_rows([&task.rows[i]]);
+            learner.add_gradient(&mut grad, |model, grad| {
+                Ok(model.loss_and_grad(&row, 1.0, None, grad)?.nll)
+            })?;
             fisher.accumulate(&grad, 1.0);
         }
         Ok(fisher.finish()?)

@@ -149,7 +149,7 @@ impl Replays {
             learner.memory_gradient_with(&batch, 1.0, |params, grad| {
                 add_anchor_gradient(params, &self.anchor, beta as f32, grad);
             })?;
-            learner.apply_without_advancing()?;
+            learner.apply_with(None, learner.next_rate())?;
         }
         Ok(())
     }

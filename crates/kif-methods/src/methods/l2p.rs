@@ -133,7 +133,7 @@ impl L2p {
 impl Method for L2p {
     fn begin_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
         let all: Vec<usize> = (0..self.config.pool_size).collect();
-        learner.activate_prompts(&all)
+        Ok(learner.model_mut().activate_prompts(&all)?)
     }
 
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
@@ -143,7 +143,7 @@ impl Method for L2p {
             pull,
             ..
         } = self.config;
-        let queries = learner.model().mean_embeddings(&batch.inputs)?;
+        let queries = learner.model_mut().mean_embeddings(&batch.inputs)?;
         let width = queries.len() / batch.n_rows();
         let all: Vec<usize> = (0..pool_size).collect();
         let weight = pull / batch.n_rows() as f64;

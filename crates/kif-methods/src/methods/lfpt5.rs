@@ -212,7 +212,9 @@ impl Lfpt5 {
             let rows = all.inputs.rows().zip(all.targets.rows());
             let rows: Vec<Encoded> = rows.map(|(x, y)| to_write(x, y, longest)).collect();
             let to_write = Batch::from_rows(&rows);
-            learner.add_nll_gradient(&to_write, grad)?;
+            learner.add_gradient(grad, |model, grad| {
+                Ok(model.loss_and_grad(&to_write, 1.0, None, grad)?.nll)
+            })?;
             let mean = 1.0 / to_write.targets.n_tokens() as f64;
             let factor = ((1.0 - kl_weight) * lm_weight * mean) as f32;
             grad.iter_mut().for_each(|g| *g *= factor);
@@ -220,14 +222,16 @@ impl Lfpt5 {
         let Some(drawn) = drawn.filter(|_| kl_weight > 0.0) else {
             return Ok(());
         };
-        learner.activate_prompts(&[LAST])?;
+        learner.model_mut().activate_prompts(&[LAST])?;
         let vocab_size = learner.model().vocab_size();
-        let logits = learner.target_logits(drawn)?;
-        learner.activate_prompts(&[PRESENT])?;
+        let logits = learner.model_mut().target_logits(drawn)?;
+        learner.model_mut().activate_prompts(&[PRESENT])?;
         let of_row = |logits: &Vec<f32>| log_softmax(logits, vocab_size);
         let log_probs: Vec<Vec<f32>> = logits.iter().map(of_row).collect();
         let weight = kl_weight / drawn.targets.n_tokens() as f64;
-        learner.add_divergence_gradient(drawn, &log_probs, weight as f32, grad)?;
+        learner.add_gradient(grad, |model, grad| {
+            model.divergence_and_grad(drawn, &log_probs, weight as f32, grad)
+        })?;
         Ok(())
     }
 
@@ -261,7 +265,7 @@ impl Lfpt5 {
         let (mut rows, asked) = (Vec::new(), Vec::from_iter(end));
         for keys in keys.chunks(DRAWN_AT_ONCE) {
             let prompts = vec![asked.as_slice(); keys.len()];
-            let texts = learner.sample(&prompts, keys, sampling)?;
+            let texts = learner.model_mut().sample(&prompts, keys, sampling)?;
             rows.extend(texts.into_iter().filter_map(|parts| to_row(parts, ended)));
         }
         Ok(rows)
@@ -277,7 +281,7 @@ impl Method for Lfpt5 {
         learner.set_params(&params)?;
         learner.train_only(vec![present]);
         self.batches = Some(Sampler::of_rows(task, &self.drawn));
-        learner.activate_prompts(&[PRESENT])
+        Ok(learner.model_mut().activate_prompts(&[PRESENT])?)
     }
 
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {

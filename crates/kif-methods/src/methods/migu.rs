@@ -93,7 +93,7 @@ impl Migu {
 
     /// Where the rows that move lie in the flat vector, in ascending order.
     fn moving(&self, learner: &mut Learner, batch: &Batch) -> Result<Vec<Range<usize>>> {
-        let magnitudes = learner.output_magnitudes(batch)?;
+        let magnitudes = learner.model_mut().output_magnitudes(batch)?;
         let mut moving = Vec::new();
         for (spec, magnitudes) in learner.layout().specs().iter().zip(&magnitudes) {
             let width = spec.range.len() / magnitudes.len().max(1);

@@ -258,7 +258,7 @@ impl MoeLora {
         if contrast == 0.0 {
             return Ok(None);
         }
-        let inputs = learner.layer_inputs(batch, contrast_tokens)?;
+        let inputs = learner.model_mut().layer_inputs(batch, contrast_tokens)?;
         let mut grad = vec![0.0; learner.params().len()];
         let share = 1.0 / self.modules.len() as f64;
         for module in &self.modules {

@@ -105,11 +105,13 @@ impl Method for ProgPrompt {
         learner.train_only(vec![own.clone()]);
         self.n_begun = task.index + 1;
         self.kept_bytes = (task.index * own.len() * size_of::<f32>()) as u64;
-        learner.activate_prompts(&prompts_of(task.index, self.n_begun))
+        let active = prompts_of(task.index, self.n_begun);
+        Ok(learner.model_mut().activate_prompts(&active)?)
     }
 
     fn before_evaluation(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
-        learner.activate_prompts(&prompts_of(task_idx, self.n_begun))
+        let active = prompts_of(task_idx, self.n_begun);
+        Ok(learner.model_mut().activate_prompts(&active)?)
     }
 
     fn kept_bytes(&self) -> u64 {

@@ -146,9 +146,11 @@ impl SaptLora {
             let (size, index) = (task.batch_size, task.index as u64);
             let chosen = memory_batch(rows.len(), size, task.seed, index, number);
             let batch = Batch::from_rows(chosen.into_iter().map(|i| &rows[i]));
-            let weights = learner.model().routing_weights(&batch)?;
+            let weights = learner.model_mut().routing_weights(&batch)?;
             let slope = divergence_slope(stored, &weights, reflection);
-            learner.add_routing_gradient(&batch, &slope, &mut grad)?;
+            learner
+                .model_mut()
+                .add_routing_gradient(&batch, &slope, &mut grad)?;
         }
         Ok(Some(grad))
     }
@@ -162,7 +164,7 @@ impl Method for SaptLora {
         trained.sort_by_key(|range| range.start);
         learner.train_only(trained);
         self.task = Some(task.clone());
-        learner.set_open_slots(task.index + 1)
+        Ok(learner.model_mut().set_open_slots(task.index + 1)?)
     }
 
     fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
@@ -178,7 +180,9 @@ impl Method for SaptLora {
         let n_slots = learner.layout().n_slots();
         let mut sums = vec![0.0f64; n_slots];
         for rows in task.rows.chunks(ROWS_AT_ONCE) {
-            let weights = learner.model().routing_weights(&Batch::from_rows(rows))?;
+            let weights = learner
+                .model_mut()
+                .routing_weights(&Batch::from_rows(rows))?;
             for row in weights.chunks_exact(n_slots) {
                 sums.iter_mut()
                     .zip(row)

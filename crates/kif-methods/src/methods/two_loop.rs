@@ -329,10 +329,7 @@ fn outer_step(
         OuterOptimizer::OwnScheduled { ratio } => ratio * learner.next_rate(),
         OuterOptimizer::Shared => learner.next_rate(),
     };
-    match &mut rounds.own {
-        Some(optimizer) => learner.apply_with(optimizer, rate)?,
-        None => learner.apply_without_advancing()?,
-    }
+    learner.apply_with(rounds.own.as_mut(), rate)?;
     rule.after_update(Loop::Outer, learner.params(), learner.grad());
     Ok(())
 }

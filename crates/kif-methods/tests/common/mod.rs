@@ -13,8 +13,9 @@ use kif_data::{Batch, Encoded, Ragged, epoch_order};
 use kif_methods::methods::Parts;
 use kif_methods::{Learner, LearnerConfig, MemoryOrder, Method, MethodConfig, Schedule, TaskView};
 use kif_model::{
-    BatchLoss, Dropout, LORA_A, LORA_B, LanguageModel, ModelError, ParamGroup, ParamLayout,
-    ParamSpec, PromptSelection, Router, Routing, Sampling, closest_keys,
+    BatchLoss, Distributions, Dropout, Insights, LORA_A, LORA_B, LanguageModel, ModelError,
+    ParamGroup, ParamLayout, ParamSpec, PromptSelection, Prompted, Router, Routing, RowRouted,
+    Sampling, SlotRouted, closest_keys,
 };
 
 /// The method that is called so.
@@ -115,6 +116,10 @@ impl Quadratic {
         keys.start + slot * P..keys.start + (slot + 1) * P
     }
 
+    fn routes_rows(&self) -> bool {
+        matches!(self.parts.router, Some(Router::Instance { .. }))
+    }
+
     fn note(&self, batch: &Batch) {
         let firsts = batch.inputs.rows().filter_map(|row| row.first());
         let read = firsts.filter(|token| **token < WRITTEN);
@@ -190,57 +195,75 @@ impl LanguageModel for Quadratic {
             .collect())
     }
 
-    /// A text of its own and the number of the task that it was drawn in.
-    fn sample(
+    fn generate(&self, prompts: &[&[u32]], _: usize) -> Result<Vec<Vec<u32>>, ModelError> {
+        Ok(vec![Vec::new(); prompts.len()])
+    }
+
+    fn label_scores(
         &self,
-        _: &[&[u32]],
-        keys: &[[u8; 32]],
-        _: Sampling,
-    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
-        let text = |key: &[u8; 32]| {
-            let (task, number) = (u32::from(key[16]), u32::from(key[24]));
-            // An end token that no row of the stream begins with.
-            vec![vec![WRITTEN + number, WRITTEN], vec![task, 0]]
-        };
-        Ok(keys.iter().map(text).collect())
+        prompts: &[&[u32]],
+        labels: &[Vec<u32>],
+    ) -> Result<Vec<Vec<f64>>, ModelError> {
+        Ok(vec![vec![0.0; labels.len()]; prompts.len()])
     }
 
-    /// It predicts nothing that others could be held against.
-    fn divergence_and_grad(
-        &mut self,
-        batch: &Batch,
-        _: &[Vec<f32>],
-        _: f32,
-        _: &mut [f32],
-    ) -> Result<f64, ModelError> {
-        self.note(batch);
-        Ok(0.0)
+    fn vocab_size(&self) -> usize {
+        P
     }
 
-    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
-        self.active = prompts.to_vec();
-        Ok(())
+    fn slot_routed(&self) -> Option<&dyn SlotRouted> {
+        self.parts.router.is_some().then_some(self)
     }
 
-    fn active_prompts(&self) -> &[usize] {
-        &self.active
+    fn slot_routed_mut(&mut self) -> Option<&mut dyn SlotRouted> {
+        self.parts.router.is_some().then_some(self)
     }
 
-    fn routing(&self) -> Option<Routing> {
-        let router = self.parts.router?;
-        let (n_slots, open_slots) = (self.parts.n_slots, self.open_slots);
-        Some(Routing {
-            n_slots,
-            open_slots,
-            router,
-        })
+    fn row_routed(&self) -> Option<&dyn RowRouted> {
+        self.routes_rows().then_some(self)
+    }
+
+    fn row_routed_mut(&mut self) -> Option<&mut dyn RowRouted> {
+        self.routes_rows().then_some(self)
+    }
+
+    fn prompted(&self) -> Option<&dyn Prompted> {
+        self.parts.prompts.is_some().then_some(self)
+    }
+
+    fn prompted_mut(&mut self) -> Option<&mut dyn Prompted> {
+        self.parts.prompts.is_some().then_some(self)
+    }
+
+    fn distributions(&self) -> Option<&dyn Distributions> {
+        Some(self)
+    }
+
+    fn distributions_mut(&mut self) -> Option<&mut dyn Distributions> {
+        Some(self)
+    }
+
+    fn insights(&self) -> Option<&dyn Insights> {
+        Some(self)
+    }
+}
+
+impl SlotRouted for Quadratic {
+    fn routing(&self) -> Routing {
+        Routing {
+            n_slots: self.parts.n_slots,
+            open_slots: self.open_slots,
+            router: self.parts.router.expect("offered only with a router"),
+        }
     }
 
     fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
         self.open_slots = open_slots;
         Ok(())
     }
+}
 
+impl RowRouted for Quadratic {
     /// A softmax of the products of the text's direction and the keys.
     fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         self.note(batch);
@@ -279,7 +302,54 @@ impl LanguageModel for Quadratic {
         }
         Ok(())
     }
+}
 
+impl Prompted for Quadratic {
+    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
+        self.active = prompts.to_vec();
+        Ok(())
+    }
+
+    fn active_prompts(&self) -> &[usize] {
+        &self.active
+    }
+}
+
+impl Distributions for Quadratic {
+    fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.note(batch);
+        Ok(vec![Vec::new(); batch.n_rows()])
+    }
+
+    /// A text of its own and the number of the task that it was drawn in.
+    fn sample(
+        &self,
+        _: &[&[u32]],
+        keys: &[[u8; 32]],
+        _: Sampling,
+    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
+        let text = |key: &[u8; 32]| {
+            let (task, number) = (u32::from(key[16]), u32::from(key[24]));
+            // An end token that no row of the stream begins with.
+            vec![vec![WRITTEN + number, WRITTEN], vec![task, 0]]
+        };
+        Ok(keys.iter().map(text).collect())
+    }
+
+    /// It predicts nothing that others could be held against.
+    fn divergence_and_grad(
+        &mut self,
+        batch: &Batch,
+        _: &[Vec<f32>],
+        _: f32,
+        _: &mut [f32],
+    ) -> Result<f64, ModelError> {
+        self.note(batch);
+        Ok(0.0)
+    }
+}
+
+impl Insights for Quadratic {
     fn layer_inputs(&self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         self.note(batch);
         let firsts = batch.inputs.rows().take(at_most);
@@ -305,27 +375,6 @@ impl LanguageModel for Quadratic {
             starts.map(|at| if large(at) { 1.0 } else { 0.1 }).collect()
         };
         Ok(self.layout.specs().iter().map(rows).collect())
-    }
-
-    fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.note(batch);
-        Ok(vec![Vec::new(); batch.n_rows()])
-    }
-
-    fn generate(&self, prompts: &[&[u32]], _: usize) -> Result<Vec<Vec<u32>>, ModelError> {
-        Ok(vec![Vec::new(); prompts.len()])
-    }
-
-    fn label_scores(
-        &self,
-        prompts: &[&[u32]],
-        labels: &[Vec<u32>],
-    ) -> Result<Vec<Vec<f64>>, ModelError> {
-        Ok(vec![vec![0.0; labels.len()]; prompts.len()])
-    }
-
-    fn vocab_size(&self) -> usize {
-        P
     }
 }
 

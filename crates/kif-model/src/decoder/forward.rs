@@ -18,7 +18,7 @@ pub(super) struct Pass<E: Engine> {
     wanted: Option<Wanted<E>>,
 }
 
-/// What is read of the last layer's output: behind its attention nothing else is computed.
+/// What is read of the last layer's output: after its attention nothing else is computed.
 struct Wanted<E: Engine> {
     /// Places in the rows.
     places: Vec<usize>,
@@ -26,8 +26,8 @@ struct Wanted<E: Engine> {
 }
 
 impl<E: Engine> Decoder<E> {
-    /// A pass over `rows`, which have `weights` where rows are routed. Of the last layer's output only the places `wanted` are
-    /// made, or all of them.
+    /// A pass over `rows`, which have `weights` where rows are routed. Of the last layer's output
+    /// only the places `wanted` are made, or all of them.
     pub(super) fn pass(
         &self,
         rows: &Ragged,
@@ -93,7 +93,7 @@ impl<E: Engine> Decoder<E> {
     }
 
     /// What follows attention in layer `i`, for what attention made of the layer's input `x`.
-    pub(super) fn behind_attention<T: Tape<f32, E::Device>>(
+    pub(super) fn after_attention<T: Tape<f32, E::Device>>(
         &self,
         core: &Core<E>,
         i: usize,
@@ -104,7 +104,8 @@ impl<E: Engine> Decoder<E> {
         let (layer, is_last) = (&self.layers[i], i + 1 == self.layers.len());
         let (x, mixed, adapters) = match &pass.wanted {
             Some(Wanted { places, adapters }) if is_last => {
-                // The norm read `x` before: the choice, which writes its gradient, comes first on the way back.
+                // The norm read `x` before: the choice, which writes its gradient, comes first on
+                // the way back.
                 let x = core.engine.select(x, places)?;
                 (x, core.engine.select(mixed, places)?, adapters)
             }
@@ -143,6 +144,6 @@ impl<E: Engine> Decoder<E> {
         let input = x.with_empty_tape();
         let [q, k, v] = self.projections(core, input, layer, &pass.angles, adapters, is_lowest)?;
         let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
-        self.behind_attention(core, i, x, mixed, pass)
+        self.after_attention(core, i, x, mixed, pass)
     }
 }

@@ -1,7 +1,7 @@
 //! Decoder-only models (Llama, Qwen2, Qwen3), written once over [`Engine`].
 //!
-//! A row is the prompt and behind it the target; the hidden state of every token predicts the next. Only those that
-//! predict target tokens are computed behind the last attention.
+//! A row is the prompt and behind it the target; the hidden state of every token predicts the next.
+//! Only those that predict target tokens are computed after the last attention.
 
 mod angles;
 mod build;
@@ -74,7 +74,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
         let rows = joined(&reading.inputs, targets);
         let places = predicting(&rows, targets);
         // Who looks inside sees what the layers make of all tokens.
-        let (early, late) = if core.is_looked_at() {
+        let (early, late) = if core.is_gathering() {
             (None, Some(places))
         } else {
             (Some(places), None)
@@ -131,7 +131,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
         self.read_prompts(core, reading)
     }
 
-    fn go_on(
+    fn append_tokens(
         &self,
         core: &Core<E>,
         written: &mut Self::Written,

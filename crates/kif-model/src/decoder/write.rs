@@ -1,5 +1,5 @@
-//! Texts that go on from prompts, token by token, with keys and values kept: those of a prompt once, whatever number of
-//! texts answer it.
+//! Texts that go on from prompts, token by token, with keys and values kept: those of a prompt
+//! once, whatever number of texts answer it.
 
 use super::{Decoder, angles};
 use crate::ModelError;
@@ -40,7 +40,7 @@ impl<E: Engine> Decoder<E> {
                 self.projections(core, x.clone(), layer, &pass.angles, adapters, true)?;
             of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
             let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
-            x = self.behind_attention(core, i, x, mixed, &pass)?;
+            x = self.after_attention(core, i, x, mixed, &pass)?;
         }
         let hidden = core.norm(x, &self.final_norm)?;
         let width = self.config.num_key_value_heads * self.config.head_dim;
@@ -56,7 +56,7 @@ impl<E: Engine> Decoder<E> {
         Ok((written, core.logits(hidden)?))
     }
 
-    /// See [`Network::go_on`](crate::model::Network::go_on).
+    /// See [`Network::append_tokens`](crate::model::Network::append_tokens).
     pub(super) fn write_on(
         &self,
         core: &Core<E>,

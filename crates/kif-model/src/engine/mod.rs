@@ -1,8 +1,10 @@
-//! The operations that an architecture is written in, and the two engines that carry them out.
+//! The operations that an architecture is written in, and the engines that carry them out: `fused`
+//! and `cuda` with kernels of our own, for the CPU and for a GPU, and `stock` with dfdx's
+//! operations on either.
 //!
-//! Activations are ragged: `[tokens, width]`, the rows of all sequences one after the other. An engine that needs
-//! rectangles pads inside itself. Every operation is generic over the tape: with dfdx's `OwnedTape` it records its
-//! backward pass, with `NoneTape` it is inference.
+//! Activations are ragged: `[tokens, width]`, the rows of all sequences one after the other. An
+//! engine that needs rectangles pads inside itself. Every operation is generic over the tape: with
+//! dfdx's `OwnedTape` it records its backward pass, with `NoneTape` it is inference.
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -74,8 +76,8 @@ pub(crate) struct LowRank<'a, W, G> {
 pub(crate) type Routed<'a, E, T> =
     LowRank<'a, <E as Engine>::Weight, Act<<E as Engine>::Device, T>>;
 
-/// How much each of `n` adapters side by side counts: of `dropout(x) A^T` the columns of adapter i are multiplied by
-/// `weights[row, i]`. The weights may be read by any number of layers.
+/// How much each of `n` adapters side by side counts: of `dropout(x) A^T` the columns of adapter i
+/// are multiplied by `weights[row, i]`. The weights may be read by any number of layers.
 #[derive(Clone)]
 pub(crate) struct Gate<G> {
     /// `[rows, n]`; n divides R.
@@ -103,7 +105,8 @@ pub(crate) struct Attention {
     /// Key and value rows of each sequence.
     pub(crate) keys: Vec<Span>,
     pub(crate) n_heads: usize,
-    /// Heads of keys and values, a divisor of `n_heads`: neighbours among the query heads share one.
+    /// Heads of keys and values, a divisor of `n_heads`: neighbours among the query heads share
+    /// one.
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
     /// Factor on the scores before the softmax (T5: 1).
@@ -112,7 +115,8 @@ pub(crate) struct Attention {
     pub(crate) causal: bool,
 }
 
-/// The angles of rotary embedding for each token of a pass, `[tokens, head_dim / 2]`; shared by all layers.
+/// The angles of rotary embedding for each token of a pass, `[tokens, head_dim / 2]`; shared by all
+/// layers.
 #[derive(Clone, Debug)]
 pub(crate) struct Angles {
     pub(crate) cos: Arc<[f32]>,
@@ -121,7 +125,8 @@ pub(crate) struct Angles {
     pub(crate) half: usize,
 }
 
-/// What the new token of each text attends to: the keys of its prompt, which texts may share, and its own.
+/// What the new token of each text attends to: the keys of its prompt, which texts may share, and
+/// its own.
 pub(crate) struct Step<'a> {
     /// Rows of the prompts' keys, for each text.
     pub(crate) prompts: &'a [Span],
@@ -136,7 +141,8 @@ pub(crate) struct Step<'a> {
 /// Keys and values on the host, `[rows, n_kv_heads * head_dim]`.
 pub(crate) type HostCache<'a> = [&'a [f32]; 2];
 
-/// A learned bias on attention scores: table `[buckets, H]`, and the bucket of each distance (key - query position).
+/// A learned bias on attention scores: table `[buckets, H]`, and the bucket of each distance (key -
+/// query position).
 #[derive(Clone, Copy)]
 pub(crate) struct PositionBias<'a, W> {
     pub(crate) table: &'a W,
@@ -231,8 +237,8 @@ pub(crate) trait Engine: Clone {
         bias: &Self::Weight,
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
-    /// Rotary position embedding: every pair `(x[i], x[i + head_dim / 2])` of a head turned by the angle i of its token;
-    /// `x` has no other consumer.
+    /// Rotary position embedding: every pair `(x[i], x[i + head_dim / 2])` of a head turned by the
+    /// angle i of its token; `x` has no other consumer.
     fn rotate<T: Tape<f32, Self::Device>>(
         &self,
         x: Act<Self::Device, T>,
@@ -246,7 +252,8 @@ pub(crate) trait Engine: Clone {
         rows: &[usize],
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
-    /// Attention of one new token of each text, `[texts, H * head_dim]`, to keys and values kept on the host.
+    /// Attention of one new token of each text, `[texts, H * head_dim]`, to keys and values kept on
+    /// the host.
     fn attention_step(
         &self,
         q: Act<Self::Device>,
@@ -255,8 +262,8 @@ pub(crate) trait Engine: Clone {
         shape: &Step<'_>,
     ) -> Result<Act<Self::Device>, ModelError>;
 
-    /// Multi-head attention; q is `[tokens, H * head_dim]`, k and v have the columns of their own number of heads, and
-    /// none has another consumer.
+    /// Multi-head attention; q is `[tokens, H * head_dim]`, k and v have the columns of their own
+    /// number of heads, and none has another consumer.
     fn attention<T: Tape<f32, Self::Device>>(
         &self,
         q: Act<Self::Device, T>,
@@ -266,7 +273,8 @@ pub(crate) trait Engine: Clone {
         bias: Option<PositionBias<'_, Self::Weight>>,
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
-    /// Attention of new queries to keys and values kept on the host (`[capacity, H * head_dim]`), without a tape.
+    /// Attention of new queries to keys and values kept on the host (`[capacity, H * head_dim]`),
+    /// without a tape.
     fn attention_cached(
         &self,
         q: Act<Self::Device>,
@@ -276,7 +284,8 @@ pub(crate) trait Engine: Clone {
         bias: Option<PositionBias<'_, Self::Weight>>,
     ) -> Result<Act<Self::Device>, ModelError>;
 
-    /// `weight * sum(nll)` of `softmax(scale * x head^T)`, and the unweighted nll of every row in nats.
+    /// `weight * sum(nll)` of `softmax(scale * x head^T)`, and the unweighted nll of every row in
+    /// nats.
     fn cross_entropy<T: Tape<f32, Self::Device>>(
         &self,
         x: Act<Self::Device, T>,
@@ -286,8 +295,8 @@ pub(crate) trait Engine: Clone {
         weight: f32,
     ) -> Result<Loss<Self::Device, T>, ModelError>;
 
-    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence of every row in
-    /// nats. `log_probs` is `log q`, `[rows, V]`.
+    /// `weight * sum(KL(q || p))` of `p = softmax(scale * x head^T)`, and the unweighted divergence
+    /// of every row in nats. `log_probs` is `log q`, `[rows, V]`.
     fn divergence<T: Tape<f32, Self::Device>>(
         &self,
         x: Act<Self::Device, T>,

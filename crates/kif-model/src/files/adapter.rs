@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::adapter_config::read_config;
-use super::atomic::{create_folder, write_atomic};
 use super::json::shortest;
-use super::params::{by_name, check_count, check_values, read_params, write_params};
-use super::prompts::PROMPTS_CONFIG_FILE;
-use super::routed::ROUTING_CONFIG_FILE;
+use super::params::{
+    PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE, by_name, check_count, known_base, read_params,
+    write_with_settings,
+};
 use super::weights::{Tensor, Weights};
 use crate::{LoraConfig, ModelError, ParamLayout};
 
@@ -21,10 +21,6 @@ pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before the name of every module of the base.
 pub const PEFT_PREFIX: &str = "base_model.model.";
-/// What stands behind the module's name for A, `[R, in]`.
-pub const LORA_A: &str = ".lora_A.weight";
-/// What stands behind the module's name for B, `[out, R]`.
-pub const LORA_B: &str = ".lora_B.weight";
 
 /// A LoRA adapter as it is stored: settings and named matrices.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,8 +65,9 @@ impl Adapter {
         Ok(Self::new(config, tensors.collect()))
     }
 
-    /// Reads a PEFT directory. Options that are set and not implemented are refused by name; values are f32, f16 or
-    /// bf16 and must be finite. Whether the tensors are those of a model is seen in [`into_params`](Self::into_params).
+    /// Reads a PEFT directory. Options that are set and not implemented are refused by name; values
+    /// are f32, f16 or bf16 and must be finite. Whether the tensors are those of a model is seen in
+    /// [`into_params`](Self::into_params).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         for (file, found) in [
             (PROMPTS_CONFIG_FILE, "soft prompts"),
@@ -108,8 +105,8 @@ impl Adapter {
         &self.origin
     }
 
-    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every missing or unexpected
-    /// name and every other shape.
+    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every
+    /// missing or unexpected name and every other shape.
     pub fn into_params(self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
         let weights = Weights::from_tensors(&self.origin, self.tensors);
         let mut params = vec![0.0; layout.n_params()];
@@ -119,8 +116,8 @@ impl Adapter {
 
     /// Writes `params`, `[P]`, as a PEFT directory that Python's `PeftModel.from_pretrained` loads.
     ///
-    /// Values are f32. `base_model_name` may be empty. The settings are written last: a folder that has them is
-    /// complete.
+    /// Values are f32. `base_model_name` may be empty. The settings are written last: a folder that
+    /// has them is complete.
     pub fn write(
         dir: &Path,
         config: &LoraConfig,
@@ -131,11 +128,9 @@ impl Adapter {
         config.validate()?;
         check_count(layout, params)?;
         let specs = by_name(layout, |_| true);
-        check_values(&specs, params)?;
-        create_folder(dir)?;
-        write_params(&dir.join(ADAPTER_FILE), &specs, params)?;
         let text = config_text(config, base_model_name, task_type(layout));
-        write_atomic(&dir.join(ADAPTER_CONFIG_FILE), text.as_bytes())
+        let settings = (ADAPTER_CONFIG_FILE, text.as_str());
+        write_with_settings(dir, ADAPTER_FILE, &specs, params, settings)
     }
 }
 
@@ -152,7 +147,8 @@ fn task_type(layout: &ParamLayout) -> &'static str {
     }
 }
 
-/// Only keys that every PEFT since 0.4 knows: an older one fails on any key that it has not heard of.
+/// Only keys that every PEFT since 0.4 knows: an older one fails on any key that it has not heard
+/// of.
 fn config_text(config: &LoraConfig, base_model_name: &str, task_type: &str) -> String {
     // PEFT's own files have whole numbers; f32 decimals are written as short as they were given.
     let alpha = if config.alpha.fract() == 0.0 {
@@ -162,7 +158,7 @@ fn config_text(config: &LoraConfig, base_model_name: &str, task_type: &str) -> S
     };
     let fields = json!({
         "auto_mapping": null,
-        "base_model_name_or_path": Some(base_model_name).filter(|name| !name.is_empty()),
+        "base_model_name_or_path": known_base(base_model_name),
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,

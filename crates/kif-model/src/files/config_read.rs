@@ -2,18 +2,20 @@
 
 use std::path::Path;
 
-use super::config::{
-    FeedForward, ModelConfig, T5Config, default_buckets, default_dropout, default_eos,
-    default_epsilon, default_factor, default_max_distance,
-};
+use super::config::ModelConfig;
 use super::decoder_config::Family;
 use super::fields::Fields;
 use super::json::short;
+use super::t5_config::{
+    FeedForward, T5Config, default_buckets, default_dropout, default_eos, default_epsilon,
+    default_factor, default_max_distance,
+};
 use crate::ModelError;
 
 impl ModelConfig {
-    /// Reads `config.json` of a model directory, and the end tokens of its `generation_config.json`. Other model types and
-    /// options that change a model's output in ways that are not implemented are refused by name.
+    /// Reads `config.json` of a model directory, and the end tokens of its
+    /// `generation_config.json`. Other model types and options that change a model's output in ways
+    /// that are not implemented are refused by name.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let config = Self::of_fields(&Fields::read(&path)?)?;
@@ -89,7 +91,8 @@ impl Fields<'_> {
                 return Err(self.bad(field, problem));
             }
         };
-        // Files may also spell out what transformers derives; a contradiction would change the model.
+        // Files may also spell out what transformers derives; a contradiction would change the
+        // model.
         if let Some(stated) = self.parse::<String>("dense_act_fn", "a string")?
             && stated != activation
         {

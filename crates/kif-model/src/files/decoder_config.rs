@@ -5,8 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::config::bad;
-use super::fields::Fields;
+use super::fields::{Fields, bad};
 use super::json::{short, shortest};
 use crate::ModelError;
 
@@ -63,7 +62,8 @@ pub struct Llama3Scaling {
     pub factor: f32,
     /// See `factor`.
     pub low_freq_factor: f32,
-    /// Waves shorter than `original / high_freq_factor` stay; between the two bounds lies a smooth passage.
+    /// Waves shorter than `original / high_freq_factor` stay; between the two bounds lies a smooth
+    /// passage.
     pub high_freq_factor: f32,
     /// Positions that the base was trained on first.
     pub original_max_position_embeddings: usize,
@@ -106,7 +106,8 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// Checks all bounds. Sizes have generous upper limits, so that a broken file cannot ask for absurd memory.
+    /// Checks all bounds. Sizes have generous upper limits, so that a broken file cannot ask for
+    /// absurd memory.
     pub fn validate(&self, path: &Path) -> Result<(), ModelError> {
         let sizes = [
             ("vocab_size", self.vocab_size, 1 << 24),
@@ -180,7 +181,8 @@ impl DecoderConfig {
         Ok(())
     }
 
-    /// The text of a `config.json` with the keys that transformers reads, older releases and newer ones.
+    /// The text of a `config.json` with the keys that transformers reads, older releases and newer
+    /// ones.
     pub(super) fn to_json(&self, dtype: &str) -> Value {
         let Rope { theta, scaling } = self.rope;
         let scaling = scaling.map(|scaling| {
@@ -227,7 +229,8 @@ impl DecoderConfig {
     }
 }
 
-/// Keys of the rope settings that are read; any other would change the angles in a way that is not implemented.
+/// Keys of the rope settings that are read; any other would change the angles in a way that is not
+/// implemented.
 const ROPE_KEYS: [&str; 7] = [
     "rope_type",
     "type",
@@ -320,7 +323,8 @@ impl Fields<'_> {
         Ok(())
     }
 
-    /// `rope_parameters`, or `rope_scaling` beside `rope_theta`. Where both stand they must say the same.
+    /// `rope_parameters`, or `rope_scaling` beside `rope_theta`. Where both stand they must say the
+    /// same.
     fn rope(&self) -> Result<Rope, ModelError> {
         let of_key = |key: &str| self.get(key).map(|_| self.rope_of(key)).transpose();
         match (of_key("rope_parameters")?, of_key("rope_scaling")?) {

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::config::bad;
 use super::json::{parse_object, read_limited, short};
 use crate::ModelError;
 
@@ -66,5 +65,14 @@ impl<'a> Fields<'a> {
 
     pub(super) fn number_or(&self, field: &str, default: f32) -> Result<f32, ModelError> {
         Ok(self.parse(field, "a number")?.unwrap_or(default))
+    }
+}
+
+/// What is wrong with a field of the file `path`.
+pub(super) fn bad(path: &Path, field: &str, problem: String) -> ModelError {
+    ModelError::Config {
+        file: path.to_owned(),
+        field: field.to_owned(),
+        problem,
     }
 }

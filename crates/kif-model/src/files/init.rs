@@ -7,15 +7,17 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 
-use super::config::{ModelConfig, T5Config};
+use super::config::ModelConfig;
+use super::t5_config::T5Config;
 use super::weights::Weights;
 
-/// Fresh weights. Every tensor has a stream of its own, keyed by the seed and its name: adding a layer changes no
-/// other layer.
+/// Fresh weights. Every tensor has a stream of its own, keyed by the seed and its name: adding a
+/// layer changes no other layer.
 ///
-/// Standard deviations of T5, before `initializer_factor`: embeddings and head 1, q `(D d_kv)^-0.5`, k, v, inputs of the
-/// feed-forward layers and relative biases `D^-0.5`, o `(H d_kv)^-0.5`, outputs of the feed-forward layers
-/// `d_ff^-0.5`. Those of decoder-only models are `initializer_range` throughout, with biases of 0. Norms are 1.
+/// Standard deviations of T5, before `initializer_factor`: embeddings and head 1, q
+/// `(D d_kv)^-0.5`, k, v, inputs of the feed-forward layers and relative biases `D^-0.5`, o
+/// `(H d_kv)^-0.5`, outputs of the feed-forward layers `d_ff^-0.5`. Those of decoder-only models
+/// are `initializer_range` throughout, with biases of 0. Norms are 1.
 pub fn random_weights(config: &ModelConfig, seed: u64) -> Weights {
     let draw = |(name, shape): (String, Vec<usize>)| {
         let n = shape.iter().product::<usize>();

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::adapter::{Adapter, LORA_A, LORA_B, PEFT_PREFIX};
+use super::adapter::{Adapter, PEFT_PREFIX};
 use super::weights::Weights;
-use crate::ModelError;
 use crate::error::{Mismatch, check_finite};
+use crate::{LORA_A, LORA_B, ModelError};
 
 /// `W += alpha / rank * B A` for every module that the adapter sits on.
 ///

@@ -1,4 +1,5 @@
-//! Models and adapters on disk: Hugging Face directories, PEFT directories, and writing that never leaves half a file.
+//! Models and adapters on disk: Hugging Face directories, PEFT directories, and writing that never
+//! leaves half a file.
 
 mod atomic;
 mod json;
@@ -14,6 +15,7 @@ mod config_read;
 mod decoder_config;
 mod decoder_names;
 mod fields;
+mod t5_config;
 mod t5_names;
 
 mod adapter;
@@ -27,17 +29,19 @@ mod export;
 mod init;
 mod save;
 
-pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, LORA_A, LORA_B, PEFT_PREFIX};
-pub use config::{FeedForward, ModelConfig, T5Config};
+pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, PEFT_PREFIX};
+pub use config::ModelConfig;
 pub use decoder_config::{DecoderConfig, Family, Llama3Scaling, Rope};
 pub use decoder_names::{decoder_optional_tensors, decoder_tensors};
 pub use export::write_model;
 pub use init::random_weights;
 pub use merge::merge;
-pub use prompts::{PROMPTS_CONFIG_FILE, PROMPTS_FILE, StoredPrompts};
-pub use routed::{ROUTED_ADAPTERS, ROUTING_CONFIG_FILE, ROUTING_FILE, StoredRouted};
+pub use params::{PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE};
+pub use prompts::{PROMPTS_FILE, StoredPrompts};
+pub use routed::{ROUTED_ADAPTERS, ROUTING_FILE, StoredRouted};
 pub use save::{Dtype, safetensors_header};
 pub use shards::{INDEX_FILE, model_files};
+pub use t5_config::{FeedForward, T5Config};
 pub use t5_names::{t5_optional_tensors, t5_tensors};
 pub(crate) use values::Values;
 pub use weights::{Tensor, WEIGHTS_FILE, Weights};

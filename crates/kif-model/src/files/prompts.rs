@@ -1,27 +1,22 @@
 //! Soft prompts on disk: `prompts.safetensors` and `prompts.json`.
 //!
-//! No PEFT directory: PEFT's prompt tuning knows one prompt for all texts, but no pool and no several prompts of which
-//! the caller chooses, and must not take the one for the other.
+//! No PEFT directory: PEFT's prompt tuning knows one prompt for all texts, but no pool and no
+//! several prompts of which the caller chooses, and must not take the one for the other.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{create_folder, write_atomic};
-use super::json::read_limited;
-use super::params::{by_name, check_count, check_values, read_params, write_params};
+use super::params::{
+    FORMAT, PROMPTS_CONFIG_FILE, by_name, check_count, known_base, read_params, read_settings,
+    settings_text, write_with_settings,
+};
 use super::weights::Weights;
 use crate::{ModelError, ParamLayout, PromptConfig};
 
-/// The file of the settings.
-pub const PROMPTS_CONFIG_FILE: &str = "prompts.json";
-/// The file of the values: `prompts`, `[n_prompts, length, D]`, and `prompt_keys`, `[n_prompts, D]`, of a pool.
+/// The file of the values: `prompts`, `[n_prompts, length, D]`, and `prompt_keys`,
+/// `[n_prompts, D]`, of a pool.
 pub const PROMPTS_FILE: &str = "prompts.safetensors";
-
-/// Largest `prompts.json` that is read.
-const MAX_BYTES: u64 = 1 << 20;
-/// The format that is written.
-const FORMAT: u64 = 1;
 
 /// Soft prompts as they are stored.
 #[derive(Clone, Debug)]
@@ -46,22 +41,15 @@ struct Settings {
 }
 
 impl StoredPrompts {
-    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be finite; whether they
-    /// are those of a model is seen in [`into_params`](Self::into_params).
+    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be
+    /// finite; whether they are those of a model is seen in [`into_params`](Self::into_params).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path: PathBuf = dir.join(PROMPTS_CONFIG_FILE);
-        let malformed = |problem: String| ModelError::malformed(&path, problem);
-        let bytes = read_limited(&path, MAX_BYTES)?;
-        let settings: Settings =
-            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
-        if settings.format != FORMAT {
-            let format = settings.format;
-            return Err(malformed(format!("format {format}, expected {FORMAT}")));
-        }
+        let settings = read_settings(&path, |settings: &Settings| settings.format)?;
         settings
             .prompts
             .validate()
-            .map_err(|error| malformed(error.to_string()))?;
+            .map_err(|error| ModelError::malformed(&path, error.to_string()))?;
         Ok(Self {
             config: settings.prompts,
             active: settings.active,
@@ -70,16 +58,16 @@ impl StoredPrompts {
         })
     }
 
-    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every missing or unexpected
-    /// name and every other shape.
+    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`; the error lists every
+    /// missing or unexpected name and every other shape.
     pub fn into_params(self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
         let mut params = vec![0.0; layout.n_params()];
         read_params(self.weights, &by_name(layout, |_| true), &mut params)?;
         Ok(params)
     }
 
-    /// Writes `params`, `[P]`, in f32. `base_model_name` may be empty. The settings are written last: a folder that has
-    /// them is complete.
+    /// Writes `params`, `[P]`, in f32. `base_model_name` may be empty. The settings are written
+    /// last: a folder that has them is complete.
     pub fn write(
         dir: &Path,
         config: &PromptConfig,
@@ -90,18 +78,14 @@ impl StoredPrompts {
     ) -> Result<(), ModelError> {
         config.validate()?;
         check_count(layout, params)?;
-        let specs = by_name(layout, |_| true);
-        check_values(&specs, params)?;
-        create_folder(dir)?;
-        write_params(&dir.join(PROMPTS_FILE), &specs, params)?;
-        let settings = Settings {
+        let text = settings_text(&Settings {
             format: FORMAT,
-            base_model_name_or_path: Some(base_model_name.to_owned()).filter(|n| !n.is_empty()),
+            base_model_name_or_path: known_base(base_model_name),
             prompts: *config,
             active: active.to_vec(),
-        };
-        let text = serde_json::to_string_pretty(&settings).expect("numbers and names are JSON");
-        let path = dir.join(PROMPTS_CONFIG_FILE);
-        write_atomic(&path, format!("{text}\n").as_bytes())
+        });
+        let specs = by_name(layout, |_| true);
+        let settings = (PROMPTS_CONFIG_FILE, text.as_str());
+        write_with_settings(dir, PROMPTS_FILE, &specs, params, settings)
     }
 }

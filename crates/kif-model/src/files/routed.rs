@@ -1,31 +1,26 @@
-//! Adapters that a router chooses between, on disk: `routing.json`, `routing.safetensors`, and every adapter by itself in
-//! `adapters/<n>`.
+//! Adapters that a router chooses between, on disk: `routing.json`, `routing.safetensors`, and
+//! every adapter by itself in `adapters/<n>`.
 //!
-//! No PEFT directory: PEFT would add all adapters up, which is another function. Each of the folders inside is one, and PEFT
-//! loads the base with that adapter alone.
+//! No PEFT directory: PEFT would add all adapters up, which is another function. Each of the
+//! folders inside is one, and PEFT loads the base with that adapter alone.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::adapter::Adapter;
-use super::atomic::{create_folder, write_atomic};
-use super::json::read_limited;
-use super::params::{by_name, check_count, check_values, read_params, write_params};
+use super::atomic::create_folder;
+use super::params::{
+    FORMAT, ROUTING_CONFIG_FILE, by_name, check_count, known_base, read_params, read_settings,
+    settings_text, write_with_settings,
+};
 use super::weights::Weights;
-use crate::{LoraConfig, ModelError, ParamGroup, ParamLayout, ParamSpec, Routing};
+use crate::{LORA_A, LoraConfig, ModelError, ParamGroup, ParamLayout, ParamSpec, Routing};
 
-/// The file of the settings.
-pub const ROUTING_CONFIG_FILE: &str = "routing.json";
 /// The file of what the router has learned.
 pub const ROUTING_FILE: &str = "routing.safetensors";
 /// The folder of the adapters, by number.
 pub const ROUTED_ADAPTERS: &str = "adapters";
-
-/// Largest `routing.json` that is read.
-const MAX_BYTES: u64 = 1 << 20;
-/// The format that is written.
-const FORMAT: u64 = 1;
 
 /// Adapters with a router as they are stored.
 #[derive(Clone, Debug)]
@@ -50,18 +45,12 @@ struct Settings {
 }
 
 impl StoredRouted {
-    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be finite; whether they are
-    /// those of a model is seen in [`into_params`](Self::into_params).
+    /// Reads a directory that [`write`](Self::write) made. Values are f32, f16 or bf16 and must be
+    /// finite; whether they are those of a model is seen in [`into_params`](Self::into_params).
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let path: PathBuf = dir.join(ROUTING_CONFIG_FILE);
         let malformed = |problem: String| ModelError::malformed(&path, problem);
-        let bytes = read_limited(&path, MAX_BYTES)?;
-        let settings: Settings =
-            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
-        if settings.format != FORMAT {
-            let format = settings.format;
-            return Err(malformed(format!("format {format}, expected {FORMAT}")));
-        }
+        let settings = read_settings(&path, |settings: &Settings| settings.format)?;
         let mut adapters: Vec<Adapter> = Vec::new();
         for slot in 0..settings.routing.n_slots {
             let adapter = Adapter::read(&adapter_folder(dir, slot))?;
@@ -92,8 +81,8 @@ impl StoredRouted {
         })
     }
 
-    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`, which has as many slots; the error lists every
-    /// missing or unexpected name and every other shape.
+    /// The flat parameter vector, `[P]`: exactly the tensors of `layout`, which has as many slots;
+    /// the error lists every missing or unexpected name and every other shape.
     pub fn into_params(self, layout: &ParamLayout) -> Result<Vec<f32>, ModelError> {
         let mut params = vec![0.0; layout.n_params()];
         read_params(self.router, &of_router(layout), &mut params)?;
@@ -109,8 +98,8 @@ impl StoredRouted {
         Ok(params)
     }
 
-    /// Writes `params`, `[P]`, in f32; `lora` is that of all adapters together. `base_model_name` may be empty. The settings
-    /// are written last: a folder that has them is complete.
+    /// Writes `params`, `[P]`, in f32; `lora` is that of all adapters together. `base_model_name`
+    /// may be empty. The settings are written last: a folder that has them is complete.
     pub fn write(
         dir: &Path,
         lora: &LoraConfig,
@@ -142,19 +131,13 @@ impl StoredRouted {
             let at = adapter_folder(dir, slot);
             Adapter::write(&at, &config, &one_slot(layout), &values, base_model_name)?;
         }
-        let router = of_router(layout);
-        check_values(&router, params)?;
-        write_params(&dir.join(ROUTING_FILE), &router, params)?;
-        let settings = Settings {
+        let text = settings_text(&Settings {
             format: FORMAT,
-            base_model_name_or_path: Some(base_model_name.to_owned()).filter(|n| !n.is_empty()),
+            base_model_name_or_path: known_base(base_model_name),
             routing: *routing,
-        };
-        let text = serde_json::to_string_pretty(&settings).expect("numbers and names are JSON");
-        write_atomic(
-            &dir.join(ROUTING_CONFIG_FILE),
-            format!("{text}\n").as_bytes(),
-        )
+        });
+        let settings = (ROUTING_CONFIG_FILE, text.as_str());
+        write_with_settings(dir, ROUTING_FILE, &of_router(layout), params, settings)
     }
 }
 
@@ -168,7 +151,8 @@ fn of_router(layout: &ParamLayout) -> Vec<&ParamSpec> {
     })
 }
 
-/// The layout of one of the adapters. Its flat vector is what lies in [`ParamLayout::slot`], run after run.
+/// The layout of one of the adapters. Its flat vector is what lies in [`ParamLayout::slot`], run
+/// after run.
 fn one_slot(layout: &ParamLayout) -> ParamLayout {
     let mut one = ParamLayout::default();
     for spec in layout
@@ -177,7 +161,7 @@ fn one_slot(layout: &ParamLayout) -> ParamLayout {
         .filter(|spec| spec.group == ParamGroup::Lora)
     {
         let rank = spec.rank().expect("LoRA matrices have a rank") / layout.n_slots();
-        let shape = if spec.name.ends_with(super::LORA_A) {
+        let shape = if spec.name.ends_with(LORA_A) {
             vec![rank, spec.shape[1]]
         } else {
             vec![spec.shape[0], rank]

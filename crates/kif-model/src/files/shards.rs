@@ -1,4 +1,4 @@
-//! Weights that are spread over several files with an index.
+//! The weights of a directory, in one file or spread over several with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,22 @@ use crate::ModelError;
 /// The file that says which shard holds which tensor.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Opens every shard that the index names; each must hold exactly the tensors that the index puts there.
-pub(super) fn read(dir: &Path, index: &Path) -> Result<Weights, ModelError> {
+impl Weights {
+    /// Opens the weights of a Hugging Face directory: `model.safetensors`, else the shards of its
+    /// index.
+    pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
+        if !single.exists() && index.exists() {
+            read_shards(dir, &index)
+        } else {
+            Self::read_file(&single)
+        }
+    }
+}
+
+/// Opens every shard that the index names; each must hold exactly the tensors that the index puts
+/// there.
+fn read_shards(dir: &Path, index: &Path) -> Result<Weights, ModelError> {
     let mut all = Weights {
         origin: index.to_owned(),
         tensors: BTreeMap::new(),
@@ -69,7 +83,8 @@ fn shard_names(place: &BTreeMap<String, String>) -> BTreeSet<&str> {
     place.values().map(String::as_str).collect()
 }
 
-/// Every file that a model is read from: configurations, weights, and the tokenizer if there is one.
+/// Every file that a model is read from: configurations, weights, and the tokenizer if there is
+/// one.
 pub fn model_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
     let mut files = vec![dir.join("config.json")];

@@ -1,11 +1,11 @@
 //! The tensors of a T5, as Hugging Face names them.
 
-use super::config::{FeedForward, T5Config};
+use super::t5_config::{FeedForward, T5Config};
 
 /// Name and shape of every tensor that a T5 must have.
 ///
-/// Linear weights are `[out, in]`, the relative bias is `[buckets, H]`, embeddings are `[V, D]`. `lm_head.weight` is
-/// among them iff the configuration says that the head is not tied.
+/// Linear weights are `[out, in]`, the relative bias is `[buckets, H]`, embeddings are `[V, D]`.
+/// `lm_head.weight` is among them iff the configuration says that the head is not tied.
 pub fn t5_tensors(config: &T5Config) -> Vec<(String, Vec<usize>)> {
     let mut list = List {
         config,
@@ -46,9 +46,10 @@ pub fn t5_tensors(config: &T5Config) -> Vec<(String, Vec<usize>)> {
 
 /// Name and shape of tensors that a T5 file may have besides [`t5_tensors`].
 ///
-/// `encoder.embed_tokens.weight`, `decoder.embed_tokens.weight` and `lm_head.weight` stand for `shared.weight` in
-/// their place where they are stored; in published files the first two are copies of it. The relative bias of the
-/// first cross-attention is a remnant in old files that no implementation reads.
+/// `encoder.embed_tokens.weight`, `decoder.embed_tokens.weight` and `lm_head.weight` stand for
+/// `shared.weight` in their place where they are stored; in published files the first two are
+/// copies of it. The relative bias of the first cross-attention is a remnant in old files that no
+/// implementation reads.
 pub fn t5_optional_tensors(config: &T5Config) -> Vec<(String, Vec<usize>)> {
     let mut list = List {
         config,

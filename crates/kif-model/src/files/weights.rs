@@ -1,14 +1,14 @@
-//! Named tensors of a model: read one by one from `model.safetensors` or its shards, or made by a program.
+//! Named tensors of a model: read one by one from `model.safetensors` or its shards, or made by a
+//! program.
 //!
-//! A file's header is read and checked at once, its values are mapped into memory when they are asked for: a model can
-//! take tensor after tensor without a second copy of any.
+//! A file's header is read and checked at once, its values are mapped into memory when they are
+//! asked for: a model can take tensor after tensor without a second copy of any.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::header::TensorInfo;
-use super::shards;
 use super::stored::Stored;
 use super::values::{StoredDtype, Values};
 use crate::ModelError;
@@ -28,8 +28,8 @@ pub struct Tensor {
 
 /// Named f32 tensors, in memory or still in their files.
 ///
-/// Files are mapped into memory while a model takes their tensors. Meanwhile nobody may write to them or cut them short:
-/// the system ends a process that reads behind the end of a mapped file.
+/// Files are mapped into memory while a model takes their tensors. Meanwhile nobody may write to
+/// them or cut them short: the system ends a process that reads behind the end of a mapped file.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
     pub(super) origin: PathBuf,
@@ -58,16 +58,6 @@ impl Weights {
         Self {
             origin: origin.to_owned(),
             tensors: tensors.collect(),
-        }
-    }
-
-    /// Opens the weights of a Hugging Face directory: `model.safetensors`, else the shards of its index.
-    pub fn read(dir: &Path) -> Result<Self, ModelError> {
-        let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(shards::INDEX_FILE));
-        if !single.exists() && index.exists() {
-            shards::read(dir, &index)
-        } else {
-            Self::read_file(&single)
         }
     }
 
@@ -133,14 +123,14 @@ impl Weights {
             .insert(name, Source::Memory(Tensor { shape, values }));
     }
 
-    /// Values of a tensor, read from its file and converted if need be. Missing tensors, dtypes other than f32, f16
-    /// and bf16, and values that are not finite are errors.
+    /// Values of a tensor, read from its file and converted if need be. Missing tensors, dtypes
+    /// other than f32, f16 and bf16, and values that are not finite are errors.
     pub fn get(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        Ok(self.look_at(name)?.into_vec())
+        Ok(self.values(name)?.into_vec())
     }
 
     /// As [`get`](Self::get), without a copy of what is in a file.
-    pub(crate) fn look_at(&self, name: &str) -> Result<Values, ModelError> {
+    pub(crate) fn values(&self, name: &str) -> Result<Values, ModelError> {
         match self.tensors.get(name) {
             None => Err(self.missing(name)),
             Some(source) => source.clone().values(name),
@@ -160,7 +150,8 @@ impl Weights {
         }
     }
 
-    /// Demands exactly the `expected` tensors, and allows the `optional` ones; the error lists every difference.
+    /// Demands exactly the `expected` tensors, and allows the `optional` ones; the error lists
+    /// every difference.
     pub fn expect(
         &self,
         expected: &[(String, Vec<usize>)],

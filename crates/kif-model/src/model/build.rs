@@ -1,11 +1,11 @@
-//! From named tensors to weights: which are frozen, which are trained, where adapters, prompts and routers come in.
+//! From named tensors to weights: which are frozen, which are trained, where adapters, prompts and
+//! routers come in.
 
 use kif_data::chance::{Purpose, below, stream, uniform};
 
 use super::core::Core;
 use super::layer::{Adapter, Linear, Param};
-use super::prompts::SoftPrompts;
-use super::routing::InstanceRouter;
+use super::parts::{InstanceRouter, SideBySide, SoftPrompts};
 use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{Values, Weights};
 use crate::{
@@ -27,8 +27,8 @@ pub(crate) struct Sizes {
     pub(crate) end_ids: Vec<u32>,
 }
 
-/// Takes tensors out of `weights` one by one, so no second copy is held, and gives those that are trained their places in
-/// the flat parameter vector, in the order in which they are asked for.
+/// Takes tensors out of `weights` one by one, so no second copy is held, and gives those that are
+/// trained their places in the flat parameter vector, in the order in which they are asked for.
 ///
 /// A fresh adapter is the base itself: A is Kaiming-uniform (a = sqrt 5, as PEFT), B is zero.
 pub(crate) struct Builder<'a, E: Engine> {
@@ -103,19 +103,24 @@ impl<'a, E: Engine> Builder<'a, E> {
             recompute: self.options.recompute,
             embedding,
             head,
-            routing,
-            lora: self.trainable.lora().cloned(),
+            side_by_side: match self.trainable {
+                Trainable::Routed(lora, routing) => Some(SideBySide {
+                    routing: *routing,
+                    lora: lora.clone(),
+                }),
+                _ => None,
+            },
             instance_router,
-            look: std::cell::RefCell::default(),
+            gathered: std::cell::RefCell::default(),
             prompts,
         })
     }
 
-    /// Whether tensor `name` is stored and other than `table`. Published files repeat the embedding under other names; a
-    /// copy must not become a second table.
+    /// Whether tensor `name` is stored and other than `table`. Published files repeat the embedding
+    /// under other names; a copy must not become a second table.
     pub(crate) fn differs(&self, name: &str, table: &str) -> Result<bool, ModelError> {
         Ok(self.weights.contains(name)
-            && self.weights.look_at(name)? != self.weights.look_at(table)?)
+            && self.weights.values(name)? != self.weights.values(table)?)
     }
 
     /// The weight `<module>.weight`; trained if all weights are.
@@ -160,8 +165,8 @@ impl<'a, E: Engine> Builder<'a, E> {
         }
     }
 
-    /// The soft prompts, where these are trained: rows of random ids of `table`, `[V, D]`, which embeds the texts, and as
-    /// keys of a pool their means.
+    /// The soft prompts, where these are trained: rows of random ids of `table`, `[V, D]`, which
+    /// embeds the texts, and as keys of a pool their means.
     pub(crate) fn prompts(
         &mut self,
         table: &str,
@@ -175,7 +180,7 @@ impl<'a, E: Engine> Builder<'a, E> {
             length,
             selection,
         } = prompts;
-        let table = self.weights.look_at(table)?;
+        let table = self.weights.values(table)?;
         let mut row = Vec::new();
         let mut rows = Vec::with_capacity(n_prompts * length * width);
         for prompt in 0..n_prompts {
@@ -330,7 +335,8 @@ impl<'a, E: Engine> Builder<'a, E> {
         })
     }
 
-    /// A fresh router of rows: the layers of the query as PyTorch draws linear layers, the gain 1, keys uniform in -1..1.
+    /// A fresh router of rows: the layers of the query as PyTorch draws linear layers, the gain 1,
+    /// keys uniform in -1..1.
     fn instance_router(
         &mut self,
         width: usize,

@@ -1,4 +1,5 @@
-//! What every architecture has: an engine, the flat parameter vector, token embedding, head, and layers with adapters.
+//! What every architecture has: an engine, the flat parameter vector, token embedding, head, and
+//! layers with adapters.
 
 use std::cell::RefCell;
 
@@ -6,22 +7,9 @@ use dfdx::prelude::Tape;
 use kif_data::Ragged;
 
 use super::layer::{Linear, Param};
-use super::look::Look;
-use super::prompts::SoftPrompts;
-use super::routing::{AdapterPass, InstanceRouter};
-use crate::engine::{Act, Engine, InputGradient, Loss, Span};
-use crate::{LoraConfig, ModelError, ParamLayout, Routing};
-
-/// The places of all rows of a ragged batch.
-pub(crate) fn spans(rows: &Ragged) -> Vec<Span> {
-    rows.offsets()
-        .windows(2)
-        .map(|w| Span {
-            start: w[0],
-            len: w[1] - w[0],
-        })
-        .collect()
-}
+use super::parts::{AdapterPass, Gathered, InstanceRouter, SideBySide, SoftPrompts};
+use crate::engine::{Act, Engine, InputGradient, Loss};
+use crate::{ModelError, ParamLayout};
 
 /// What the model's predictions at the target positions are compared with.
 #[derive(Clone, Copy)]
@@ -53,12 +41,11 @@ pub(crate) struct Core<E: Engine> {
     pub(crate) embedding: Param<E>,
     /// The output head, where it is not the embedding.
     pub(crate) head: Option<Param<E>>,
-    /// What chooses between adapters side by side, and the settings of the adapter that they make.
-    pub(crate) routing: Option<Routing>,
-    pub(crate) lora: Option<LoraConfig>,
+    /// The adapters that something chooses between.
+    pub(crate) side_by_side: Option<SideBySide>,
     pub(crate) instance_router: Option<InstanceRouter<E>>,
-    /// What a pass gathers for those who look inside.
-    pub(crate) look: RefCell<Option<Look>>,
+    /// What the present pass gathers for those who look inside.
+    pub(crate) gathered: RefCell<Option<Gathered>>,
     pub(crate) prompts: Option<SoftPrompts<E>>,
 }
 
@@ -103,7 +90,7 @@ impl<E: Engine> Core<E> {
         pass: &AdapterPass<E>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        self.see(&x, linear)?;
+        self.gather_from(&x, linear)?;
         let low_rank = self.low_rank(&x, linear, pass, input_gradient)?;
         let weight = &linear.weight.weight;
         let y = self
@@ -120,7 +107,7 @@ impl<E: Engine> Core<E> {
         linear: &Linear<E>,
         pass: &AdapterPass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        self.see(&x, linear)?;
+        self.gather_from(&x, linear)?;
         let write = InputGradient::Write;
         let low_rank = self.low_rank(&x, linear, pass, write)?;
         let weight = &linear.weight.weight;
@@ -151,7 +138,8 @@ impl<E: Engine> Core<E> {
         self.project(x, linear, pass, InputGradient::Skip)
     }
 
-    /// `weight * sum(loss)` of the last hidden states at all target positions, and the loss of every target token.
+    /// `weight * sum(loss)` of the last hidden states at all target positions, and the loss of
+    /// every target token.
     pub(crate) fn compare<T: Tape<f32, E::Device>>(
         &self,
         hidden: Act<E::Device, T>,

@@ -1,13 +1,16 @@
-//! A language model over an [`Engine`]: what does not depend on the architecture is written here, once.
+//! A language model over an [`Engine`]: what does not depend on the architecture is written here,
+//! once.
 //!
-//! [`Core`] holds what every architecture has: parameters, embedding, head, adapters, routers and soft prompts. A
-//! [`Network`] is the rest: its layers, and how they read a prompt and continue it.
+//! [`Core`] holds what every architecture has: parameters, embedding, head, adapters, routers and
+//! soft prompts. A [`Network`] is the rest: its layers, and how they read a prompt and continue it.
 
 mod build;
 mod cache;
 mod core;
+mod distributions;
+mod insights;
 mod layer;
-mod look;
+mod parts;
 mod prompts;
 mod recompute;
 mod routing;
@@ -21,12 +24,15 @@ use kif_data::{Batch, Ragged};
 
 pub(crate) use self::build::{Builder, Sizes};
 pub(crate) use self::cache::Cache;
-pub(crate) use self::core::{Core, Goal, spans};
+pub(crate) use self::core::{Core, Goal};
 pub(crate) use self::layer::{Linear, Param, shared_input};
+pub(crate) use self::parts::{AdapterPass, spans};
 pub(crate) use self::recompute::Segments;
-pub(crate) use self::routing::AdapterPass;
 use crate::engine::{Act, Engine, Loss, device_error};
-use crate::{BatchLoss, Dropout, LanguageModel, ModelError, ParamLayout, Routing, Sampling};
+use crate::{
+    BatchLoss, Distributions, Dropout, Insights, LanguageModel, ModelError, ParamLayout, Prompted,
+    RowRouted, SlotRouted,
+};
 
 /// What a network reads: the prompts, and how rows are routed.
 pub(crate) struct Reading<'a, E: Engine, T = NoneTape> {
@@ -55,8 +61,8 @@ pub(crate) trait Network<E: Engine>: Sized {
     /// The table that embeds prompts.
     fn text_embedding<'a>(&'a self, core: &'a Core<E>) -> &'a Param<E>;
 
-    /// The last hidden states at every target position under teacher forcing, `[target tokens, D]`, and the tape of
-    /// side branches, which has to be merged into the loss.
+    /// The last hidden states at every target position under teacher forcing, `[target tokens, D]`,
+    /// and the tape of side branches, which has to be merged into the loss.
     fn hidden<T: Tape<f32, E::Device>>(
         &self,
         core: &Core<E>,
@@ -84,9 +90,9 @@ pub(crate) trait Network<E: Engine>: Sized {
         reading: &Reading<'_, E>,
     ) -> Result<(Self::Written, Vec<f32>), ModelError>;
 
-    /// Text i now goes on from what was text `from[i]`, with the token `ids[i]`: the logits of the next, `[texts, V]`.
-    /// `from` ascends by prompt.
-    fn go_on(
+    /// Text i now goes on from what was text `from[i]`, with the token `ids[i]`: the logits of the
+    /// next, `[texts, V]`. `from` ascends by prompt.
+    fn append_tokens(
         &self,
         core: &Core<E>,
         written: &mut Self::Written,
@@ -208,7 +214,8 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
         Ok((losses, segments))
     }
 
-    /// Adds the gradient of `weight * sum(loss)` to `grad` and returns the loss of every target token.
+    /// Adds the gradient of `weight * sum(loss)` to `grad` and returns the loss of every target
+    /// token.
     fn add_gradient(
         &mut self,
         batch: &Batch,
@@ -298,65 +305,6 @@ impl<E: Engine, N: Network<E>> LanguageModel for Model<E, N> {
         Ok(sum_rows(&nll, &batch.targets))
     }
 
-    fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.check_batch(batch)?;
-        let hidden = self.hidden::<NoneTape>(batch, None)?.0;
-        let logits = self.core.logits(hidden)?;
-        let vocab_size = self.core.vocab_size;
-        let offsets = batch.targets.offsets();
-        Ok(offsets
-            .windows(2)
-            .map(|w| logits[w[0] * vocab_size..w[1] * vocab_size].to_vec())
-            .collect())
-    }
-
-    fn output_magnitudes(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.check_batch(batch)?;
-        self.magnitudes(batch)
-    }
-
-    fn layer_inputs(&self, batch: &Batch, at_most: usize) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.check_batch(batch)?;
-        self.inputs(batch, at_most)
-    }
-
-    fn routing(&self) -> Option<Routing> {
-        self.core.routing
-    }
-
-    fn set_open_slots(&mut self, open_slots: usize) -> Result<(), ModelError> {
-        let (Some(routing), Some(lora)) = (self.core.routing, &self.core.lora) else {
-            return Err(ModelError::Unsupported {
-                what: "open slots of a model that does not route".to_owned(),
-            });
-        };
-        let routing = Routing {
-            open_slots,
-            ..routing
-        };
-        routing.check(lora)?;
-        self.core.routing = Some(routing);
-        Ok(())
-    }
-
-    fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
-        self.core.check_rows(&batch.inputs)?;
-        self.core.weights_on_host(self.table(), &batch.inputs)
-    }
-
-    fn add_routing_gradient(
-        &mut self,
-        batch: &Batch,
-        by_weights: &[f32],
-        grad: &mut [f32],
-    ) -> Result<(), ModelError> {
-        self.core.check_rows(&batch.inputs)?;
-        let mut gradients = self
-            .core
-            .routing_gradients(self.table(), &batch.inputs, by_weights)?;
-        self.add_gradients(&mut gradients, grad)
-    }
-
     fn generate(
         &self,
         prompts: &[&[u32]],
@@ -365,45 +313,6 @@ impl<E: Engine, N: Network<E>> LanguageModel for Model<E, N> {
         let prompts = Ragged::from_rows(prompts);
         self.core.check_rows(&prompts)?;
         self.greedy(&prompts, max_new_tokens)
-    }
-
-    fn sample(
-        &self,
-        prompts: &[&[u32]],
-        keys: &[[u8; 32]],
-        sampling: Sampling,
-    ) -> Result<Vec<Vec<Vec<u32>>>, ModelError> {
-        let prompts = Ragged::from_rows(prompts);
-        self.core.check_rows(&prompts)?;
-        assert_eq!(prompts.n_rows(), keys.len(), "a key for every text");
-        self.drawn(&prompts, keys, sampling)
-    }
-
-    fn divergence_and_grad(
-        &mut self,
-        batch: &Batch,
-        log_probs: &[Vec<f32>],
-        weight: f32,
-        grad: &mut [f32],
-    ) -> Result<f64, ModelError> {
-        let log_probs = log_probs.concat();
-        let n_values = batch.targets.n_tokens() * self.core.vocab_size;
-        assert_eq!(log_probs.len(), n_values, "probabilities of all targets");
-        let losses = self.add_gradient(batch, Goal::LogProbs(&log_probs), weight, None, grad)?;
-        Ok(losses.iter().map(|&x| f64::from(x)).sum())
-    }
-
-    fn activate_prompts(&mut self, prompts: &[usize]) -> Result<(), ModelError> {
-        self.core.activate(prompts)
-    }
-
-    fn active_prompts(&self) -> &[usize] {
-        self.core.active_prompts()
-    }
-
-    fn mean_embeddings(&self, texts: &Ragged) -> Result<Vec<f32>, ModelError> {
-        self.core.check_rows(texts)?;
-        self.core.mean_embeddings(self.table(), texts)
     }
 
     fn label_scores(
@@ -419,5 +328,41 @@ impl<E: Engine, N: Network<E>> LanguageModel for Model<E, N> {
 
     fn vocab_size(&self) -> usize {
         self.core.vocab_size
+    }
+
+    fn slot_routed(&self) -> Option<&dyn SlotRouted> {
+        self.core.side_by_side.as_ref().map(|it| it as _)
+    }
+
+    fn slot_routed_mut(&mut self) -> Option<&mut dyn SlotRouted> {
+        self.core.side_by_side.as_mut().map(|it| it as _)
+    }
+
+    fn row_routed(&self) -> Option<&dyn RowRouted> {
+        self.core.instance_router.is_some().then_some(self)
+    }
+
+    fn row_routed_mut(&mut self) -> Option<&mut dyn RowRouted> {
+        self.core.instance_router.is_some().then_some(self)
+    }
+
+    fn prompted(&self) -> Option<&dyn Prompted> {
+        self.core.prompts.as_ref().map(|prompts| prompts as _)
+    }
+
+    fn prompted_mut(&mut self) -> Option<&mut dyn Prompted> {
+        self.core.prompts.as_mut().map(|prompts| prompts as _)
+    }
+
+    fn distributions(&self) -> Option<&dyn Distributions> {
+        Some(self)
+    }
+
+    fn distributions_mut(&mut self) -> Option<&mut dyn Distributions> {
+        Some(self)
+    }
+
+    fn insights(&self) -> Option<&dyn Insights> {
+        Some(self)
     }
 }

@@ -1,4 +1,5 @@
-//! Soft prompts in front of the texts: as ids behind the vocabulary, which only the embedding knows apart.
+//! Soft prompts in front of the texts: as ids behind the vocabulary, which only the embedding knows
+//! apart.
 
 use std::borrow::Cow;
 
@@ -7,23 +8,14 @@ use kif_data::Ragged;
 
 use super::core::Core;
 use super::layer::Param;
+use super::parts::SoftPrompts;
 use crate::engine::{Act, Engine};
 use crate::prompts::closest_keys;
-use crate::{ModelError, PromptConfig, PromptSelection};
-
-/// The soft prompts of a model.
-pub(crate) struct SoftPrompts<E: Engine> {
-    pub(crate) config: PromptConfig,
-    /// All rows of all prompts, `[n_prompts * length, D]`.
-    pub(crate) rows: Param<E>,
-    /// Index into the layout's specs of the keys `[n_prompts, D]` of a pool.
-    pub(crate) keys: Option<usize>,
-    /// The prompts that take part, in order.
-    pub(crate) active: Vec<usize>,
-}
+use crate::{ModelError, PromptSelection};
 
 impl<E: Engine> Core<E> {
-    /// What the model reads: every text behind its prompts, whose row r is the id `V + r`. `table` embeds the texts.
+    /// What the model reads: every text behind its prompts, whose row r is the id `V + r`. `table`
+    /// embeds the texts.
     pub(crate) fn behind_prompts<'a>(
         &self,
         table: &Param<E>,
@@ -91,29 +83,5 @@ impl<E: Engine> Core<E> {
             mean.iter_mut().for_each(|mean| *mean /= n_tokens);
         }
         Ok(means)
-    }
-
-    /// The soft prompts that take part.
-    pub(crate) fn active_prompts(&self) -> &[usize] {
-        self.prompts.as_ref().map_or(&[], |prompts| &prompts.active)
-    }
-
-    /// See [`LanguageModel::activate_prompts`](crate::LanguageModel::activate_prompts).
-    pub(crate) fn activate(&mut self, active: &[usize]) -> Result<(), ModelError> {
-        let Some(prompts) = &mut self.prompts else {
-            return crate::language_model::no_prompts(active);
-        };
-        let n_prompts = prompts.config.n_prompts;
-        for (i, &prompt) in active.iter().enumerate() {
-            if prompt >= n_prompts || active[..i].contains(&prompt) {
-                let problem = format!("{active:?} are not some of {n_prompts} prompts, each once");
-                return Err(ModelError::Prompts {
-                    field: "active",
-                    problem,
-                });
-            }
-        }
-        prompts.active = active.to_vec();
-        Ok(())
     }
 }

@@ -1,78 +1,27 @@
 //! How the model chooses between its adapters side by side: by the row's prompt, or by the token.
 //!
-//! The heads are small, so both engines share them: products are the engine's, the rest is dfdx's own operations.
-
-use std::sync::Arc;
+//! The heads are small, so all engines share them: products are the engine's, the rest is dfdx's
+//! own operations.
 
 use dfdx::prelude::{
-    Axis, Backward, Device, Gradients, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
+    Axis, Backward, Device, HasShape, NoneTape, OwnedTape, SumTo, Tape, TryAdd, TryMul,
     WithEmptyTape,
 };
-use kif_data::Ragged;
+use kif_data::{Batch, Ragged};
 
-use super::core::{Core, spans};
+use super::core::Core;
 use super::layer::{Linear, Param};
+use super::parts::AdapterPass;
+use super::{Model, Network};
 use crate::engine::{Act, Engine, Gate, InputGradient, LowRank, Routed, Scalar, device_error};
-use crate::{Dropout, ModelError, Router};
+use crate::{ModelError, Router, Routing, RowRouted};
 
 /// What a score is lowered by to get the weight 0 exactly.
 const CLOSED: f32 = -1e30;
 
-/// See [`Router::Instance`].
-pub(crate) struct InstanceRouter<E: Engine> {
-    /// V, `[hidden, D]`.
-    pub(crate) down: Param<E>,
-    /// U, `[D, hidden]`.
-    pub(crate) up: Param<E>,
-    /// `[1, D]`.
-    pub(crate) gain: Param<E>,
-    /// K, `[n_slots, D]`.
-    pub(crate) keys: Param<E>,
-}
-
-impl<E: Engine> InstanceRouter<E> {
-    pub(crate) fn params_mut(&mut self) -> [&mut Param<E>; 4] {
-        [&mut self.down, &mut self.up, &mut self.gain, &mut self.keys]
-    }
-}
-
-/// What the adapters of all layers that read the same tokens share in one pass.
-pub(crate) struct AdapterPass<E: Engine> {
-    pub(crate) dropout: Option<Dropout>,
-    /// Where rows are routed: their weights, and the row of each token.
-    pub(crate) gate: Option<Gate<Act<E::Device>>>,
-}
-
-impl<E: Engine> AdapterPass<E> {
-    /// A pass over `tokens`, rows one after the other, with the weights `[B, n_slots]` of the rows.
-    pub(crate) fn new<T>(
-        weights: Option<&Act<E::Device, T>>,
-        tokens: &Ragged,
-        dropout: Option<Dropout>,
-    ) -> Self {
-        let lengths = spans(tokens).into_iter().map(|span| span.len);
-        let rows = lengths
-            .enumerate()
-            .flat_map(|(row, len)| std::iter::repeat_n(row, len));
-        Self::of_rows(weights, rows.collect(), dropout)
-    }
-
-    /// As [`new`](Self::new), for tokens of the given rows.
-    pub(crate) fn of_rows<T>(
-        weights: Option<&Act<E::Device, T>>,
-        rows: Arc<[usize]>,
-        dropout: Option<Dropout>,
-    ) -> Self {
-        let gate = weights.map(|weights| Gate {
-            weights: weights.retaped(),
-            rows: Some(rows),
-        });
-        Self { dropout, gate }
-    }
-}
-
 impl<E: Engine> Core<E> {
-    /// How much each adapter counts for each row, `[B, n_slots]`; nothing unless rows are routed. `table` embeds the texts.
+    /// How much each adapter counts for each row, `[B, n_slots]`; nothing unless rows are routed.
+    /// `table` embeds the texts.
     pub(crate) fn row_weights<T: Tape<f32, E::Device>>(
         &self,
         table: &Param<E>,
@@ -105,8 +54,12 @@ impl<E: Engine> Core<E> {
         softmax_over_largest(scores, self.open_slots(), self.open_slots()).map(Some)
     }
 
+    fn routing(&self) -> Option<Routing> {
+        self.side_by_side.as_ref().map(|slots| slots.routing)
+    }
+
     fn open_slots(&self) -> usize {
-        self.routing.map_or(1, |routing| routing.open_slots)
+        self.routing().map_or(1, |routing| routing.open_slots)
     }
 
     /// The low-rank part of a layer for the input `x`, with its gate.
@@ -147,7 +100,8 @@ impl<E: Engine> Core<E> {
         router: &Param<E>,
         input_gradient: InputGradient,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        // The layer reads `x` after its router: of both it is the layer that writes the gradient first.
+        // The layer reads `x` after its router: of both it is the layer that writes the gradient
+        // first.
         let input_gradient = match input_gradient {
             InputGradient::Skip => InputGradient::Skip,
             InputGradient::Write | InputGradient::Add => InputGradient::Add,
@@ -156,55 +110,57 @@ impl<E: Engine> Core<E> {
             .engine
             .linear(x, &router.weight, None, None, input_gradient)?;
         let open = self.open_slots();
-        let top_k = match self.routing.map(|routing| routing.router) {
+        let top_k = match self.routing().map(|routing| routing.router) {
             Some(Router::Token { top_k }) => top_k.min(open),
             _ => open,
         };
         softmax_over_largest(scores, open, top_k)
     }
+}
 
-    /// See [`LanguageModel::routing_weights`](crate::LanguageModel::routing_weights).
-    pub(crate) fn weights_on_host(
+impl<E: Engine, N: Network<E>> Model<E, N> {
+    /// The weights of the rows by a router of rows, which is there.
+    fn routed_rows<T: Tape<f32, E::Device>>(
         &self,
-        table: &Param<E>,
-        inputs: &Ragged,
-    ) -> Result<Vec<f32>, ModelError> {
-        let weights = self.row_weights::<NoneTape>(table, inputs)?;
-        self.engine
-            .to_host(&weights.ok_or_else(|| self.not_by_row())?)
+        batch: &Batch,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        self.core.check_rows(&batch.inputs)?;
+        let weights = self.core.row_weights(self.table(), &batch.inputs)?;
+        Ok(weights.expect("who has no router of rows does not offer to route rows"))
+    }
+}
+
+impl<E: Engine, N: Network<E>> RowRouted for Model<E, N> {
+    fn routing_weights(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        let weights = self.routed_rows::<NoneTape>(batch)?;
+        self.core.engine.to_host(&weights)
     }
 
-    /// Gradients of what is trained for `by_weights` as the gradient of the rows' weights.
-    pub(crate) fn routing_gradients(
-        &self,
-        table: &Param<E>,
-        inputs: &Ragged,
+    fn add_routing_gradient(
+        &mut self,
+        batch: &Batch,
         by_weights: &[f32],
-    ) -> Result<Gradients<f32, E::Device>, ModelError> {
-        let weights = self.row_weights::<OwnedTape<f32, E::Device>>(table, inputs)?;
-        let weights = weights.ok_or_else(|| self.not_by_row())?;
+        grad: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let weights = self.routed_rows::<OwnedTape<f32, E::Device>>(batch)?;
         let shape = *weights.shape();
         assert_eq!(
             by_weights.len(),
             shape.0 * shape.1,
             "a gradient of weights {shape:?}"
         );
-        let by_weights = self.engine.upload(by_weights.to_vec(), shape)?;
-        weights
+        let by_weights = self.core.engine.upload(by_weights.to_vec(), shape)?;
+        let mut gradients = weights
             .try_mul(by_weights)
             .and_then(|products| products.try_sum())
             .and_then(|sum: Scalar<_, _>| sum.try_backward())
-            .map_err(device_error)
-    }
-
-    fn not_by_row(&self) -> ModelError {
-        ModelError::Unsupported {
-            what: "routing weights of rows in a model that does not route rows".to_owned(),
-        }
+            .map_err(device_error)?;
+        self.add_gradients(&mut gradients, grad)
     }
 }
 
-/// Softmax of each row of `scores`, `[rows, n]`, over the `k` largest of its first `n_open` entries; 0 elsewhere.
+/// Softmax of each row of `scores`, `[rows, n]`, over the `k` largest of its first `n_open`
+/// entries; 0 elsewhere.
 fn softmax_over_largest<D: Device<f32>, T: Tape<f32, D>>(
     scores: Act<D, T>,
     n_open: usize,
@@ -228,7 +184,8 @@ fn softmax_over_largest<D: Device<f32>, T: Tape<f32, D>>(
     scores.try_softmax::<Axis<1>>().map_err(device_error)
 }
 
-/// [`CLOSED`] for all but the `k` largest of the first `n_open` scores; of equal ones the first are taken.
+/// [`CLOSED`] for all but the `k` largest of the first `n_open` scores; of equal ones the first are
+/// taken.
 fn closed(scores: &[f32], n_open: usize, k: usize) -> Vec<f32> {
     let mut order: Vec<usize> = (0..n_open).collect();
     order.sort_by(|&i, &j| scores[j].total_cmp(&scores[i]));

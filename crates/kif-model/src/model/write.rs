@@ -1,4 +1,5 @@
-//! Greedy and drawn texts, and scoring of a label set: what is asked of a network that continues texts token by token.
+//! Greedy and drawn texts, and scoring of a label set: what is asked of a network that continues
+//! texts token by token.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +31,8 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
         Ok(written)
     }
 
-    /// Drawn continuations of all prompts, see [`LanguageModel::sample`](crate::LanguageModel::sample).
+    /// Drawn continuations of all prompts, see
+    /// [`Distributions::sample`](crate::Distributions::sample).
     pub(super) fn drawn(
         &self,
         prompts: &Ragged,
@@ -60,8 +62,8 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
         Ok(parts)
     }
 
-    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or ends the text.
-    /// Finished rows leave the batch at once.
+    /// Continues all prompts, token by token: `next(prompt, logits)` says which id comes next, or
+    /// ends the text. Finished rows leave the batch at once.
     fn write(
         &self,
         prompts: &Ragged,
@@ -86,13 +88,16 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
                 break;
             }
             active = from.iter().map(|&row| active[row]).collect();
-            logits = self.network.go_on(&self.core, &mut written, &from, &ids)?;
+            logits = self
+                .network
+                .append_tokens(&self.core, &mut written, &from, &ids)?;
         }
         Ok(())
     }
 
-    /// Log-likelihood of every label for every prompt, in nats. Prompts are read once, and so is every beginning that
-    /// labels share: a step takes in one more token of all distinct beginnings.
+    /// Log-likelihood of every label for every prompt, in nats. Prompts are read once, and so is
+    /// every beginning that labels share: a step takes in one more token of all distinct
+    /// beginnings.
     pub(super) fn score_labels(
         &self,
         prompts: &Ragged,
@@ -124,15 +129,17 @@ impl<E: Engine, N: Network<E>> Model<E, N> {
             let from = rows_before(&earlier, &longer, n_prompts);
             let last = longer.iter().map(|beginning| beginning[position]);
             let ids: Vec<u32> = (0..n_prompts).flat_map(|_| last.clone()).collect();
-            logits = self.network.go_on(&self.core, &mut written, &from, &ids)?;
+            logits = self
+                .network
+                .append_tokens(&self.core, &mut written, &from, &ids)?;
             earlier = longer;
         }
         Ok(scores)
     }
 }
 
-/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`, falls on. Of equals
-/// the earlier one is larger.
+/// One of the `top_k` largest logits by its share of their softmax: the one that `u`, in `[0, 1)`,
+/// falls on. Of equals the earlier one is larger.
 fn draw(logits: &[f32], top_k: usize, u: f32) -> usize {
     let by_size = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
     let mut ranked: Vec<usize> = (0..logits.len()).collect();
@@ -159,7 +166,8 @@ fn beginnings(labels: &[Vec<u32>], len: usize) -> Vec<&[u32]> {
     distinct.into_iter().collect()
 }
 
-/// For every prompt and every one of `beginnings`, the row of the prompt and the beginning that is one token shorter.
+/// For every prompt and every one of `beginnings`, the row of the prompt and the beginning that is
+/// one token shorter.
 fn rows_before(earlier: &[&[u32]], beginnings: &[&[u32]], n_prompts: usize) -> Vec<usize> {
     let before: Vec<usize> = beginnings
         .iter()

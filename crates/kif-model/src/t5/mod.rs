@@ -129,7 +129,7 @@ impl<E: Engine> Network<E> for T5<E> {
         self.begin_texts(core, reading)
     }
 
-    fn go_on(
+    fn append_tokens(
         &self,
         core: &Core<E>,
         written: &mut Self::Written,

@@ -58,7 +58,7 @@ impl<E: Engine> T5<E> {
         Ok((written, logits))
     }
 
-    /// See [`Network::go_on`](crate::model::Network::go_on).
+    /// See [`Network::append_tokens`](crate::model::Network::append_tokens).
     pub(super) fn write_on(
         &self,
         core: &Core<E>,

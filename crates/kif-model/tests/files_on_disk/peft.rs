@@ -1,5 +1,5 @@
-//! What is written loads in Python's peft and transformers, and what they write loads here. Needs `KIF_PYTHON`, a Python
-//! that has them.
+//! What is written loads in Python's peft and transformers, and what they write loads here. Needs
+//! `KIF_PYTHON`, a Python that has them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,8 @@ fn bases() -> impl Iterator<Item = &'static str> {
     ["tiny-t5", "tiny-t5-gated"].into_iter().chain(decoders())
 }
 
-/// Runs `tests/peft_round_trip.py` on the paths of every base; `false` if there is no Python to run it with.
+/// Runs `tests/peft_round_trip.py` on the paths of every base; `false` if there is no Python to run
+/// it with.
 fn python_agrees<const N: usize>(kind: &str, paths: &[[PathBuf; N]]) -> bool {
     let Some(python) = std::env::var_os("KIF_PYTHON") else {
         say("skipped: KIF_PYTHON does not name a Python that has peft");
@@ -88,7 +89,11 @@ fn computes(base: &str, adapter: &Path, numbers: &Path) {
         let mut model = with_adapter_of(base, &adapter.config, engine);
         let params = adapter.into_params(model.layout()).unwrap();
         model.set_params(&params).unwrap();
-        let logits = model.target_logits(&numbers.batch()).unwrap();
+        let logits = model
+            .distributions()
+            .unwrap()
+            .target_logits(&numbers.batch())
+            .unwrap();
         numbers.assert_logits(&logits, &format!("{base} in {engine:?}"));
     }
 }

@@ -9,7 +9,7 @@ use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::process;
 use kif_model::{
     Adapter, LanguageModel, LoraConfig, ModelConfig, PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE,
-    StoredPrompts, StoredRouted, Trainable,
+    StoredPrompts, StoredRouted, Trainable, required,
 };
 use kif_protocol::{Compute, Device, Precision, ScoreKind, TemplateSetting};
 use kif_runner::run::model_options;
@@ -171,7 +171,9 @@ fn load_prompts(base: &Path, dir: &Path, compute: &Compute) -> Result<Box<dyn La
     let active = stored.active.clone();
     let params = stored.into_params(model.layout()).or_bad_input(fitting)?;
     model.set_params(&params).or_bad_input(fitting)?;
-    model.activate_prompts(&active).or_bad_input(fitting)?;
+    required(model.prompted_mut())
+        .and_then(|model| model.activate_prompts(&active))
+        .or_bad_input(fitting)?;
     Ok(model)
 }
 

@@ -8,7 +8,7 @@ use kif_data::{Batch, Encoded};
 use kif_io::atomic;
 use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::signal::StopFlag;
-use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights};
+use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights, required};
 use kif_protocol::Compute;
 
 use super::common::{load, print};
@@ -93,10 +93,10 @@ fn compare(base: &Path, adapter: &Path, merged: &Path) -> Result<f64> {
     let compute = Compute::default();
     let one = load(base, Some(adapter), LoraConfig::default(), &compute, 1)?.model;
     let rows = random_rows(one.vocab_size());
-    let expected = one.target_logits(&Batch::from_rows(&rows))?;
+    let expected = required(one.distributions())?.target_logits(&Batch::from_rows(&rows))?;
     drop(one);
     let two = load(merged, None, LoraConfig::default(), &compute, 1)?.model;
-    let got = two.target_logits(&Batch::from_rows(&rows))?;
+    let got = required(two.distributions())?.target_logits(&Batch::from_rows(&rows))?;
     let pairs = || expected.iter().flatten().zip(got.iter().flatten());
     let largest = pairs().map(|(x, _)| f64::from(x.abs())).fold(0.0, f64::max);
     let difference = pairs()

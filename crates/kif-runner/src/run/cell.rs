@@ -12,7 +12,7 @@ use kif_io::progress::Progress;
 use kif_io::signal::{StopFlag, Stopped};
 use kif_methods::methods::{Method, Parts, Regime, id_bytes};
 use kif_methods::{Learner, State, TaskTraining, TaskView};
-use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable};
+use kif_model::{Adapter, ParamLayout, StoredPrompts, StoredRouted, Trainable, required};
 use kif_protocol::Protocol;
 use kif_report::record::{Kept, LossCurve, Record, Settings, TaskTiming, Timing};
 
@@ -301,14 +301,15 @@ impl Session<'_> {
             let (layout, params) = (self.learner.layout(), self.learner.params());
             match self.parts.trainable(self.context.protocol.lora_config()) {
                 Trainable::Prompts(config) => {
-                    let active = self.learner.model().active_prompts();
+                    let active = required(self.learner.model().prompted())?.active_prompts();
                     StoredPrompts::write(at, &config, active, layout, params, &base_name)
                 }
                 Trainable::Adapter(config) => {
                     Adapter::write(at, &config, layout, params, &base_name)
                 }
                 Trainable::Routed(config, routing) => {
-                    let routing = self.learner.model().routing().unwrap_or(routing);
+                    let routed = self.learner.model().slot_routed();
+                    let routing = routed.map_or(routing, |routed| routed.routing());
                     StoredRouted::write(at, &config, &routing, layout, params, &base_name)
                 }
                 Trainable::All => unreachable!("the base is frozen"),

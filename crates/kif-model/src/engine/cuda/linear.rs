@@ -25,7 +25,8 @@ impl DeviceLowRank {
         self.a.shape().0
     }
 
-    /// `x` after dropout, or nothing where there is none. Made again in the backward pass: cheaper than keeping it.
+    /// `x` after dropout, or nothing where there is none. Made again in the backward pass: cheaper
+    /// than keeping it.
     fn dropped(&self, gpu: &Gpu, x: &Act<Cuda>) -> Result<Option<CudaSlice<f32>>> {
         if self.dropout.is_none() {
             return Ok(None);
@@ -61,7 +62,8 @@ impl DeviceLowRank {
         )
     }
 
-    /// Adds the low-rank part to `y[tokens, n_out]` and returns `dropout(x) A^T`, `[tokens, R]`, before the gate.
+    /// Adds the low-rank part to `y[tokens, n_out]` and returns `dropout(x) A^T`, `[tokens, R]`,
+    /// before the gate.
     fn forward(&self, gpu: &Gpu, x: &Act<Cuda>, y: Address) -> Result<CudaSlice<f32>> {
         let (n_rows, n_in) = *x.shape();
         let (rank, n_out) = (self.rank(), self.b.shape().0);
@@ -96,7 +98,7 @@ impl DeviceLowRank {
         Ok(hidden)
     }
 
-    /// `hidden` behind the gate, if there is one.
+    /// `hidden` after the gate, if there is one.
     fn gated(
         &self,
         gpu: &Gpu,
@@ -111,7 +113,8 @@ impl DeviceLowRank {
         Ok(Some(gated))
     }
 
-    /// Adds the gradients of A, B and gate, and of `x` if it has one, for the gradient `gy[tokens, n_out]` of the layer's output.
+    /// Adds the gradients of A, B and gate, and of `x` if it has one, for the gradient
+    /// `gy[tokens, n_out]` of the layer's output.
     fn backward(
         &self,
         gpu: &Gpu,
@@ -252,7 +255,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
                 low_rank.backward(&gpu, x, hidden, gy, gradients, with_input)?;
             }
             match residual_ghost {
-                // The last consumer in the forward pass is the first in the backward pass: nothing is there yet.
+                // The last consumer in the forward pass is the first in the backward pass: nothing
+                // is there yet.
                 Some(residual) => taken.move_to(gradients.get_or_alloc_mut(&residual)?),
                 None => Ok(()),
             }

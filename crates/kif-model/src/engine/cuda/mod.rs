@@ -1,8 +1,9 @@
 //! The engine on an NVIDIA GPU: our own kernels and cuBLAS as operations on dfdx's tape.
 //!
-//! Activations and weights stay on the device. Frozen weights are no tensors, so no gradient of theirs is ever made; with
-//! [`Precision::F16`] they are kept in f16, activations are brought to f16 for the products with them ([`linear::Half`]),
-//! sums are f32, and all other products let the tensor cores round their f32 operands to TF32.
+//! Activations and weights stay on the device. Frozen weights are no tensors, so no gradient of
+//! theirs is ever made; with [`Precision::F16`] they are kept in f16, activations are brought to
+//! f16 for the products with them ([`linear::Half`]), sums are f32, and all other products let the
+//! tensor cores round their f32 operands to TF32.
 
 mod activation;
 mod attention;
@@ -31,8 +32,8 @@ use super::{
     Act, Angles, Attention, Engine, HostCache, InputGradient, Loss, LowRank, PositionBias, Step,
     WeightSpec, device_error,
 };
+use crate::best_rate::{best_rate, operand};
 use crate::files::Values;
-use crate::matrix_rate::{best_rate, operand};
 use crate::{Fact, ModelError, Precision};
 
 /// The engine; clones share the device.
@@ -60,8 +61,8 @@ impl CudaEngine {
         device::facts()
     }
 
-    /// Operations per second of a product of two `n` x `n` matrices, as products with frozen weights of this precision
-    /// are computed.
+    /// Operations per second of a product of two `n` x `n` matrices, as products with frozen
+    /// weights of this precision are computed.
     pub(crate) fn matrix_rate(precision: Precision, n: usize) -> Result<f64, ModelError> {
         let engine = Self::new(precision)?;
         let gpu = &engine.gpu;
@@ -96,7 +97,8 @@ impl CudaEngine {
         device::open()
     }
 
-    /// Activations that nobody changes as the left side of a product with a weight: what was last brought to f16 is kept.
+    /// Activations that nobody changes as the left side of a product with a weight: what was last
+    /// brought to f16 is kept.
     fn activations(&self, x: &Act<Cuda>, weight: &CudaWeight, factor: f32) -> DeviceResult<Side> {
         match weight.kept.format() {
             Format::F32 => {

@@ -1,27 +1,29 @@
-//! The GPU as the operations see it: memory, launches of our kernels, matrix products. The one place of this engine with
-//! `unsafe`.
+//! The GPU as the operations see it: memory, launches of our kernels, matrix products. The one
+//! place of this engine with `unsafe`.
 //!
-//! Everything runs on one stream, in the order of the calls: memory that is dropped is freed behind the kernels that read
-//! it. Tensors are dfdx's. dfdx 0.13 keeps their memory private, but its gradients lend theirs, and the address of a
-//! tensor is in its debug text.
+//! Everything runs on one stream, in the order of the calls: memory that is dropped is freed after
+//! the kernels that read it. Tensors are dfdx's. dfdx 0.13 keeps their memory private, but its
+//! gradients lend theirs, and the address of a tensor is in its debug text.
 #![allow(unsafe_code)]
+
+mod launch;
+mod operand;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
-use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use cudarc::cublas::{CudaBlas, result as cublas, sys as cublas_sys};
-use cudarc::driver::{
-    CudaDevice, CudaSlice, DevicePtr, DeviceRepr, ValidAsZeroBits, result as driver, sys,
-};
+use cudarc::driver::{CudaDevice, CudaSlice, DeviceRepr, ValidAsZeroBits, result as driver, sys};
 use dfdx::prelude::*;
 
+pub(super) use self::launch::{Address, Argument, Grid, arguments};
+pub(super) use self::operand::{Factor, Format, Operand, Store};
 use super::kernels;
-use crate::device_facts::memory;
 use crate::engine::{Act, Angles, device_error};
+use crate::fact::memory;
 use crate::{Fact, ModelError};
 
 /// Results of the driver and of cuBLAS, as dfdx's tape wants them.
@@ -33,234 +35,9 @@ type TensorMemory = <Cuda as Storage<f32>>::Vec;
 /// Indices, and the same on the device.
 type IndexList = (Vec<u32>, Rc<CudaSlice<u32>>);
 
-/// Angles, kept alive so that no others can have their address, and their cosines and sines on the device.
+/// Angles, kept alive so that no others can have their address, and their cosines and sines on the
+/// device.
 type KnownAngles = (Angles, [Rc<CudaSlice<f32>>; 2]);
-
-/// A place in device memory. Who launches with it keeps its owner until after the launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address(sys::CUdeviceptr);
-
-impl Address {
-    /// For arguments that a kernel accepts as absent.
-    pub(super) const NULL: Self = Self(0);
-
-    /// Of memory that we own.
-    pub(super) fn of<E>(memory: &CudaSlice<E>) -> Self {
-        Self(*memory.device_ptr())
-    }
-
-    /// Of a gradient in dfdx's store.
-    pub(super) fn of_gradient(memory: &TensorMemory) -> Self {
-        Self(*memory.device_ptr())
-    }
-
-    /// Of a tensor, which must be contiguous.
-    pub(super) fn of_tensor<S: Shape>(tensor: &Tensor<S, f32, Cuda>) -> Self {
-        /// Reads the number behind the field's name and then stops the formatting.
-        #[derive(Default)]
-        struct Reader {
-            seen: String,
-            address: Option<sys::CUdeviceptr>,
-        }
-        impl Write for Reader {
-            fn write_str(&mut self, text: &str) -> std::fmt::Result {
-                const FIELD: &str = "cu_device_ptr: ";
-                self.seen.push_str(text);
-                let Some(at) = self.seen.find(FIELD) else {
-                    return Ok(());
-                };
-                let digits = &self.seen[at + FIELD.len()..];
-                match digits.find(|c: char| !c.is_ascii_digit()) {
-                    None => Ok(()),
-                    Some(end) => {
-                        self.address = digits[..end].parse().ok();
-                        Err(std::fmt::Error)
-                    }
-                }
-            }
-        }
-        let mut reader = Reader::default();
-        // The error is our own signal to stop.
-        let _ = write!(reader, "{tensor:?}");
-        Self(
-            reader
-                .address
-                .expect("dfdx and cudarc are pinned, and their debug text has an address"),
-        )
-    }
-
-    /// `n` values of `E` further on.
-    pub(super) fn offset<E>(self, n: usize) -> Self {
-        Self(self.0 + (n * size_of::<E>()) as u64)
-    }
-}
-
-/// An argument of a kernel, by its type there.
-#[derive(Clone, Copy)]
-pub(super) enum Argument {
-    /// A pointer.
-    Address(Address),
-    /// `u64`
-    Size(u64),
-    /// `u32`
-    Word(u32),
-    /// `long long`
-    Signed(i64),
-    /// `float`
-    Real(f32),
-}
-
-impl Argument {
-    /// The bytes that the driver copies, in the lowest places of a word.
-    fn bits(self) -> u64 {
-        match self {
-            Self::Address(Address(at)) => at,
-            Self::Size(n) => n,
-            Self::Word(n) => n.into(),
-            Self::Signed(n) => n.cast_unsigned(),
-            Self::Real(x) => x.to_bits().into(),
-        }
-    }
-}
-
-macro_rules! argument_from {
-    ($($from:ty => $variant:ident $convert:expr),+ $(,)?) => {
-        $(impl From<$from> for Argument {
-            fn from(value: $from) -> Self {
-                Self::$variant($convert(value))
-            }
-        })+
-    };
-}
-argument_from! {
-    Address => Address |at| at,
-    usize => Size |n| n as u64,
-    u64 => Size |n| n,
-    u32 => Word |n| n,
-    bool => Word u32::from,
-    i64 => Signed |n| n,
-    f32 => Real |x| x,
-}
-
-/// Arguments of a launch, each converted to what the kernel takes.
-macro_rules! arguments {
-    ($($argument:expr),+ $(,)?) => {
-        &[$(crate::engine::cuda::device::Argument::from($argument)),+]
-    };
-}
-pub(super) use arguments;
-
-/// How many blocks of how many threads.
-#[derive(Clone, Copy)]
-pub(super) struct Grid {
-    blocks: (u32, u32),
-    threads: (u32, u32),
-}
-
-impl Grid {
-    /// Threads for `n` elements; kernels loop where there are more.
-    pub(super) fn elements(n: usize) -> Self {
-        let blocks = n.div_ceil(256).min(1 << 20) as u32;
-        Self {
-            blocks: (blocks, 1),
-            threads: (256, 1),
-        }
-    }
-
-    /// A block for each of `n` rows of `width` values.
-    pub(super) fn rows(n: usize, width: usize) -> Self {
-        Self::blocks((n, 1), width)
-    }
-
-    /// Blocks in two dimensions, each of which works on a row of `width` values.
-    pub(super) fn blocks((x, y): (usize, usize), width: usize) -> Self {
-        let threads = width.next_multiple_of(32).clamp(32, 256) as u32;
-        Self {
-            blocks: (x as u32, y as u32),
-            threads: (threads, 1),
-        }
-    }
-
-    /// Exactly so many blocks of so many threads.
-    pub(super) fn exactly(blocks: usize, threads: (u32, u32)) -> Self {
-        Self {
-            blocks: (blocks as u32, 1),
-            threads,
-        }
-    }
-}
-
-/// How the numbers of an operand lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    F32,
-    F16,
-}
-
-/// A matrix `[rows, columns]` of a product, row-major.
-#[derive(Clone, Copy)]
-pub(super) struct Operand {
-    at: Address,
-    format: Format,
-    columns: usize,
-    /// From one matrix of a batch to the next, in values.
-    stride: usize,
-    transposed: bool,
-}
-
-impl Operand {
-    pub(super) fn new(at: Address, format: Format, (rows, columns): (usize, usize)) -> Self {
-        Self {
-            at,
-            format,
-            columns,
-            stride: rows * columns,
-            transposed: false,
-        }
-    }
-
-    pub(super) fn f32(at: Address, shape: (usize, usize)) -> Self {
-        Self::new(at, Format::F32, shape)
-    }
-
-    pub(super) fn transposed(self) -> Self {
-        Self {
-            transposed: !self.transposed,
-            ..self
-        }
-    }
-
-    fn operation(self) -> cublas_sys::cublasOperation_t {
-        if self.transposed {
-            cublas_sys::cublasOperation_t::CUBLAS_OP_T
-        } else {
-            cublas_sys::cublasOperation_t::CUBLAS_OP_N
-        }
-    }
-
-    fn data_type(self) -> cublas_sys::cudaDataType_t {
-        match self.format {
-            Format::F32 => cublas_sys::cudaDataType_t::CUDA_R_32F,
-            Format::F16 => cublas_sys::cudaDataType_t::CUDA_R_16F,
-        }
-    }
-}
-
-/// What a product is multiplied by.
-#[derive(Clone, Copy)]
-pub(super) enum Factor {
-    /// A number known here.
-    Host(f32),
-    /// A number that a kernel computes.
-    Device(Address),
-}
-
-/// What becomes of the values that lie where a product goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Store {
-    Replace,
-    Add,
-}
 
 /// A gradient that has been taken out of dfdx's store; freed when it is dropped.
 pub(super) struct Taken {
@@ -282,7 +59,8 @@ impl Taken {
     }
 }
 
-/// Takes the gradient of an operation's output out of the store, to be freed by the operation that consumes it.
+/// Takes the gradient of an operation's output out of the store, to be freed by the operation that
+/// consumes it.
 macro_rules! take_gradient {
     ($gpu:expr, $gradients:expr, $tensor:expr) => {
         $gpu.take($gradients.get_or_alloc_mut(&$tensor)?)?
@@ -412,7 +190,8 @@ impl Gpu {
 
     /// Memory with arbitrary contents.
     pub(super) fn scratch<E: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<E>> {
-        // SAFETY: every type used here is a number, for which all bits are valid, and kernels write before they read.
+        // SAFETY: every type used here is a number, for which all bits are valid, and kernels write
+        // before they read.
         Ok(unsafe { self.device.alloc(len.max(1)) }?)
     }
 
@@ -475,7 +254,8 @@ impl Gpu {
     pub(super) fn read(&self, at: Address, len: usize) -> Result<Vec<f32>> {
         let mut values = vec![0.0; len];
         self.device.bind_to_thread()?;
-        // SAFETY: callers pass places with `len` values; the stream is the default one, which the copy waits for.
+        // SAFETY: callers pass places with `len` values; the stream is the default one, which the
+        // copy waits for.
         unsafe { driver::memcpy_dtoh_sync(&mut values, at.0) }?;
         Ok(values)
     }
@@ -501,7 +281,7 @@ impl Gpu {
         let n_bytes = from.shape().num_elements() * size_of::<f32>();
         let (from, to) = (Address::of_tensor(from), Address::of_tensor(to));
         self.device.bind_to_thread()?;
-        // SAFETY: both tensors have so many bytes, and free them behind the copy on the one stream.
+        // SAFETY: both tensors have so many bytes, and free them after the copy on the one stream.
         unsafe { driver::memcpy_dtod_async(to.0, from.0, n_bytes, *self.device.cu_stream()) }?;
         Ok(())
     }
@@ -554,8 +334,9 @@ impl Gpu {
             .map(|bits| (&raw mut *bits).cast())
             .collect();
         self.device.bind_to_thread()?;
-        // SAFETY: the function belongs to the loaded module; the arguments have the types of its parameters, which the
-        // driver copies before it returns, and point to memory whose owner outlives the launch on this one stream.
+        // SAFETY: the function belongs to the loaded module; the arguments have the types of its
+        // parameters, which the driver copies before it returns, and point to memory whose owner
+        // outlives the launch on this one stream.
         unsafe {
             driver::launch_kernel(
                 function,
@@ -616,10 +397,11 @@ impl Gpu {
             ),
         };
         self.device.bind_to_thread()?;
-        // SAFETY: the handle is alive. cuBLAS counts columns first, so the row-major product is that of the transposes
-        // in the other order: out^T[n, m] = b^T a^T, whose leading dimensions are our numbers of columns. Addresses lead to
-        // memory of these extents, which callers keep until after the call on the one stream; the factors are read before
-        // the call returns, or lie on the device.
+        // SAFETY: the handle is alive. cuBLAS counts columns first, so the row-major product is
+        // that of the transposes in the other order: out^T[n, m] = b^T a^T, whose leading
+        // dimensions are our numbers of columns. Addresses lead to memory of these extents, which
+        // callers keep until after the call on the one stream; the factors are read before the call
+        // returns, or lie on the device.
         unsafe {
             cublas_sys::cublasSetPointerMode_v2(*self.blas.handle(), mode).result()?;
             cublas::gemm_strided_batched_ex(
@@ -659,8 +441,8 @@ impl Gpu {
 impl Drop for Gpu {
     fn drop(&mut self) {
         if !self.module.is_null() {
-            // SAFETY: loaded by `with_kernels` and unloaded only here. A device that has failed cannot unload either, and
-            // its memory goes with the process.
+            // SAFETY: loaded by `with_kernels` and unloaded only here. A device that has failed
+            // cannot unload either, and its memory goes with the process.
             let _ = unsafe { driver::module::unload(self.module) };
         }
     }
@@ -676,8 +458,8 @@ pub(super) fn open() -> std::result::Result<Cuda, ModelError> {
     }
 }
 
-/// What the driver says of itself and of the first GPU, and whether our kernels work there. Ends where nothing more can be
-/// asked.
+/// What the driver says of itself and of the first GPU, and whether our kernels work there. Ends
+/// where nothing more can be asked.
 pub(super) fn facts() -> Vec<Fact> {
     let mut facts = vec![Fact::new("CUDA of the driver", driver_version())];
     let cuda = match open() {
@@ -724,8 +506,9 @@ fn driver_version() -> std::result::Result<String, String> {
     }
 }
 
-/// Freed memory stays with the process: without, the driver gives it back at every wait, and asks for it again in the next
-/// step. dfdx's own cache keeps memory by exact size, of which ragged batches have ever new ones.
+/// Freed memory stays with the process: without, the driver gives it back at every wait, and asks
+/// for it again in the next step. dfdx's own cache keeps memory by exact size, of which ragged
+/// batches have ever new ones.
 fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED as POOLS;
     if device.attribute(POOLS)? == 0 {
@@ -746,7 +529,8 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     Ok(())
 }
 
-/// Most bytes of the first GPU that the pool of [`keep_freed_memory`] has lent since the last call; counts anew.
+/// Most bytes of the first GPU that the pool of [`keep_freed_memory`] has lent since the last call;
+/// counts anew.
 pub(super) fn take_peak_memory() -> Result<u64> {
     const MOST_LENT: sys::CUmemPool_attribute =
         sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
@@ -754,7 +538,8 @@ pub(super) fn take_peak_memory() -> Result<u64> {
     let device = driver::device::get(0)?;
     let mut pool = std::ptr::null_mut();
     let (mut most, mut anew) = (0u64, 0u64);
-    // SAFETY: the driver writes a handle into `pool` and a 64-bit number into `most`, and reads one from `anew`.
+    // SAFETY: the driver writes a handle into `pool` and a 64-bit number into `most`, and reads one
+    // from `anew`.
     unsafe {
         sys::cuDeviceGetDefaultMemPool(&raw mut pool, device).result()?;
         sys::cuMemPoolGetAttribute(pool, MOST_LENT, (&raw mut most).cast()).result()?;
