@@ -1,7 +1,8 @@
 //! Files that are either there completely or not at all.
 //!
-//! A file is written under a temporary name in the same folder, synced, renamed, and the folder synced: after an
-//! error, a kill or a power cut the path holds the old content or the new one. Temporary names end in `.tmp`.
+//! A file is written under a temporary name in the same folder, synced, renamed, and the folder
+//! synced: after an error, a kill or a power cut the path holds the old content or the new one.
+//! Temporary names end in `.tmp`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -22,7 +23,8 @@ pub struct FileError {
     pub error: io::Error,
 }
 
-/// Replaces the file at `path` by what `fill` writes piece by piece. If `fill` fails, nothing is left over.
+/// Replaces the file at `path` by what `fill` writes piece by piece. If `fill` fails, nothing is
+/// left over.
 pub fn write_with<E: From<FileError>>(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
@@ -40,7 +42,8 @@ pub fn write_with<E: From<FileError>>(
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // What `File::create` asks for; the process's umask applies. tempfile's own default is private to the user.
+        // What `File::create` asks for; the process's umask applies. tempfile's own default is
+        // private to the user.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
     let (file, temporary) = builder
@@ -83,8 +86,9 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 
 /// Replaces the folder `path` by what `fill` writes into an empty one.
 ///
-/// The new folder takes its place in one rename when nothing was there. An older folder is moved aside first, so a
-/// kill between the two renames leaves no `path`; readers that must survive that use a new name for each version.
+/// The new folder takes its place in one rename when nothing was there. An older folder is moved
+/// aside first, so a kill between the two renames leaves no `path`; readers that must survive that
+/// use a new name for each version.
 pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = folder_of(path);
     fs::create_dir_all(parent).with_context(|| format!("making folder {}", parent.display()))?;

@@ -1,5 +1,12 @@
-//! What every program of the workspace needs of the machine: files that are whole or not there, one writer, signals,
-//! progress, threads, and how a command ends.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
+//!
+//! [`atomic`] writes files and folders, [`hash`] says what a file holds, and
+//! [`writer`] keeps a second process out of a folder. [`signal`] is the flag that every long loop
+//! asks whether to stop, [`progress`] tells how long the rest takes. [`process`] and [`memory`]
+//! start threads and measure memory. [`failure`] has the exit codes of a command and marks failures
+//! that are the input's. [`ron`](mod@ron) says which RON is read.
 
 pub mod atomic;
 pub mod failure;

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 
-/// Starts the threads of all parallel work, this one among them, so that it does not have to be woken when a part is
-/// done; `None` takes as many as there are cores, or as `RAYON_NUM_THREADS` says. To be called once, from the main
-/// thread.
+/// Starts the threads of all parallel work, this one among them, so that it does not have to be
+/// woken when a part is done; `None` takes as many as there are cores, or as `RAYON_NUM_THREADS`
+/// says. To be called once, from the main thread.
 pub fn start_threads(n_threads: Option<usize>) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().use_current_thread();
     pool.num_threads(n_threads.unwrap_or(0))
@@ -12,8 +12,8 @@ pub fn start_threads(n_threads: Option<usize>) -> Result<()> {
         .context("starting threads")
 }
 
-/// Keeps freed memory for the next batch, up to 256 MiB, where the C library would hand it back to the system and
-/// fault it in again page by page: a fifth of the time of evaluating a small model.
+/// Keeps freed memory for the next batch, up to 256 MiB, where the C library would hand it back to
+/// the system and fault it in again page by page: a fifth of the time of evaluating a small model.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 pub fn keep_freed_memory() {

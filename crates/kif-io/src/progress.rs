@@ -1,4 +1,5 @@
-//! Progress of a whole run, with the time that is left, on stderr: a bar on a terminal, plain lines elsewhere.
+//! Progress of a whole run, with the time that is left, on stderr: a bar on a terminal, plain lines
+//! elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Work done so far, in units: one unit is a row that went through a training step.
 ///
-/// Evaluation is counted in the same units by weights that the caller chooses, so the time left follows from the share
-/// of units done.
+/// Evaluation is counted in the same units by weights that the caller chooses, so the time left
+/// follows from the share of units done.
 pub struct Progress {
     bar: Option<ProgressBar>,
     total: u64,

@@ -2,7 +2,8 @@
 
 use ron::extensions::Extensions;
 
-/// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of `kif((...))`.
+/// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of
+/// `kif((...))`.
 pub fn ron_options() -> ron::Options {
     ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)

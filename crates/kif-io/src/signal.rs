@@ -9,7 +9,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
     raised: Arc<AtomicBool>,
-    /// Polls left until the flag raises itself; 0 is never. For tests that stop a run at an exact place.
+    /// Polls left until the flag raises itself; 0 is never. For tests that stop a run at an exact
+    /// place.
     countdown: Arc<AtomicU64>,
 }
 
@@ -19,8 +20,9 @@ pub struct StopFlag {
 pub struct Stopped;
 
 impl StopFlag {
-    /// A flag that the first SIGINT or SIGTERM raises; the second one ends the process at once, with the
-    /// shell's code for it (128 and its number): what has been done since the last save is lost.
+    /// A flag that the first SIGINT or SIGTERM raises; the second one ends the process at once,
+    /// with the shell's code for it (128 and its number): what has been done since the last save is
+    /// lost.
     pub fn on_signals() -> std::io::Result<Self> {
         let flag = Self::default();
         for signal in [SIGINT, SIGTERM] {

@@ -28,7 +28,8 @@ pub const MAX_RANK: usize = 256;
 
 /// A low-rank adapter: `y = W x + alpha / rank * B A dropout(x)` on every target module.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+// The name is that of a protocol's files and of the messages about them.
+#[serde(rename = "AdapterSettings", deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank R of A `[R, in]` and B `[out, R]` (published: 8). In `1..=256`.
     pub rank: usize,

@@ -95,7 +95,8 @@ fn rates_of([n_rows, n_in, n_out]: [usize; 3], seconds: f64) -> Value {
     })
 }
 
-/// Billions of operations (two per multiplication) per second: of the best call and of the median one.
+/// Billions of operations (two per multiplication) per second: of the best call and of the median
+/// one.
 fn rates(operations: f64, seconds: f64, mut f: impl FnMut()) -> [f64; 2] {
     let (start, mut calls) = (Instant::now(), Vec::new());
     while start.elapsed().as_secs_f64() < seconds {

@@ -1,7 +1,8 @@
 //! `kif-perf`: one measurement a process, one line of JSON on standard output.
 //!
-//! A process of its own for each, so that its largest resident memory is the work's; `cargo xtask perf` starts them,
-//! beside the peers of `peer/`, and makes the tables. `RAYON_NUM_THREADS` sets the threads.
+//! A process of its own for each, so that its largest resident memory is the work's; `cargo xtask
+//! perf` starts them, beside the peers of `peer/`, and makes the tables. `RAYON_NUM_THREADS` sets
+//! the threads.
 
 mod generate;
 mod kernel;

@@ -1,5 +1,5 @@
-//! A decoder-only model of random weights in Hugging Face layout, written as it is drawn: of 13 GB, no more than a buffer
-//! is ever in memory.
+//! A decoder-only model of random weights in Hugging Face layout, written as it is drawn: of 13 GB,
+//! no more than a buffer is ever in memory.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,15 +12,15 @@ use kif_model::{DecoderConfig, Dtype, INDEX_FILE, ModelConfig, WEIGHTS_FILE, saf
 use rayon::prelude::*;
 use serde_json::{Map, json};
 
-/// Bytes behind which a new shard begins, as transformers cuts them.
+/// Bytes after which a new shard begins, as transformers cuts them.
 const SHARD_BYTES: usize = 5_000_000_000;
 /// Values with a stream of their own.
 const CHUNK: usize = 1 << 18;
 /// Chunks that are drawn at once.
 const CHUNKS_AT_ONCE: usize = 64;
 
-/// Writes `config.json` and bfloat16 weights, in shards with an index if there are many. The configuration comes last: a
-/// folder that has it is complete.
+/// Writes `config.json` and bfloat16 weights, in shards with an index if there are many. The
+/// configuration comes last: a folder that has it is complete.
 pub(crate) fn write(dir: &Path, config: &DecoderConfig) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let model = ModelConfig::Decoder(config.clone());
@@ -99,7 +99,8 @@ fn write_shard(path: &Path, tensors: &[Tensor], config: &DecoderConfig) -> Resul
     Ok(())
 }
 
-/// Gains of norms are 1, biases 0, everything else uniform with the configuration's standard deviation.
+/// Gains of norms are 1, biases 0, everything else uniform with the configuration's standard
+/// deviation.
 fn write_values(out: &mut impl Write, tensor: &Tensor, config: &DecoderConfig) -> Result<()> {
     let (n, name) = (tensor.n_values(), &tensor.name);
     let (centre, bound) = match name {

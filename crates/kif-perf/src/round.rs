@@ -23,8 +23,8 @@ pub(crate) struct Arguments {
 const INNER: usize = 8;
 const OUTER: usize = 4;
 
-/// Times `kif-paper` rounds against as many bare steps, in turns. All batches are the same rows, so that only the method
-/// differs.
+/// Times `kif-paper` rounds against as many bare steps, in turns. All batches are the same rows, so
+/// that only the method differs.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { work, rounds } = arguments;
     let mut learner = work.learner()?;

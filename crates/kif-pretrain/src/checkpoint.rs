@@ -12,7 +12,8 @@ use super::relative::RelativeAdamW;
 /// Weights, moments and the step of a run.
 pub struct Checkpoint {
     path: PathBuf,
-    /// What the run is: configuration, corpus and tokenizer. A checkpoint of another run is refused.
+    /// What the run is: configuration, corpus and tokenizer. A checkpoint of another run is
+    /// refused.
     identity: blake3::Hash,
 }
 
@@ -25,7 +26,7 @@ impl Checkpoint {
         }
     }
 
-    /// Saves the state behind `step` steps.
+    /// Saves the state after `step` steps.
     pub fn save(&self, step: u64, params: &[f32], optimizer: &RelativeAdamW) -> Result<()> {
         let mut state = State::default();
         state.put("params", params);
@@ -37,7 +38,8 @@ impl Checkpoint {
         atomic::write(&self.path, &state.to_bytes()?)
     }
 
-    /// The step and weights of the saved state, its moments put into `optimizer`; none where nothing was saved.
+    /// The step and weights of the saved state, its moments put into `optimizer`; none where
+    /// nothing was saved.
     pub fn load(
         &self,
         n_params: usize,

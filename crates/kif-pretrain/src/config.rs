@@ -25,7 +25,8 @@ pub struct PretrainConfig {
     pub optimizer: Optimizer,
     /// Optimizer steps of the whole run. At least 1.
     pub steps: u64,
-    /// Pairs, and as many passages, held out of training for the validation loss; at most a tenth of each is taken.
+    /// Pairs, and as many passages, held out of training for the validation loss; at most a tenth
+    /// of each is taken.
     pub validation_rows: usize,
     /// Steps between two validation losses. At least 1.
     pub validate_every: u64,
@@ -35,11 +36,13 @@ pub struct PretrainConfig {
     pub seed: u64,
 }
 
-/// Sizes of a model; the vocabulary is the tokenizer's. What only one kind of model has is refused for the others.
+/// Sizes of a model; the vocabulary is the tokenizer's. What only one kind of model has is refused
+/// for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
-    /// Which model. Left out of what is written for a T5, as it is out of files from before there were others.
+    /// Which model. Left out of what is written for a T5, as it is out of files from before there
+    /// were others.
     #[serde(default, skip_serializing_if = "Architecture::is_t5")]
     pub architecture: Architecture,
     /// Width D of the residual stream.
@@ -50,7 +53,8 @@ pub struct Sizes {
     pub d_kv: usize,
     /// Attention heads.
     pub n_heads: usize,
-    /// Heads of keys and values in a decoder-only model, a divisor of `n_heads`; as many as these without a number.
+    /// Heads of keys and values in a decoder-only model, a divisor of `n_heads`; as many as these
+    /// without a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_kv_heads: Option<usize>,
     /// Layers; those of the encoder in a T5.
@@ -58,7 +62,8 @@ pub struct Sizes {
     /// Layers of a T5's decoder; a decoder-only model has `n_layers` and none beside them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub n_decoder_layers: usize,
-    /// Gated GELU as in T5 v1.1, instead of ReLU as in v1.0. Decoder-only models have gates of their own.
+    /// Gated GELU as in T5 v1.1, instead of ReLU as in v1.0. Decoder-only models have gates of
+    /// their own.
     #[serde(default)]
     pub gated: bool,
     /// Whether the head is the embedding, as in T5 v1.0.
@@ -106,9 +111,11 @@ impl Architecture {
 pub enum TokenizerSource {
     /// Byte-pair merges learned from the corpus.
     Train {
-        /// Most tokens, special ones, bytes and sentinels included; a small corpus may have fewer to give.
+        /// Most tokens, special ones, bytes and sentinels included; a small corpus may have fewer
+        /// to give.
         vocab_size: usize,
-        /// Sentinels `<extra_id_n>` at the end of the vocabulary (T5: 100). In 1..=100 for a T5; others need none.
+        /// Sentinels `<extra_id_n>` at the end of the vocabulary (T5: 100). In 1..=100 for a T5;
+        /// others need none.
         #[serde(default)]
         n_sentinels: usize,
     },
@@ -122,7 +129,8 @@ pub enum TokenizerSource {
 pub enum Start {
     /// The architecture's own initialisation.
     Random,
-    /// Embeddings from the corpus's co-occurrence counts, and upper layers that pass on what they read.
+    /// Embeddings from the corpus's co-occurrence counts, and upper layers that pass on what they
+    /// read.
     CoOccurrence {
         /// Largest distance, in tokens, at which two tokens count as neighbours. At least 1.
         window: usize,
@@ -139,8 +147,8 @@ pub struct Batches {
     pub max_input: usize,
     /// Most tokens of a pair's target, end token included. At least 2.
     pub max_target: usize,
-    /// Share of rows that are passages, in 0..=1, corrupted for a T5 and whole for a decoder-only model; a corpus of one
-    /// kind has no choice.
+    /// Share of rows that are passages, in 0..=1, corrupted for a T5 and whole for a decoder-only
+    /// model; a corpus of one kind has no choice.
     pub span_share: f64,
     /// Share of a passage's tokens that are taken out (T5: 0.15).
     #[serde(default = "noise_density")]
@@ -214,111 +222,73 @@ impl PretrainConfig {
     /// Whether every value is in its range; sizes are checked when the model is built.
     pub fn check(&self) -> Result<(), SettingError> {
         self.model.check()?;
-        let (batches, optimizer) = (&self.batches, &self.optimizer);
-        let share = |x: f64| (0.0..=1.0).contains(&x);
-        let beta = |x: f64| (0.0..1.0).contains(&x);
-        check_setting(self.steps > 0, "steps", self.steps, "at least 1")?;
-        check_setting(
-            self.validate_every > 0,
-            "validate_every",
-            self.validate_every,
-            "at least 1",
-        )?;
-        check_setting(
-            self.checkpoint_every > 0,
-            "checkpoint_every",
-            self.checkpoint_every,
-            "at least 1",
-        )?;
-        check_setting(
-            batches.batch_tokens > 0,
-            "batch_tokens",
-            batches.batch_tokens,
-            "at least 1",
-        )?;
-        check_setting(
-            batches.max_input >= 8,
-            "max_input",
-            batches.max_input,
-            "at least 8",
-        )?;
-        check_setting(
-            batches.max_target >= 2,
-            "max_target",
-            batches.max_target,
-            "at least 2",
-        )?;
-        check_setting(
-            share(batches.span_share),
-            "span_share",
-            batches.span_share,
-            "a number in 0..=1",
-        )?;
-        let density = batches.noise_density;
-        check_setting(
-            density > 0.0 && density < 1.0,
-            "noise_density",
-            density,
-            "a number in (0, 1)",
-        )?;
-        let span = batches.mean_span;
-        check_setting(
-            span.is_finite() && span >= 1.0,
-            "mean_span",
-            span,
-            "a finite number, at least 1",
-        )?;
-        let lr = optimizer.lr;
-        check_setting(
-            lr.is_finite() && lr >= 0.0,
-            "lr",
-            lr,
-            "a finite number, at least 0",
-        )?;
-        let betas = optimizer.betas;
-        check_setting(
-            beta(betas.0) && beta(betas.1),
-            "betas",
-            format!("{betas:?}"),
-            "two in [0, 1)",
-        )?;
-        check_setting(
-            optimizer.clip > 0.0,
-            "clip",
-            optimizer.clip,
-            "a number above 0",
-        )?;
+        for (name, count) in [
+            ("steps", self.steps),
+            ("validate_every", self.validate_every),
+            ("checkpoint_every", self.checkpoint_every),
+        ] {
+            check_setting(count > 0, name, count, "at least 1")?;
+        }
+        self.batches.check()?;
+        self.optimizer.check()?;
         if let Start::CoOccurrence { window } = self.start {
-            check_setting(
-                (1..=64).contains(&window),
-                "window",
-                window,
-                "a number in 1..=64",
-            )?;
+            let expected = "a number in 1..=64";
+            check_setting((1..=64).contains(&window), "window", window, expected)?;
         }
-        if let TokenizerSource::Train {
-            vocab_size,
-            n_sentinels,
-        } = self.tokenizer
-        {
-            let (least, expected) = match self.model.architecture {
-                Architecture::T5 => (1, "a number in 1..=100"),
-                _ => (0, "a number in 0..=100"),
-            };
-            check_setting(
-                (least..=100).contains(&n_sentinels),
-                "n_sentinels",
-                n_sentinels,
-                expected,
-            )?;
-            check_setting(
-                (512..=65536).contains(&vocab_size),
-                "vocab_size",
-                vocab_size,
-                "a number in 512..=65536",
-            )?;
-        }
-        Ok(())
+        self.tokenizer.check(self.model.architecture)
+    }
+}
+
+impl Batches {
+    fn check(&self) -> Result<(), SettingError> {
+        let (n, expected) = (self.batch_tokens, "at least 1");
+        check_setting(n > 0, "batch_tokens", n, expected)?;
+        let (n, expected) = (self.max_input, "at least 8");
+        check_setting(n >= 8, "max_input", n, expected)?;
+        let (n, expected) = (self.max_target, "at least 2");
+        check_setting(n >= 2, "max_target", n, expected)?;
+        let (share, expected) = (self.span_share, "a number in 0..=1");
+        let holds = (0.0..=1.0).contains(&share);
+        check_setting(holds, "span_share", share, expected)?;
+        let (density, expected) = (self.noise_density, "a number in (0, 1)");
+        let holds = density > 0.0 && density < 1.0;
+        check_setting(holds, "noise_density", density, expected)?;
+        let (span, expected) = (self.mean_span, "a finite number, at least 1");
+        let holds = span.is_finite() && span >= 1.0;
+        check_setting(holds, "mean_span", span, expected)
+    }
+}
+
+impl Optimizer {
+    fn check(&self) -> Result<(), SettingError> {
+        let (lr, expected) = (self.lr, "a finite number, at least 0");
+        check_setting(lr.is_finite() && lr >= 0.0, "lr", lr, expected)?;
+        let beta = |x: f64| (0.0..1.0).contains(&x);
+        let (betas, expected) = (self.betas, "two in [0, 1)");
+        let holds = beta(betas.0) && beta(betas.1);
+        check_setting(holds, "betas", format!("{betas:?}"), expected)?;
+        let (clip, expected) = (self.clip, "a number above 0");
+        check_setting(clip > 0.0, "clip", clip, expected)
+    }
+}
+
+impl TokenizerSource {
+    fn check(&self, architecture: Architecture) -> Result<(), SettingError> {
+        let Self::Train {
+            vocab_size: size,
+            n_sentinels: n,
+        } = *self
+        else {
+            return Ok(());
+        };
+        let (least, expected) = match architecture {
+            Architecture::T5 => (1, "a number in 1..=100"),
+            _ => (0, "a number in 0..=100"),
+        };
+        check_setting((least..=100).contains(&n), "n_sentinels", n, expected)?;
+        let expected = "a number in 512..=65536";
+        let holds = (512..=65536).contains(&size);
+        check_setting(holds, "vocab_size", size, expected)
     }
 }
 
@@ -347,7 +317,8 @@ impl Sizes {
         }
     }
 
-    /// The model's configuration for a vocabulary, in which `pad` starts a T5's decoder and `end` ends texts.
+    /// The model's configuration for a vocabulary, in which `pad` starts a T5's decoder and `end`
+    /// ends texts.
     pub fn model(&self, vocab_size: usize, pad: u32, end: u32) -> Result<ModelConfig> {
         let config = match self.architecture.family() {
             None => ModelConfig::T5(self.t5(vocab_size, pad, end)),

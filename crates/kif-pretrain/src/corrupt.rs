@@ -1,7 +1,8 @@
 //! Span corruption: tokens are taken out of a passage and have to be written back.
 //!
-//! Raffel et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer* (JMLR 2020),
-//! section 3.1.4: 15 % of the tokens in spans of 3 on average; each span leaves a sentinel of its own.
+//! Raffel et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+//! Transformer* (JMLR 2020), section 3.1.4: 15 % of the tokens in spans of 3 on average; each span
+//! leaves a sentinel of its own.
 
 use kif_data::chance;
 use rand_chacha::ChaCha8Rng;
@@ -15,10 +16,10 @@ pub struct Noise {
     pub mean_span: f64,
 }
 
-/// The passage with sentinels where spans were, and the spans behind their sentinels; no end tokens.
+/// The passage with sentinels where spans were, and the spans after their sentinels; no end tokens.
 ///
-/// `ids` has at least two tokens, none of them a sentinel; at least one token is taken out and one stays. There are
-/// never more spans than sentinels.
+/// `ids` has at least two tokens, none of them a sentinel; at least one token is taken out and one
+/// stays. There are never more spans than sentinels.
 pub fn corrupt(
     ids: &[u32],
     noise: Noise,
@@ -53,8 +54,8 @@ pub fn corrupt(
 /// The inverse of [`corrupt`]: the passage that input and target were made from.
 pub fn fill(input: &[u32], target: &[u32], sentinels: &[u32]) -> Vec<u32> {
     let span_of = |sentinel: u32| {
-        let behind = target.iter().skip_while(move |&&id| id != sentinel).skip(1);
-        behind.take_while(|id| !sentinels.contains(id)).copied()
+        let after = target.iter().skip_while(move |&&id| id != sentinel).skip(1);
+        after.take_while(|id| !sentinels.contains(id)).copied()
     };
     let mut ids = Vec::new();
     for &id in input {

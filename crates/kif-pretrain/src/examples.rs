@@ -41,10 +41,11 @@ pub struct Examples {
 pub enum Objective {
     /// An encoder-decoder writes back what was taken out of it. Inputs end as targets do.
     Spans {
-        /// What spans leave behind, in the order of their use.
+        /// What spans leave, in the order of their use.
         sentinels: Vec<u32>,
     },
-    /// A decoder-only model writes every token from those before it. An input is gone on with: it does not end.
+    /// A decoder-only model writes every token from those before it. An input is gone on with: it
+    /// does not end.
     Causal,
 }
 
@@ -89,7 +90,8 @@ pub fn for_each_item(
 }
 
 impl Examples {
-    /// Reads and tokenizes the corpus. Of pairs and passages, `n_validation` each are held out, at most a tenth.
+    /// Reads and tokenizes the corpus. Of pairs and passages, `n_validation` each are held out, at
+    /// most a tenth.
     pub fn read(
         files: &[PathBuf],
         tokenizer: &Tokenizer,
@@ -278,7 +280,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Takes in what is tokenized already. Pairs that are too long are left out whole: their ends would be lost.
+    /// Takes in what is tokenized already. Pairs that are too long are left out whole: their ends
+    /// would be lost.
     fn add(&mut self, shard: Shard) {
         let Limits {
             max_input,
@@ -390,7 +393,8 @@ fn without(rows: &Ragged, left_out: &[usize]) -> Ragged {
     )
 }
 
-/// What the tokenizer appends to a text; a tokenizer that appends nothing, or more than one token, is refused.
+/// What the tokenizer appends to a text; a tokenizer that appends nothing, or more than one token,
+/// is refused.
 pub fn appended_end_token(tokenizer: &Tokenizer, path: &Path) -> Result<u32> {
     match tokenizer.encode("")?.as_slice() {
         [end] => Ok(*end),

@@ -71,8 +71,9 @@ impl Record {
     }
 }
 
-/// Writes `config.json`, `model.safetensors` in bf16, `tokenizer_config.json` and, last, `pretrain.json`: a directory
-/// with a record is complete. `tokenizer.json` is there already, in which the token that ends texts is called `end`.
+/// Writes `config.json`, `model.safetensors` in bf16, `tokenizer_config.json` and, last,
+/// `pretrain.json`: a directory with a record is complete. `tokenizer.json` is there already, in
+/// which the token that ends texts is called `end`.
 pub fn export(
     dir: &Path,
     config: &ModelConfig,

@@ -1,11 +1,13 @@
-//! `kif pretrain`: a small T5 or decoder-only model from text.
+#![doc = include_str!("../README.md")]
 //!
-//! Rows `{input, output}` are pairs to answer; plain text is learned by span corruption (a T5) or token by token (a
-//! decoder-only model). Three things make a small budget enough: a start that reads content from the first step
-//! ([`start`]), steps relative to each tensor's size ([`relative`]), and a corpus in which the content decides the answer,
-//! which is the caller's to choose.
+//! # What is where
 //!
-//! Every batch is drawn from a stream named by its step, so a resumed run has the bits of an uninterrupted one.
+//! Rows `{input, output}` are pairs to answer; plain text is learned by span [`corrupt`]ion (a T5)
+//! or token by token (a decoder-only model). Three things make a small budget enough: a start that
+//! reads content from the first step ([`start`]), steps relative to each tensor's size
+//! ([`relative`]), and a corpus in which the content decides the answer, which is the caller's to
+//! choose. [`config`] is the RON file, [`run`](run::run) carries it out, and [`export`] writes the
+//! base with the record of how it was made.
 
 pub mod checkpoint;
 pub mod config;

@@ -1,8 +1,9 @@
 //! AdamW whose rate for a tensor is relative to the tensor's size.
 //!
-//! One rate for all weights blows up T5's small query matrices before its unit-variance embeddings have moved. The
-//! relative step is Adafactor's (Shazeer and Stern 2018, section 8): the rate times the tensor's root mean square,
-//! which never counts as less than [`FLOOR`], so that tensors of zeros can leave zero.
+//! One rate for all weights blows up T5's small query matrices before its unit-variance embeddings
+//! have moved. The relative step is Adafactor's (Shazeer and Stern 2018, section 8): the rate times
+//! the tensor's root mean square, which never counts as less than [`FLOOR`], so that tensors of
+//! zeros can leave zero.
 
 use std::ops::Range;
 
@@ -34,7 +35,8 @@ impl RelativeAdamW {
         }
     }
 
-    /// One update of `params` by `grads`, both `[P]`; `lr` is the share of its size that a tensor may move.
+    /// One update of `params` by `grads`, both `[P]`; `lr` is the share of its size that a tensor
+    /// may move.
     pub fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f64) {
         for (range, adamw) in &mut self.tensors {
             let params = &mut params[range.clone()];
@@ -93,7 +95,8 @@ mod tests {
         layout.push("zero".into(), vec![1]);
         let mut optimizer = RelativeAdamW::new(&layout, (0.9, 0.98));
         let mut params = vec![2.0, -2.0, 0.0];
-        // AdamW's first step is the rate in the direction of the gradient's sign, whatever its size.
+        // AdamW's first step is the rate in the direction of the gradient's sign, whatever its
+        // size.
         optimizer.step(&mut params, &[5.0, -0.1, 3.0], 0.01);
         for (got, expected) in params.iter().zip([1.98, -1.98, -1e-5]) {
             assert!((got - expected).abs() < 1e-6, "{got} is not {expected}");

@@ -28,9 +28,11 @@ pub struct Inputs {
     pub out: PathBuf,
 }
 
-/// Trains a model and writes it; goes on from a checkpoint of the same run, and does nothing where it is done.
+/// Trains a model and writes it; goes on from a checkpoint of the same run, and does nothing where
+/// it is done.
 ///
-/// `options` says where and in which precision; what it says of trainable weights must be all of them.
+/// `options` says where and in which precision; what it says of trainable weights must be all of
+/// them.
 pub fn run(
     inputs: &Inputs,
     config: &PretrainConfig,
@@ -59,25 +61,8 @@ pub fn run(
 
     let tokenizer = Tokenizer::from_file(&tokenizer_path)?;
     let special = special_tokens(config, &tokenizer, &tokenizer_text, &tokenizer_path)?;
-    progress.line("tokenizing the corpus");
-    let examples = Examples::read(
-        &inputs.corpus,
-        &tokenizer,
-        special.rows,
-        config.batches,
-        config.validation_rows,
-        config.seed,
-    )?;
+    let examples = read_examples(inputs, config, &tokenizer, special.rows, progress)?;
     let (n_pairs, n_passages, n_tokens) = examples.counts();
-    progress.line(&format!(
-        "{n_pairs} pairs and {n_passages} passages, {n_tokens} tokens"
-    ));
-    if examples.n_long > 0 {
-        let n = examples.n_long;
-        progress.line(&format!(
-            "{n} tokenized pairs are longer than max_input or max_target and left out"
-        ));
-    }
 
     let vocab_size = tokenizer.vocab_size();
     let model_config = config.model.model(vocab_size, special.pad, special.end)?;
@@ -118,6 +103,36 @@ pub fn run(
     checkpoint.remove()?;
     progress.finish();
     Ok(record)
+}
+
+/// The corpus as ids; says how much it is, and what was left out.
+fn read_examples(
+    inputs: &Inputs,
+    config: &PretrainConfig,
+    tokenizer: &Tokenizer,
+    special: Special,
+    progress: &mut Progress,
+) -> Result<Examples> {
+    progress.line("tokenizing the corpus");
+    let examples = Examples::read(
+        &inputs.corpus,
+        tokenizer,
+        special,
+        config.batches,
+        config.validation_rows,
+        config.seed,
+    )?;
+    let (n_pairs, n_passages, n_tokens) = examples.counts();
+    progress.line(&format!(
+        "{n_pairs} pairs and {n_passages} passages, {n_tokens} tokens"
+    ));
+    if examples.n_long > 0 {
+        let n = examples.n_long;
+        progress.line(&format!(
+            "{n} tokenized pairs are longer than max_input or max_target and left out"
+        ));
+    }
+    Ok(examples)
 }
 
 /// The text of the tokenizer and its file in the model directory.
@@ -232,8 +247,8 @@ fn special_tokens(
     })
 }
 
-/// What a decoder-only model writes behind a text: the end token that the `tokenizer_config.json` beside a tokenizer names,
-/// or [`END`](tokenizer::END).
+/// What a decoder-only model writes after a text: the end token that the `tokenizer_config.json`
+/// beside a tokenizer names, or [`END`](tokenizer::END).
 fn written_end(config: &PretrainConfig, tokenizer: &Tokenizer) -> Result<Option<u32>> {
     let named = match &config.tokenizer {
         TokenizerSource::File(file) => {

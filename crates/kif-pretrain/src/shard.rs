@@ -1,9 +1,10 @@
-//! Corpora that are token ids already: `.safetensors` shards, small enough to travel to a machine that has no tokenizer's
-//! worth of time.
+//! Corpora that are token ids already: `.safetensors` shards, small enough to travel to a machine
+//! that has no tokenizer's worth of time.
 //!
-//! A shard has three lists of texts, each as two U16 vectors: the ids of all texts one after the other, and the length of each.
-//! `i` and `il` are the inputs of pairs, `o` and `ol` their targets, both with their end tokens; `n` and `nl` are passages
-//! without. Pairs or passages may be left out.
+//! A shard has three lists of texts, each as two U16 vectors: the ids of all texts one after the
+//! other, and the length of each. `i` and `il` are the inputs of pairs, `o` and `ol` their targets,
+//! both with their end tokens; `n` and `nl` are passages without. Pairs or passages may be left
+//! out.
 
 use std::path::Path;
 
@@ -30,7 +31,8 @@ pub fn is_shard(path: &Path) -> bool {
 }
 
 impl Shard {
-    /// Reads a shard. Every id must be below `vocab_size`, every pair must have an input and a target.
+    /// Reads a shard. Every id must be below `vocab_size`, every pair must have an input and a
+    /// target.
     pub fn read(path: &Path, vocab_size: usize) -> Result<Self> {
         let reading = || format!("reading shard {}", path.display());
         let bytes = std::fs::read(path).or_bad_input(reading)?;
@@ -94,8 +96,8 @@ fn ragged(ids: &[u32], lengths: &[u32], vocab_size: usize) -> std::result::Resul
     }
     let mut rest = ids;
     let rows = lengths.iter().map(|&len| {
-        let (row, behind) = rest.split_at(len as usize);
-        rest = behind;
+        let (row, after) = rest.split_at(len as usize);
+        rest = after;
         row
     });
     Ok(Ragged::from_rows(rows))

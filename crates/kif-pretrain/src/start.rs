@@ -1,23 +1,25 @@
 //! A start that reads content from the first step.
 //!
-//! Embeddings are the leading factors of the corpus's positive pointwise mutual information, so words that are used
-//! alike start alike. Residual branches start quiet, and what reads the input in the upper half of the layers (a T5's
-//! cross-attention, a decoder-only model's attention) passes values on unchanged: the first prediction is made of what the
-//! input is made of.
+//! Embeddings are the leading factors of the corpus's positive pointwise mutual information, so
+//! words that are used alike start alike. Residual branches start quiet, and what reads the input
+//! in the upper half of the layers (a T5's cross-attention, a decoder-only model's attention)
+//! passes values on unchanged: the first prediction is made of what the input is made of.
 
 use kif_data::chance::{self, Purpose};
 use kif_model::{DecoderConfig, ModelConfig, ParamLayout, T5Config};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-/// Factors beyond those that are kept, and rounds of subspace iteration: both make the kept ones more exact.
+/// Factors beyond those that are kept, and rounds of subspace iteration: both make the kept ones
+/// more exact.
 const EXTRA: usize = 24;
 const ROUNDS: usize = 6;
 
-/// Changes the architecture's own initialisation, `params` in `layout`'s order, into the start described above.
+/// Changes the architecture's own initialisation, `params` in `layout`'s order, into the start
+/// described above.
 ///
-/// `embeddings` is `[V, D]`. The identity needs heads that together are as wide as the model; otherwise values keep their
-/// random ones.
+/// `embeddings` is `[V, D]`. The identity needs heads that together are as wide as the model;
+/// otherwise values keep their random ones.
 pub fn quiet_reader(
     config: &ModelConfig,
     layout: &ParamLayout,
@@ -33,7 +35,8 @@ pub fn quiet_reader(
     }
 }
 
-/// The start of one tensor of a T5. What starts the decoder is quiet, so that cross-attention speaks.
+/// The start of one tensor of a T5. What starts the decoder is quiet, so that cross-attention
+/// speaks.
 fn t5(config: &T5Config, name: &str, values: &mut [f32], embeddings: &[f32]) {
     let d_model = config.d_model;
     if name == "shared.weight" {
@@ -92,7 +95,8 @@ fn identity(values: &mut [f32], n: usize, scale: f32) {
     }
 }
 
-/// Embeddings `[V, D]` of standard deviation 1 from how often tokens stand within `window` of each other.
+/// Embeddings `[V, D]` of standard deviation 1 from how often tokens stand within `window` of each
+/// other.
 ///
 /// Tokens that never occur get small random values.
 pub fn co_occurrence<'a>(
@@ -112,7 +116,8 @@ pub fn co_occurrence<'a>(
         orthonormalize(&mut basis);
         basis = basis.par_iter().map(|column| pmi.times(column)).collect();
     }
-    // Columns are now factors times their eigenvalues, strongest first; the root of an eigenvalue is its share.
+    // Columns are now factors times their eigenvalues, strongest first; the root of an eigenvalue
+    // is its share.
     let norms: Vec<f64> = basis
         .iter()
         .map(|column| dot(column, column).sqrt())
@@ -163,7 +168,8 @@ impl Sparse {
             }
         }
         let totals: Vec<f64> = counts.iter().map(|row| row.values().sum()).collect();
-        // Rare neighbours count for more than their share would say (Levy, Goldberg and Dagan 2015).
+        // Rare neighbours count for more than their share would say (Levy, Goldberg and Dagan
+        // 2015).
         let smooth: Vec<f64> = totals.iter().map(|n| n.powf(0.75)).collect();
         let all_smooth = smooth.iter().sum::<f64>();
         let pmi =
@@ -198,7 +204,8 @@ impl Sparse {
     }
 }
 
-/// Gram-Schmidt, each column twice against all before it; a column that depends on them becomes zero.
+/// Gram-Schmidt, each column twice against all before it; a column that depends on them becomes
+/// zero.
 fn orthonormalize(columns: &mut [Vec<f64>]) {
     for at in 0..columns.len() {
         let (before, rest) = columns.split_at_mut(at);

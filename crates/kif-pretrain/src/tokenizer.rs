@@ -1,8 +1,10 @@
-//! A tokenizer made from the corpus: byte-pair merges within words, and bytes for what no merge reaches.
+//! A tokenizer made from the corpus: byte-pair merges within words, and bytes for what no merge
+//! reaches.
 //!
-//! The vocabulary is laid out as T5's: `<pad>` 0, `</s>` 1, `<unk>` 2, then 256 bytes, then pieces, and the sentinels
-//! at the end with `<extra_id_0>` last. Runs of white space count as one space, a word starts with `▁`, punctuation
-//! stands alone, and for a T5 `</s>` is appended; the prompt of a decoder-only model is gone on with, and ends in nothing.
+//! The vocabulary is laid out as T5's: `<pad>` 0, `</s>` 1, `<unk>` 2, then 256 bytes, then pieces,
+//! and the sentinels at the end with `<extra_id_0>` last. Runs of white space count as one space, a
+//! word starts with `▁`, punctuation stands alone, and for a T5 `</s>` is appended; the prompt of a
+//! decoder-only model is gone on with, and ends in nothing.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -30,10 +32,11 @@ const SPECIAL: [&str; 3] = ["<pad>", END, "<unk>"];
 /// The token that ends a text.
 pub const END: &str = "</s>";
 
-/// Learns at most `vocab_size` tokens from texts and returns the text of a `tokenizer.json`; whether it appends the end
-/// token to a text is for `appends_end` to say.
+/// Learns at most `vocab_size` tokens from texts and returns the text of a `tokenizer.json`;
+/// whether it appends the end token to a text is for `appends_end` to say.
 ///
-/// The same texts give the same bytes. Rare characters, beyond a quarter of the vocabulary, are left to bytes.
+/// The same texts give the same bytes. Rare characters, beyond a quarter of the vocabulary, are
+/// left to bytes.
 pub fn train<'a>(
     texts: impl Iterator<Item = &'a str>,
     vocab_size: usize,
@@ -87,14 +90,15 @@ pub fn train<'a>(
     tokenizer.to_string(true).map_err(made)
 }
 
-/// Sentinels of a tokenizer in the order in which spans use them, up to the first that it does not have.
+/// Sentinels of a tokenizer in the order in which spans use them, up to the first that it does not
+/// have.
 pub fn sentinels(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
     (0..100)
         .map_while(|n| tokenizer.token_to_id(&format!("<extra_id_{n}>")))
         .collect()
 }
 
-/// What a T5's tokenizer does behind a text.
+/// What a T5's tokenizer does after a text.
 fn end_appended() -> Result<TemplateProcessing> {
     Ok(TemplateProcessing::builder()
         .try_single("$A </s>")
@@ -148,7 +152,8 @@ fn learn_merges(
     words: &BTreeMap<String, u64>,
     n_pieces: usize,
 ) -> Result<(Vec<String>, Vec<Merge>)> {
-    // The trainer breaks ties among rare characters by chance, so the alphabet is cut here: by count, then by character.
+    // The trainer breaks ties among rare characters by chance, so the alphabet is cut here: by
+    // count, then by character.
     let mut counts: BTreeMap<char, u64> = BTreeMap::new();
     for (word, n) in words {
         word.chars()

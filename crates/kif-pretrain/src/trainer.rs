@@ -16,7 +16,8 @@ use super::relative::RelativeAdamW;
 /// Rows of a validation batch.
 const VALIDATION_BATCH: usize = 64;
 
-/// Losses on rows that training never sees, in nats per target token; none where there are no such rows.
+/// Losses on rows that training never sees, in nats per target token; none where there are no such
+/// rows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// Steps taken.
@@ -27,11 +28,11 @@ pub struct Validation {
     pub spans: Option<f64>,
 }
 
-/// Trains `model` from its present weights, or from the checkpoint, to the end, and returns every validation loss of
-/// this process.
+/// Trains `model` from its present weights, or from the checkpoint, to the end, and returns every
+/// validation loss of this process.
 ///
-/// A raised flag saves a checkpoint and ends with [`Stopped`](kif_io::signal::Stopped). A loss or gradient that is not
-/// finite ends the run before the update.
+/// A raised flag saves a checkpoint and ends with [`Stopped`](kif_io::signal::Stopped). A loss or
+/// gradient that is not finite ends the run before the update.
 pub fn train(
     model: &mut dyn LanguageModel,
     examples: &Examples,

@@ -36,7 +36,8 @@ const CONFIG: &str = "start: co_occurrence(window: 3),
     checkpoint_every: 6,
     seed: 3,";
 
-/// A corpus in which the colour of a thing decides the answer, and a configuration for one of [`MODELS`].
+/// A corpus in which the colour of a thing decides the answer, and a configuration for one of
+/// [`MODELS`].
 fn prepare(folder: &Path, model: &str) -> (Vec<PathBuf>, PretrainConfig) {
     let colours = [
         ("red", "warm"),
@@ -82,8 +83,8 @@ fn pretrain(
     )
 }
 
-/// The corpus as a shard of token ids, by the tokenizer of a finished base: a T5's appends an end token to every text, a
-/// decoder-only model's to none.
+/// The corpus as a shard of token ids, by the tokenizer of a finished base: a T5's appends an end
+/// token to every text, a decoder-only model's to none.
 fn shard_of(corpus: &[PathBuf], tokenizer: &Path) -> Vec<u8> {
     let tokenizer = Tokenizer::from_file(tokenizer).unwrap();
     let text = |file: &Path| std::fs::read_to_string(file).unwrap();

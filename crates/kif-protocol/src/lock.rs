@@ -9,7 +9,7 @@ use kif_io::failure::BadInput;
 use kif_io::hash::hash_of;
 use serde::{Deserialize, Serialize};
 
-use crate::{Compute, Device, Precision, Protocol, TemplateSetting};
+use crate::{Compute, EvaluationSettings, Protocol, TemplateSetting};
 
 /// The content of `lock.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +23,8 @@ pub struct Lock {
     pub data: BTreeMap<String, String>,
     /// blake3 of every file of the base, tokenizer included, by its path inside the model folder.
     pub model: BTreeMap<String, String>,
-    /// Every setting that results depend on, as RON; methods, orders and seeds are not among them, since a run may
-    /// grow.
+    /// Every setting that results depend on, as RON; methods, orders and seeds are not among them,
+    /// since a run may grow.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -113,7 +113,8 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// What differs from `now` in a way that results depend on. Threads, recomputation and the commit are only noted.
+    /// What differs from `now` in a way that results depend on. Threads, recomputation and the
+    /// commit are only noted.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let mut all = Vec::new();
         let mut compare = |what: String, was: Option<String>, now: Option<String>| {
@@ -126,8 +127,8 @@ impl Lock {
                 device, precision, ..
             } = lock.compute;
             (
-                device_name(device),
-                precision_name(precision),
+                device.name(),
+                precision.name(),
                 lock.program.version.clone(),
             )
         };
@@ -170,7 +171,8 @@ impl Lock {
             if name.starts_with("method ") && (was.is_none() || is.is_none()) {
                 continue;
             }
-            // A base in a folder, or a lock from before there were two others: the files tell them apart.
+            // A base in a folder, or a lock from before there were two others: the files tell them
+            // apart.
             if name == EMBEDDED_BASE && (was.is_none() || is.is_none()) {
                 continue;
             }
@@ -179,7 +181,8 @@ impl Lock {
         all
     }
 
-    /// This lock with what only `earlier` knows: files of other orders and settings of other methods.
+    /// This lock with what only `earlier` knows: files of other orders and settings of other
+    /// methods.
     pub fn merged_with(mut self, earlier: Self) -> Self {
         let keep = |mine: &mut BTreeMap<String, String>, theirs: BTreeMap<String, String>| {
             for (name, value) in theirs {
@@ -243,7 +246,7 @@ fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
         all.insert("template".to_owned(), text(&p.template));
     }
     // Batches of an evaluation change nothing but its speed.
-    let evaluation = crate::EvaluationSettings {
+    let evaluation = EvaluationSettings {
         batch_tokens: 0,
         ..p.evaluation.clone()
     };
@@ -258,26 +261,10 @@ fn settings(protocol: &Protocol) -> BTreeMap<String, String> {
     all
 }
 
-fn device_name(device: Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
-    }
-}
-
-/// As on the command line.
-pub fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::Bf16 => "bf16",
-        Precision::F16 => "f16",
-        Precision::Int8 => "int8",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Precision;
 
     #[test]
     fn results_that_cannot_change_are_not_compared() {

@@ -1,4 +1,11 @@
-//! Records of runs, the tables and pages made of them, and their comparison with published results.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
+//!
+//! A [`Record`](record::Record) is what a cell leaves behind. [`report`] sums up the records of a
+//! run as text, Markdown and one HTML page. [`matrices`] finds score matrices in runs, records and
+//! files of plain numbers. [`reproduction`] keeps the records of runs in one folder and holds them
+//! against published numbers.
 
 pub mod matrices;
 pub mod record;

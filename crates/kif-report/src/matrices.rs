@@ -19,10 +19,12 @@ pub struct NamedMatrix {
     pub single_task: Option<Vec<f64>>,
 }
 
-/// The matrices of a run directory (one of every finished cell), of a `record.json`, or of a file of plain numbers.
+/// The matrices of a run directory (one of every finished cell), of a `record.json`, or of a file
+/// of plain numbers.
 ///
-/// Plain numbers are a JSON array of rows (`null` is unknown) or CSV (an empty cell is unknown): a row after every task, a
-/// column for every task, and above them a row 0 for the base or none. They lie in 0..=1, or in 0..=100 with `percent`.
+/// Plain numbers are a JSON array of rows (`null` is unknown) or CSV (an empty cell is unknown): a
+/// row after every task, a column for every task, and above them a row 0 for the base or none. They
+/// lie in 0..=1, or in 0..=100 with `percent`.
 pub fn read(path: &Path, percent: bool) -> Result<Vec<NamedMatrix>> {
     if path.is_dir() {
         return of_run(path);

@@ -1,7 +1,7 @@
-//! What one cell of a run leaves behind: `record.json`.
+//! What one cell of a run leaves: `record.json`.
 //!
-//! Everything but `timing` is a function of configuration, data and model: two runs of the same cell have the same
-//! bytes there.
+//! Everything but `timing` is a function of configuration, data and model: two runs of the same
+//! cell have the same bytes there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,8 +15,8 @@ use kif_methods::Counters;
 use kif_methods::methods::MethodConfig;
 use kif_model::ParamLayout;
 use kif_protocol::{
-    AdapterSettings, Arch, Compute, EvaluationSettings, LimitSettings, Memory, Protocol, ScoreKind,
-    Training,
+    AdapterSettings, Arch, Compute, EvaluationSettings, LimitSettings, MemorySettings, Protocol,
+    ScoreKind, TrainingSettings,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,12 +80,12 @@ pub struct Settings {
     /// The method's own.
     pub method: MethodConfig,
     /// How a task is learned.
-    pub training: Training,
+    pub training: TrainingSettings,
     /// The adapter.
     pub adapter: AdapterSettings,
     /// What is kept of earlier tasks.
-    pub memory: Memory,
-    /// How answers are made and scored.
+    pub memory: MemorySettings,
+    /// How predictions are made and scored.
     pub evaluation: EvaluationSettings,
     /// Where rows and tasks are cut.
     pub limits: LimitSettings,
@@ -136,7 +136,8 @@ pub struct TaskNote {
     pub test_cut: usize,
     /// Distinct first references of the training rows.
     pub n_labels: usize,
-    /// Score on the test rows of always answering the most frequent first reference of the training rows.
+    /// Score on the test rows of always writing the most frequent first reference of the training
+    /// rows.
     pub majority: f64,
 }
 
@@ -185,16 +186,18 @@ impl LossCurve {
     }
 }
 
-/// What somebody needs who goes on behind the last task, or answers all of them, beside the base and one adapter of the
-/// configured rank.
+/// What somebody needs who goes on after the last task, or evaluates all of them, beside the base
+/// and one adapter of the configured rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// Training rows: those that the tasks leave in the memory where the method reads it, all rows for joint training.
+    /// Training rows: those that the tasks leave in the memory where the method reads it, all rows
+    /// for joint training.
     pub rows: u64,
     /// Their token ids, inputs and targets, at 4 bytes each.
     pub row_bytes: u64,
-    /// Vectors of the method, further adapters and prompts, a router, rows that the method drew: 4 bytes a number or id.
+    /// Vectors of the method, further adapters and prompts, a router, rows that the method drew: 4
+    /// bytes a number or id.
     pub state_bytes: u64,
 }
 
@@ -217,8 +220,8 @@ pub struct FusionTrace {
     pub tasks: Vec<TaskFusion>,
 }
 
-/// Parameters in the masks of one task: of each tensor, summed over all rounds. Divided by rounds and size they are mean
-/// shares; what is in none of the three is in neither mask.
+/// Parameters in the masks of one task: of each tensor, summed over all rounds. Divided by rounds
+/// and size they are mean shares; what is in none of the three is in neither mask.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFusion {
@@ -288,8 +291,9 @@ pub struct TaskTiming {
     pub train_s: f64,
     /// Seconds of evaluation after it.
     pub evaluate_s: f64,
-    /// Largest resident memory of the process since the cell was begun or resumed, in MiB; none where the system does not
-    /// say. What earlier cells of the same process have left in its allocator is part of it.
+    /// Largest resident memory of the process since the cell was begun or resumed, in MiB; none
+    /// where the system does not say. What earlier cells of the same process have left in its
+    /// allocator is part of it.
     pub peak_rss_mib: Option<u64>,
 }
 

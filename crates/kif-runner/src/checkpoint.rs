@@ -1,7 +1,9 @@
-//! The newest resumable state of a training: `<folder>/<number>/{position.json, state.safetensors}`.
+//! The newest resumable state of a training: `<folder>/<number>/{position.json,
+//! state.safetensors}`.
 //!
-//! Every save is a new folder that appears in one rename; older ones are removed after it. So there is always a whole
-//! one, whenever the process dies, and `position.json` holds the hash of the state that belongs to it.
+//! Every save is a new folder that appears in one rename; older ones are removed after it. So there
+//! is always a whole one, whenever the process dies, and `position.json` holds the hash of the
+//! state that belongs to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,8 +18,9 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The `tokenizer.json` of a model directory; without one, rows of ids still work. Targets for a decoder-only model end
-    /// in the tokenizer's end token if that is one of the model's, else in the first of these.
+    /// The `tokenizer.json` of a model directory; without one, rows of ids still work. Targets for
+    /// a decoder-only model end in the tokenizer's end token if that is one of the model's, else in
+    /// the first of these.
     pub fn of_model(model: &Path, template: &TemplateSetting) -> Result<Self> {
         if !model.is_dir() {
             bail!(BadInput(format!(

@@ -10,7 +10,8 @@ use kif_protocol::Arch;
 /// Path inside `fixtures/quick` and content of every file, made by the build script.
 const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/quick_files.rs"));
 
-/// Puts a base under `folder` and returns its directory. Files that are there already, byte by byte, are left alone.
+/// Puts a base under `folder` and returns its directory. Files that are there already, byte by
+/// byte, are left alone.
 pub fn unpack_base(folder: &Path, arch: Arch) -> Result<PathBuf> {
     unpack(folder, &format!("{}/", arch.folder()))?;
     Ok(folder.join(arch.folder()))

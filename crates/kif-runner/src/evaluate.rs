@@ -1,7 +1,7 @@
-//! What a model answers on a test set, and how good the answers are.
+//! A model evaluated on a test set: what it answers, and how good the answers are.
 //!
-//! Rows are sorted by length and go through the model in batches of a given number of tokens; answers do not depend
-//! on which rows share a batch.
+//! Rows are sorted by length and go through the model in batches of a given number of tokens;
+//! answers do not depend on which rows share a batch.
 
 use anyhow::{Result, bail};
 use kif_data::{Batch, Encoded, Limits, Row, labels};
@@ -62,7 +62,7 @@ impl TestSet {
     }
 }
 
-/// How answers are made and scored.
+/// How a test set is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvaluationOptions {
     /// What counts.
@@ -75,10 +75,10 @@ pub struct EvaluationOptions {
     pub batch_rows: usize,
 }
 
-/// Answers and what they are worth, in the order of the rows.
+/// What a model answers and what that is worth, in the order of the rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// What the model answered.
+    /// Its answers.
     pub predictions: Vec<String>,
     /// Whether an answer equals a reference.
     pub correct: Vec<bool>,
@@ -106,7 +106,7 @@ impl Evaluation {
     }
 }
 
-/// Answers and scores of all rows. `done` hears after every batch how many rows it had.
+/// Evaluates all rows. `done` hears after every batch how many rows it had.
 pub fn evaluate(
     model: &dyn LanguageModel,
     codec: &Codec,
@@ -173,7 +173,8 @@ pub fn nll_per_row(
     Ok(nll)
 }
 
-/// Rows from short to long, in batches of at most `max_tokens` tokens and `max_rows` rows, or one longer row.
+/// Rows from short to long, in batches of at most `max_tokens` tokens and `max_rows` rows, or one
+/// longer row.
 pub fn batches(lengths: &[usize], max_tokens: usize, max_rows: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| (lengths[row], row));

@@ -1,4 +1,5 @@
-//! How fast a device trains: LoRA steps of T5s with random weights, held against the rate of one large product.
+//! How fast a device trains: LoRA steps of T5s with random weights, held against the rate of one
+//! large product.
 
 use std::fmt;
 use std::process::{Command, Stdio};
@@ -124,9 +125,9 @@ impl BatchShape {
     }
 }
 
-/// Operations of one LoRA step on q and v of every attention: two for each multiplication of the products forward, for
-/// the gradients of their inputs, and for those of A and B. Frozen weights have no gradient, and the inputs of the lowest
-/// q, k and v of encoder and decoder have none.
+/// Operations of one LoRA step on q and v of every attention: two for each multiplication of the
+/// products forward, for the gradients of their inputs, and for those of A and B. Frozen weights
+/// have no gradient, and the inputs of the lowest q, k and v of encoder and decoder have none.
 pub fn step_operations(config: &T5Config, rank: usize, batch: BatchShape) -> f64 {
     let [width, inner, d_ff, layers, decoder_layers, vocab, rank] = [
         config.d_model,
@@ -175,7 +176,8 @@ pub struct Subject {
 pub struct Step {
     /// The median.
     pub seconds: f64,
-    /// Largest memory in MiB: of tensors on a GPU, of the process on the CPU, where the system tells.
+    /// Largest memory in MiB: of tensors on a GPU, of the process on the CPU, where the system
+    /// tells.
     pub peak_mib: Option<u64>,
     /// Nats per target token in the last step.
     pub loss: f64,
@@ -255,8 +257,8 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     }
 }
 
-/// Largest memory since the last call, in MiB. Counts anew; a system that does not let us is asked for the process's
-/// largest since it began.
+/// Largest memory since the last call, in MiB. Counts anew; a system that does not let us is asked
+/// for the process's largest since it began.
 fn peak_mib(device: DeviceKind) -> Result<Option<u64>> {
     match device {
         DeviceKind::Cuda => Ok(Some(gpu_peak_memory()? >> 20)),
@@ -398,13 +400,16 @@ mod tests {
             n_rows: 1,
             n_inputs: 1,
         };
-        // Multiplications forward: a projection has 2, a feed-forward block 12, the head 20 for each of 16 targets.
+        // Multiplications forward: a projection has 2, a feed-forward block 12, the head 20 for
+        // each of 16 targets.
         let linear = (4 * 2 + 12) + 16 * (6 * 2 + 12) + 2 * 2 + 16 * 20;
         // The lowest q, k and v of encoder and decoder, without gradients of their inputs.
         let lowest = 3 * 2 * (1 + 16);
-        // Pairs of positions: 1 in the encoder, 16 x 16 and 16 x 1 in the decoder; 2 products forward and 4 backward.
+        // Pairs of positions: 1 in the encoder, 16 x 16 and 16 x 1 in the decoder; 2 products
+        // forward and 4 backward.
         let attention = 6 * (1 + 256 + 16);
-        // q and v: of the encoder for 1 token, of the decoder for 16, of the cross-attention for 16 and 1.
+        // q and v: of the encoder for 1 token, of the decoder for 16, of the cross-attention for 16
+        // and 1.
         let adapter = 3 * (2 + 2 * 16 + 16 + 1) * (2 + 1) - 2 * 2 * (1 + 16);
         let by_hand = 2 * (2 * linear - lowest + attention + adapter);
         assert_eq!(step_operations(&config, 1, one), f64::from(by_hand));

@@ -1,5 +1,5 @@
-//! Whether a device computes what the CPU computes: losses, logits, gradients and whole KIF rounds of small random models
-//! on both.
+//! Whether a device computes what the CPU computes: losses, logits, gradients and whole KIF rounds
+//! of small random models on both.
 
 use std::sync::Arc;
 
@@ -49,44 +49,6 @@ const VOCAB: usize = 64;
 const N_ROUNDS: usize = 10;
 
 fn cases() -> Vec<Case> {
-    let t5 = |feed_forward, tied| {
-        ModelConfig::T5(T5Config {
-            vocab_size: VOCAB,
-            d_model: 48,
-            d_kv: 16,
-            d_ff: 80,
-            num_heads: 3,
-            num_layers: 2,
-            num_decoder_layers: 2,
-            relative_attention_num_buckets: 8,
-            relative_attention_max_distance: 20,
-            feed_forward,
-            tie_word_embeddings: tied,
-            ..T5Config::default()
-        })
-    };
-    let decoder = |family, tied| {
-        ModelConfig::Decoder(DecoderConfig {
-            family,
-            vocab_size: VOCAB,
-            hidden_size: 48,
-            intermediate_size: 80,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 16,
-            max_position_embeddings: 64,
-            rms_norm_eps: 1e-5,
-            rope: Rope {
-                theta: 1e4,
-                scaling: None,
-            },
-            tie_word_embeddings: tied,
-            bos_token_id: None,
-            eos_token_id: vec![1],
-            initializer_range: 0.2,
-        })
-    };
     let (relu, gated) = (FeedForward::Relu, FeedForward::GatedGelu);
     let lora = |targets: &[&str]| {
         Trainable::Adapter(LoraConfig {
@@ -141,6 +103,46 @@ fn cases() -> Vec<Case> {
             Trainable::All,
         ),
     ]
+}
+
+fn t5(feed_forward: FeedForward, tied: bool) -> ModelConfig {
+    ModelConfig::T5(T5Config {
+        vocab_size: VOCAB,
+        d_model: 48,
+        d_kv: 16,
+        d_ff: 80,
+        num_heads: 3,
+        num_layers: 2,
+        num_decoder_layers: 2,
+        relative_attention_num_buckets: 8,
+        relative_attention_max_distance: 20,
+        feed_forward,
+        tie_word_embeddings: tied,
+        ..T5Config::default()
+    })
+}
+
+fn decoder(family: Family, tied: bool) -> ModelConfig {
+    ModelConfig::Decoder(DecoderConfig {
+        family,
+        vocab_size: VOCAB,
+        hidden_size: 48,
+        intermediate_size: 80,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 16,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope: Rope {
+            theta: 1e4,
+            scaling: None,
+        },
+        tie_word_embeddings: tied,
+        bos_token_id: None,
+        eos_token_id: vec![1],
+        initializer_range: 0.2,
+    })
 }
 
 fn prompts() -> PromptConfig {
@@ -260,7 +262,8 @@ fn rounds(model: Box<dyn LanguageModel>) -> Result<Vec<f32>> {
 pub fn compare(device: DeviceKind, precisions: &[Precision]) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for &precision in precisions {
-        // Of gradients and logits; a KIF round divides by the size of small gradients and cuts at a quantile.
+        // Of gradients and logits; a KIF round divides by the size of small gradients and cuts at a
+        // quantile.
         let (close, after_rounds) = match precision {
             Precision::F32 => (1e-4, 1e-2),
             Precision::F16 | Precision::Bf16 | Precision::Int8 => (2e-2, 0.2),
@@ -321,8 +324,8 @@ fn check_case(
     });
     let worst = differences.max_by(|a, b| a.0.total_cmp(&b.0));
     let (worst, name) = worst.context("a model without parameters")?;
-    // Rounding to f16 carries about one in a thousand inputs of a relu across 0, and each changes the gradient by a step,
-    // not by a rounding error: the root of a thousandth is 3 %.
+    // Rounding to f16 carries about one in a thousand inputs of a relu across 0, and each changes
+    // the gradient by a step, not by a rounding error: the root of a thousandth is 3 %.
     let relu =
         matches!(&case.config, ModelConfig::T5(config) if config.feed_forward == FeedForward::Relu);
     let kinks = if relu && precision != Precision::F32 {
@@ -363,7 +366,8 @@ fn short(name: &str) -> String {
         .replace(".weight", "")
 }
 
-/// Share of the written tokens that teacher forcing on the same device does not find the likeliest, but for rounding.
+/// Share of the written tokens that teacher forcing on the same device does not find the likeliest,
+/// but for rounding.
 fn agreement(model: &dyn LanguageModel, prompts: &[&[u32]], written: &[Vec<u32>]) -> Result<f64> {
     let (mut n, mut wrong) = (0, 0);
     for (prompt, written) in prompts
@@ -407,7 +411,7 @@ fn check_rounds(device: DeviceKind, precision: Precision, tolerance: f64) -> Res
     })
 }
 
-/// A row whose attention scores no GPU can hold: an error, behind which the model still works.
+/// A row whose attention scores no GPU can hold: an error, after which the model still works.
 fn check_full_memory(device: DeviceKind, precision: Precision) -> Result<Check> {
     const N_TOKENS: usize = 400_000;
     let case = cases().remove(0);

@@ -3,7 +3,7 @@
 use kif_eval::statistics::{detectable_difference, holm, sign_flip_p};
 use kif_eval::{Metric, References};
 
-use super::summary::{MethodSummary, Spread};
+use super::spread::Spread;
 use super::test_rows;
 use crate::record::Record;
 
@@ -18,32 +18,34 @@ signs of the differences in all ways: the smallest that n cells can give is 2 / 
 comparisons. detectable is the true difference that so many cells with such a spread show with 80 % power at 5 %.\n";
 
 /// All methods against one.
-pub struct Comparisons {
+pub(crate) struct Comparisons {
     /// The method that the others are compared with.
-    pub reference: String,
+    pub(crate) reference: String,
     /// The others, by falling OP.
-    pub methods: Vec<Comparison>,
+    pub(crate) methods: Vec<Comparison>,
 }
 
 /// Differences of OP, method less reference, over the cells (order and seed) that both have.
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The method.
-    pub method: String,
+    pub(crate) method: String,
     /// Mean, deviation and interval of the differences.
-    pub difference: Spread,
-    /// Half the width of the 95 % interval of the difference when test rows are drawn again, the same for both.
-    pub test_rows: Option<f64>,
+    pub(crate) difference: Spread,
+    /// Half the width of the 95 % interval of the difference when test rows are drawn again, the
+    /// same for both.
+    pub(crate) test_rows: Option<f64>,
     /// Two-sided p-value of the sign-flip test; none of more cells than it takes.
-    pub p: Option<f64>,
+    pub(crate) p: Option<f64>,
     /// The same, adjusted by Holm for all comparisons of the run that have one.
-    pub p_holm: Option<f64>,
-    /// The true difference that so many cells with such differences would have shown with 80 % power at 5 %.
-    pub detectable: Option<f64>,
+    pub(crate) p_holm: Option<f64>,
+    /// The true difference that so many cells with such differences would have shown with 80 %
+    /// power at 5 %.
+    pub(crate) detectable: Option<f64>,
 }
 
 impl Comparisons {
-    /// Compares `methods` with `reference`, or with `replay_matched` where it is there, or with the first. `None`
-    /// where nothing shares a cell with it.
+    /// Compares `methods` with `reference`, or with `replay_matched` where it is there, or with the
+    /// first. `None` where nothing shares a cell with it.
     pub(crate) fn new(
         methods: &[String],
         records: &[Record],
@@ -69,31 +71,32 @@ impl Comparisons {
 }
 
 /// The method with the highest OP against the next, among those that learn a stream.
-pub struct Lead {
+pub(crate) struct Lead {
     /// The best.
-    pub best: String,
+    pub(crate) best: String,
     /// The next.
-    pub next: String,
+    pub(crate) next: String,
     /// The best less the next, over the cells that both have; none where they share none.
-    pub comparison: Option<Comparison>,
+    pub(crate) comparison: Option<Comparison>,
 }
 
 impl Lead {
-    /// Of methods by falling OP.
-    pub(super) fn new(methods: &[MethodSummary], records: &[Record]) -> Option<Self> {
-        let mut streams = methods.iter().filter(|method| method.is_stream());
-        let (best, next) = (streams.next()?.name.clone(), streams.next()?.name.clone());
-        let comparison = compare(&best, &next, records);
+    /// Of the names of methods that learn a stream, by falling OP.
+    pub(super) fn new<'a>(
+        mut streams: impl Iterator<Item = &'a str>,
+        records: &[Record],
+    ) -> Option<Self> {
+        let (best, next) = (streams.next()?, streams.next()?);
         Some(Self {
-            best,
-            next,
-            comparison,
+            best: best.to_owned(),
+            next: next.to_owned(),
+            comparison: compare(best, next, records),
         })
     }
 }
 
-/// `method` against `reference` in the cells of `records` that both have; none without one. Not adjusted for other
-/// comparisons.
+/// `method` against `reference` in the cells of `records` that both have; none without one. Not
+/// adjusted for other comparisons.
 pub(crate) fn compare(method: &str, reference: &str, records: &[Record]) -> Option<Comparison> {
     let op = |record: &Record| Metric::Op.compute(&record.scores, &References::default());
     let pairs: Vec<(&Record, &Record)> = (records.iter())

@@ -6,29 +6,29 @@ use crate::record::Record;
 
 /// Means over the cells of a method, but for the peak.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Costs {
+pub(crate) struct Costs {
     /// Optimizer updates of a cell, memory steps included.
-    pub updates: f64,
+    pub(crate) updates: f64,
     /// Tokens that went forward in training.
-    pub tokens_forward: f64,
+    pub(crate) tokens_forward: f64,
     /// Tokens that went backward.
-    pub tokens_backward: f64,
+    pub(crate) tokens_backward: f64,
     /// Rows of memory steps.
-    pub replayed_rows: f64,
+    pub(crate) replayed_rows: f64,
     /// Rows that are kept from task to task; none where some record does not say.
-    pub kept_rows: Option<f64>,
+    pub(crate) kept_rows: Option<f64>,
     /// Bytes that are kept from task to task beside one adapter, rows and state together.
-    pub kept_bytes: Option<f64>,
+    pub(crate) kept_bytes: Option<f64>,
     /// Seconds of training.
-    pub train_s: f64,
+    pub(crate) train_s: f64,
     /// Seconds of evaluation.
-    pub evaluate_s: f64,
+    pub(crate) evaluate_s: f64,
     /// The largest peak of memory among all cells, in MiB.
-    pub peak_mib: Option<u64>,
+    pub(crate) peak_mib: Option<u64>,
     /// Threads that the cells ran on, each number once, ascending.
-    pub threads: Vec<usize>,
+    pub(crate) threads: Vec<usize>,
     /// How often cells were resumed, all together.
-    pub resumed: usize,
+    pub(crate) resumed: usize,
 }
 
 impl Costs {
@@ -64,7 +64,7 @@ impl Costs {
     }
 
     /// Tokens of both passes.
-    pub fn tokens(&self) -> f64 {
+    pub(crate) fn tokens(&self) -> f64 {
         self.tokens_forward + self.tokens_backward
     }
 }

@@ -7,13 +7,13 @@ const MOST_POINTS: usize = 40;
 
 /// The training of one task.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Curve {
+pub(crate) struct Curve {
     /// Name of the task, or `all tasks`.
-    pub task: String,
+    pub(crate) task: String,
     /// Steps over an epoch's batches.
-    pub steps: usize,
+    pub(crate) steps: usize,
     /// The step in the middle of each group, and the mean loss over it in nats per target token.
-    pub points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// The curves of `records`, which have one method and one order.
@@ -39,8 +39,8 @@ fn mean_curve(curves: &[&LossCurve]) -> Curve {
     let group = first.mean.len().div_ceil(MOST_POINTS).max(1);
     // Records are read from files, which may say anything.
     let steps_of = |i: usize| {
-        let behind = first.steps.saturating_sub(i.saturating_mul(first.every));
-        first.every.min(behind) as f64
+        let left = first.steps.saturating_sub(i.saturating_mul(first.every));
+        first.every.min(left) as f64
     };
     let points = (0..first.mean.len())
         .step_by(group)

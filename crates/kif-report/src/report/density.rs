@@ -1,4 +1,5 @@
-//! Where importance masks lie: shares of parameters by kind and layer, from the traces of a method's records.
+//! Where importance masks lie: shares of parameters by kind and layer, from the traces of a
+//! method's records.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use crate::record::{FusionTrace, Record, TaskFusion};
 
 /// Which parameters are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Region {
+pub(crate) enum Region {
     /// Important to the new task alone.
     InnerOnly,
     /// Important to the memory alone.
@@ -19,10 +20,10 @@ pub enum Region {
 
 impl Region {
     /// All four.
-    pub const ALL: [Self; 4] = [Self::InnerOnly, Self::OuterOnly, Self::Both, Self::Neither];
+    pub(crate) const ALL: [Self; 4] = [Self::InnerOnly, Self::OuterOnly, Self::Both, Self::Neither];
 
     /// Its name in the report.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::InnerOnly => "new task only",
             Self::OuterOnly => "memory only",
@@ -34,17 +35,17 @@ impl Region {
 
 /// What a kind of parameter is, such as `encoder self q A`, and the layer that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct ModelPlace {
     /// Stack, attention, projection, and A or B.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Number of the block, from 0.
-    pub layer: usize,
+    pub(crate) layer: usize,
 }
 
-impl Place {
-    /// Of a tensor's name, such as `encoder.block.0.layer.0.SelfAttention.q.lora_A.weight`. A name of another form is a
-    /// kind of its own.
-    pub fn of(tensor: &str) -> Self {
+impl ModelPlace {
+    /// Of a tensor's name, such as `encoder.block.0.layer.0.SelfAttention.q.lora_A.weight`. A name
+    /// of another form is a kind of its own.
+    pub(crate) fn of(tensor: &str) -> Self {
         let parts: Vec<&str> = tensor.split('.').collect();
         let block = parts.iter().position(|part| *part == "block");
         let layer = block.and_then(|at| parts.get(at + 1)?.parse().ok());
@@ -72,34 +73,35 @@ impl Place {
 
 /// Shares of a method's parameters by region, over the tasks of one order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Density {
+pub(crate) struct Density {
     /// Order, from 1.
-    pub order: usize,
+    pub(crate) order: usize,
     /// Kinds in the order of the adapter.
-    pub kinds: Vec<String>,
+    pub(crate) kinds: Vec<String>,
     /// Layers of the deepest kind.
-    pub n_layers: usize,
+    pub(crate) n_layers: usize,
     /// The tasks that were fused.
-    pub tasks: Vec<TaskDensity>,
+    pub(crate) tasks: Vec<TaskDensity>,
 }
 
 /// Shares of one task: means over its rounds and over seeds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TaskDensity {
+pub(crate) struct TaskDensity {
     /// Its name.
-    pub task: String,
+    pub(crate) task: String,
     /// Rounds, a mean over seeds.
-    pub rounds: f64,
+    pub(crate) rounds: f64,
     /// Shares of all parameters, in the order of [`Region::ALL`].
-    pub overall: [f64; 4],
+    pub(crate) overall: [f64; 4],
     /// `[kinds]`, of all layers together.
-    pub by_kind: Vec<[f64; 4]>,
+    pub(crate) by_kind: Vec<[f64; 4]>,
     /// `[kinds][layers]`; none where a kind has no such layer.
-    pub by_layer: Vec<Vec<Option<[f64; 4]>>>,
+    pub(crate) by_layer: Vec<Vec<Option<[f64; 4]>>>,
 }
 
 impl Density {
-    /// Of `records`, which have one method and one order, where all have a trace of the same tensors.
+    /// Of `records`, which have one method and one order, where all have a trace of the same
+    /// tensors.
     pub(super) fn of(records: &[&Record]) -> Option<Self> {
         let traces: Option<Vec<&FusionTrace>> = records
             .iter()
@@ -115,7 +117,11 @@ impl Density {
         if !traces.iter().all(alike) || first.tasks.is_empty() {
             return None;
         }
-        let places: Vec<Place> = first.tensors.iter().map(|name| Place::of(name)).collect();
+        let places: Vec<ModelPlace> = first
+            .tensors
+            .iter()
+            .map(|name| ModelPlace::of(name))
+            .collect();
         let mut kinds: Vec<String> = Vec::new();
         for place in &places {
             if !kinds.contains(&place.kind) {
@@ -166,7 +172,7 @@ fn task_density(
     task: String,
     same: &[&TaskFusion],
     sizes: &[u64],
-    places: &[Place],
+    places: &[ModelPlace],
     (kinds, n_layers): (&[String], usize),
 ) -> TaskDensity {
     let mut overall = Sum::default();
@@ -205,16 +211,17 @@ mod tests {
 
     #[test]
     fn names_say_kind_and_layer() {
-        let place = Place::of("decoder.block.11.layer.1.EncDecAttention.v.lora_B.weight");
+        let place = ModelPlace::of("decoder.block.11.layer.1.EncDecAttention.v.lora_B.weight");
         let kind = "decoder cross v B".to_owned();
-        assert_eq!(place, Place { kind, layer: 11 });
-        let place =
-            Place::of("base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight");
+        assert_eq!(place, ModelPlace { kind, layer: 11 });
+        let place = ModelPlace::of(
+            "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight",
+        );
         assert_eq!((place.kind.as_str(), place.layer), ("encoder self q A", 0));
-        let place = Place::of("decoder.block.2.layer.2.DenseReluDense.wi_0.lora_A.weight");
+        let place = ModelPlace::of("decoder.block.2.layer.2.DenseReluDense.wi_0.lora_A.weight");
         assert_eq!(place.kind, "decoder feed-forward wi_0 A");
         let kind = "toy.lora_A.weight".to_owned();
-        assert_eq!(Place::of(&kind), Place { kind, layer: 0 });
+        assert_eq!(ModelPlace::of(&kind), ModelPlace { kind, layer: 0 });
     }
 
     #[test]
@@ -222,7 +229,7 @@ mod tests {
         let name = |block: usize, matrix: &str| {
             format!("encoder.block.{block}.layer.0.SelfAttention.q.lora_{matrix}.weight")
         };
-        let places = [name(0, "A"), name(0, "B"), name(1, "A")].map(|name| Place::of(&name));
+        let places = [name(0, "A"), name(0, "B"), name(1, "A")].map(|name| ModelPlace::of(&name));
         let kinds = ["encoder self q A", "encoder self q B"].map(str::to_owned);
         let fusion = TaskFusion {
             task: 1,

@@ -2,7 +2,9 @@
 
 use kif_eval::Metric;
 
-use super::{Lead, Spread, Summary};
+use super::comparison::Lead;
+use super::spread::Spread;
+use super::summary::Summary;
 
 /// A paragraph each.
 pub(super) fn sentences(summary: &Summary) -> Vec<String> {
@@ -104,7 +106,7 @@ fn count(n: usize, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Comparison;
+    use crate::report::comparison::Comparison;
 
     fn said(differences: &[(usize, f64)]) -> String {
         how_sure(&Lead {

@@ -1,13 +1,13 @@
-//! `report.md`: the tables, the formulas, and what the run was made of, for terminals and pull requests.
+//! `report.md`: the tables, the formulas, and what the run was made of, for terminals and pull
+//! requests.
 
 use std::fmt::Write;
 
 use kif_eval::Metric;
 
 use super::comparison::COMPARING;
-use super::summary::READING;
+use super::summary::{MatrixMean, READING, Summary};
 use super::table::{self, COUNTING, escape};
-use super::{MatrixMean, Summary};
 
 /// The report as Markdown.
 pub(super) fn render(summary: &Summary) -> String {

@@ -7,6 +7,7 @@ mod density;
 mod head;
 mod html;
 mod markdown;
+mod spread;
 mod summary;
 pub mod table;
 mod test_rows;
@@ -24,22 +25,19 @@ use kif_protocol::lock::Lock;
 use crate::record::Record;
 
 pub(crate) use comparison::compare;
-pub use comparison::{Comparison, Comparisons, Lead};
-pub use costs::Costs;
-pub use curves::Curve;
-pub use density::{Density, Place, Region, TaskDensity};
-pub use summary::{Extent, MatrixMean, MethodSummary, Spread, Summary, TaskSummary};
+pub(crate) use spread::Spread;
+pub(crate) use summary::{MethodSummary, Summary};
 
 /// Metrics with a column in the tables, and its title.
-pub const COLUMNS: [(Metric, &str); 4] = [
+const COLUMNS: [(Metric, &str); 4] = [
     (Metric::Op, "OP"),
     (Metric::BwtGem, "BWT"),
     (Metric::ForgettingChaudhry, "forgetting"),
     (Metric::FwtAim, "FWT"),
 ];
 
-/// Writes `report.md` and `report.html` of the run in `out`. Methods are compared with `reference`; without one, with
-/// `replay_matched` or the first.
+/// Writes `report.md` and `report.html` of the run in `out`. Methods are compared with `reference`;
+/// without one, with `replay_matched` or the first.
 pub fn write(out: &Path, reference: Option<&str>) -> Result<()> {
     let summary = load(out, reference)?;
     atomic::write(
@@ -116,7 +114,7 @@ pub(crate) fn read_run(out: &Path) -> Result<(Protocol, Option<Lock>, Vec<Record
 }
 
 /// The records of all finished cells of a run; none at all is bad input.
-pub fn records(out: &Path) -> Result<Vec<Record>> {
+pub(crate) fn records(out: &Path) -> Result<Vec<Record>> {
     let cells = out.join("cells");
     let mut paths: Vec<_> = match std::fs::read_dir(&cells) {
         Ok(entries) => entries

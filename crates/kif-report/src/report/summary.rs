@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kif_eval::statistics::{fixed_effects_interval, mean, sample_std, t_interval};
+use kif_eval::statistics::mean;
 use kif_eval::{Metric, References};
 use kif_methods::{MethodConfig, Regime};
 use kif_protocol::lock::Lock;
@@ -12,6 +12,7 @@ use super::comparison::{Comparison, Comparisons, Lead};
 use super::costs::Costs;
 use super::curves::{Curve, curves};
 use super::density::Density;
+use super::spread::Spread;
 use super::test_rows;
 use crate::record::Record;
 
@@ -20,39 +21,39 @@ pub(super) const READING: &str = "mean ± standard deviation over orders and see
                            when test rows are drawn again and models stay; a[i,j] is the score on task j after task i of K\n";
 
 /// Everything that a report prints.
-pub struct Summary {
+pub(crate) struct Summary {
     /// Name of the protocol.
-    pub name: String,
+    pub(crate) name: String,
     /// The base in words: its folder, or which embedded one it is.
-    pub base: String,
+    pub(crate) base: String,
     /// The run's configuration as RON.
-    pub protocol: String,
+    pub(crate) protocol: String,
     /// What the run was made of, if it says.
-    pub lock: Option<Lock>,
-    /// Methods by falling OP, references behind those that learn a stream.
-    pub methods: Vec<MethodSummary>,
-    /// OP of always answering each task's most frequent training label.
-    pub majority: Option<Spread>,
+    pub(crate) lock: Option<Lock>,
+    /// Methods by falling OP, references after those that learn a stream.
+    pub(crate) methods: Vec<MethodSummary>,
+    /// OP of always writing each task's most frequent training label.
+    pub(crate) majority: Option<Spread>,
     /// Every method against one; none where no two methods share a cell.
-    pub comparisons: Option<Comparisons>,
+    pub(crate) comparisons: Option<Comparisons>,
     /// The best method against the next.
-    pub lead: Option<Lead>,
+    pub(crate) lead: Option<Lead>,
     /// What was run.
-    pub extent: Extent,
+    pub(crate) extent: Extent,
     /// Tasks in the order of the first record.
-    pub tasks: Vec<TaskSummary>,
+    pub(crate) tasks: Vec<TaskSummary>,
 }
 
 /// How much was run.
-pub struct Extent {
+pub(crate) struct Extent {
     /// Finished cells.
-    pub n_cells: usize,
+    pub(crate) n_cells: usize,
     /// Orders that they have, ascending.
-    pub orders: Vec<usize>,
+    pub(crate) orders: Vec<usize>,
     /// Seeds that they have, ascending.
-    pub seeds: Vec<u64>,
+    pub(crate) seeds: Vec<u64>,
     /// Trainable parameters, each number once: more for methods with adapters side by side.
-    pub n_params: Vec<usize>,
+    pub(crate) n_params: Vec<usize>,
 }
 
 impl Extent {
@@ -70,37 +71,38 @@ impl Extent {
 }
 
 /// What is known about a method.
-pub struct MethodSummary {
+pub(crate) struct MethodSummary {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Finished cells.
-    pub n_cells: usize,
+    pub(crate) n_cells: usize,
     /// Every metric that some cell has.
-    pub metrics: BTreeMap<Metric, Spread>,
-    /// Half the width of the 95 % interval of those metrics that are weighted sums of cells, test rows drawn again.
-    pub test_rows: BTreeMap<Metric, f64>,
+    pub(crate) metrics: BTreeMap<Metric, Spread>,
+    /// Half the width of the 95 % interval of those metrics that are weighted sums of cells, test
+    /// rows drawn again.
+    pub(crate) test_rows: BTreeMap<Metric, f64>,
     /// Score on each task at the end, by task name.
-    pub last: BTreeMap<String, Spread>,
+    pub(crate) last: BTreeMap<String, Spread>,
     /// Mean matrices, an order each.
-    pub matrices: Vec<MatrixMean>,
+    pub(crate) matrices: Vec<MatrixMean>,
     /// Its settings.
-    pub settings: MethodConfig,
+    pub(crate) settings: MethodConfig,
     /// What a cell of it costs.
-    pub costs: Costs,
+    pub(crate) costs: Costs,
     /// Training losses in its first order.
-    pub curves: Vec<Curve>,
+    pub(crate) curves: Vec<Curve>,
     /// Where its masks lay in its first order; none of methods without masks.
-    pub density: Option<Density>,
+    pub(crate) density: Option<Density>,
 }
 
 impl MethodSummary {
     /// Whether it learns a stream; joint training and tasks alone are references.
-    pub fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         self.settings.regime() == Regime::Stream
     }
 
     /// Whether it is the upper bound.
-    pub fn is_joint(&self) -> bool {
+    pub(crate) fn is_joint(&self) -> bool {
         self.settings.regime() == Regime::Joint
     }
 
@@ -111,98 +113,33 @@ impl MethodSummary {
 }
 
 /// The mean over seeds of the score matrices of one order.
-pub struct MatrixMean {
+pub(crate) struct MatrixMean {
     /// Order, from 1.
-    pub order: usize,
+    pub(crate) order: usize,
     /// Tasks, a column each.
-    pub tasks: Vec<String>,
+    pub(crate) tasks: Vec<String>,
     /// `[K + 1][K]`; row 0 is the base.
-    pub rows: Vec<Vec<Option<f64>>>,
+    pub(crate) rows: Vec<Vec<Option<f64>>>,
 }
 
 /// What is known about a task.
-pub struct TaskSummary {
+pub(crate) struct TaskSummary {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What its score is.
-    pub score: ScoreKind,
+    pub(crate) score: ScoreKind,
     /// Training rows.
-    pub train_rows: usize,
+    pub(crate) train_rows: usize,
     /// Test rows.
-    pub test_rows: usize,
+    pub(crate) test_rows: usize,
     /// Training and test prompts that lost tokens.
-    pub cut: usize,
+    pub(crate) cut: usize,
     /// Distinct first references of the training rows.
-    pub n_labels: usize,
+    pub(crate) n_labels: usize,
     /// Score of the majority class.
-    pub majority: f64,
+    pub(crate) majority: f64,
     /// Score of the base.
-    pub base: Option<f64>,
-}
-
-/// Values over orders and seeds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spread {
-    /// Their mean.
-    pub mean: f64,
-    /// Their sample standard deviation; none of one value.
-    pub std: Option<f64>,
-    /// Half the width of the 95 % interval of the mean (Student's t): with orders as fixed effects where some order has two
-    /// seeds, else over all values; none of one value.
-    pub half_width: Option<f64>,
-    /// How many there are.
-    pub n: usize,
-}
-
-impl Spread {
-    /// Of at least one value.
-    fn of(values: &[f64]) -> Option<Self> {
-        Self::over_orders(&values.iter().map(|x| (1, *x)).collect::<Vec<_>>())
-    }
-
-    /// Of at least one value, each with its order; all orders weigh the same.
-    pub(crate) fn over_orders(values: &[(usize, f64)]) -> Option<Self> {
-        let mut by_order: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        for (order, value) in values {
-            by_order.entry(*order).or_default().push(*value);
-        }
-        let groups: Vec<Vec<f64>> = by_order.into_values().collect();
-        let all: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
-        let interval = fixed_effects_interval(&groups, 0.95).or_else(|_| t_interval(&all, 0.95));
-        let means: Vec<f64> = groups.iter().filter_map(|group| mean(group)).collect();
-        Some(Self {
-            mean: mean(&means)?,
-            std: sample_std(&all),
-            half_width: interval.ok().map(|interval| interval.half_width),
-            n: all.len(),
-        })
-    }
-
-    /// `71.3 ± 0.8`, in percent.
-    pub fn percent(&self) -> String {
-        match self.std {
-            Some(std) => format!("{:.1} ± {:.1}", 100.0 * self.mean, 100.0 * std),
-            None => format!("{:.1}", 100.0 * self.mean),
-        }
-    }
-
-    /// `71.3 [70.1, 72.5]`, or with the deviation where there is no interval, in percent.
-    pub fn with_interval(&self) -> String {
-        match self.interval() {
-            Some(interval) => format!("{:.1} {interval}", 100.0 * self.mean),
-            None => self.percent(),
-        }
-    }
-
-    /// `[70.1, 72.5]`, the 95 % interval in percent.
-    pub fn interval(&self) -> Option<String> {
-        let half = self.half_width?;
-        Some(format!(
-            "[{:.1}, {:.1}]",
-            100.0 * (self.mean - half),
-            100.0 * (self.mean + half)
-        ))
-    }
+    pub(crate) base: Option<f64>,
 }
 
 impl Summary {
@@ -241,7 +178,8 @@ impl Summary {
             let rank = |one: &Comparison| ranks.iter().position(|name| *name == one.method);
             comparisons.methods.sort_by_key(rank);
         }
-        let lead = Lead::new(&methods, &records);
+        let streams = methods.iter().filter(|method| method.is_stream());
+        let lead = Lead::new(streams.map(|method| method.name.as_str()), &records);
         let majority: Vec<f64> = records.iter().map(majority_op).collect();
         Self {
             name: protocol.name.clone(),
@@ -263,7 +201,7 @@ impl Summary {
     }
 
     /// Whether some method has that metric.
-    pub fn has(&self, metric: Metric) -> bool {
+    pub(crate) fn has(&self, metric: Metric) -> bool {
         self.methods
             .iter()
             .any(|method| method.metrics.contains_key(&metric))
@@ -280,7 +218,8 @@ fn method(name: &str, own: &[&Record], all: &[Record]) -> MethodSummary {
             per_task: per_task.as_deref(),
             joint: joint.as_deref(),
         };
-        // Tasks learned alone have no stream: their last row repeats the diagonal, and says nothing about transfer.
+        // Tasks learned alone have no stream: their last row repeats the diagonal, and says nothing
+        // about transfer.
         let alone = record.settings.method.regime() == Regime::PerTask;
         for &metric in if alone { &[Metric::Op] } else { Metric::ALL } {
             if let Some(value) = metric.compute(&record.scores, &references) {
@@ -325,7 +264,8 @@ fn spreads<K: Ord>(values: BTreeMap<K, Vec<(usize, f64)>>) -> BTreeMap<K, Spread
         .collect()
 }
 
-/// Last scores of the cell of `method` with the same order and seed: what some metrics compare with.
+/// Last scores of the cell of another regime with the same order and seed: what some metrics compare
+/// with.
 fn reference(record: &Record, all: &[Record], regime: Regime) -> Option<Vec<f64>> {
     let found = all.iter().find(|other| {
         other.settings.method.regime() == regime
@@ -394,27 +334,4 @@ fn tasks(records: &[Record]) -> Vec<TaskSummary> {
         }
     }
     tasks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spread_prints_percent() {
-        let spread = Spread::of(&[0.7, 0.72]).unwrap();
-        assert_eq!(spread.percent(), "71.0 ± 1.4");
-        assert_eq!(spread.interval().unwrap(), "[58.3, 83.7]");
-        assert_eq!(Spread::of(&[0.5]).unwrap().percent(), "50.0");
-        assert_eq!(Spread::of(&[]), None);
-    }
-
-    #[test]
-    fn orders_weigh_the_same_and_only_seeds_are_uncertain() {
-        let spread = Spread::over_orders(&[(1, 0.5), (1, 0.5), (2, 0.9)]).unwrap();
-        assert!((spread.mean - 0.7).abs() < 1e-12);
-        assert_eq!((spread.half_width, spread.n), (Some(0.0), 3));
-        let one_seed = Spread::over_orders(&[(1, 0.5), (2, 0.9)]).unwrap();
-        assert!(one_seed.half_width.unwrap() > 1.0, "{one_seed:?}");
-    }
 }

@@ -4,7 +4,11 @@ use kif_eval::Metric;
 use kif_methods::methods::MethodConfig;
 use kif_protocol::ScoreKind;
 
-use super::{COLUMNS, Comparisons, MethodSummary, Region, Spread, Summary};
+use super::COLUMNS;
+use super::comparison::Comparisons;
+use super::density::Region;
+use super::spread::Spread;
+use super::summary::{MethodSummary, Summary};
 
 /// Rows of cells under a head; all rows have as many cells as the head.
 pub struct Table {
@@ -264,7 +268,7 @@ pub(super) fn settings(method: &MethodConfig) -> String {
     ron::to_string(method).unwrap_or_default()
 }
 
-/// A row a method; `columns` are those behind its name.
+/// A row a method; `columns` are those after its name.
 fn by_method(
     summary: &Summary,
     columns: impl IntoIterator<Item = String>,

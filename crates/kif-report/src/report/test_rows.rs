@@ -1,4 +1,5 @@
-//! How far a method's numbers may be off because the test sets are samples: the rows of the records' correctness.
+//! How far a method's numbers may be off because the test sets are samples: the rows of the
+//! records' correctness.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +10,12 @@ use kif_methods::Regime;
 
 use crate::record::Record;
 
-/// Half the width of the 95 % interval of a weighted sum of records' values of `metric`, models held fixed and test rows
-/// drawn again. A comparison has weights of both signs, so what two methods get right together cancels.
+/// Half the width of the 95 % interval of a weighted sum of records' values of `metric`, models
+/// held fixed and test rows drawn again. A comparison has weights of both signs, so what two
+/// methods get right together cancels.
 ///
-/// `None` for metrics that are no weighted sum of cells, where a record lacks the rows of a cell, and where records have
-/// another number of rows of a task.
+/// `None` for metrics that are no weighted sum of cells, where a record lacks the rows of a cell,
+/// and where records have another number of rows of a task.
 pub(super) fn half_width(records: &[(&Record, f64)], metric: Metric) -> Option<f64> {
     let mut tasks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (record, weight) in records {
@@ -34,7 +36,8 @@ pub(super) fn half_width(records: &[(&Record, f64)], metric: Metric) -> Option<f
         .map(|interval| interval.half_width)
 }
 
-/// The weight of each record in a mean in which all orders, and all seeds of an order, weigh the same.
+/// The weight of each record in a mean in which all orders, and all seeds of an order, weigh the
+/// same.
 pub(super) fn mean_weights(records: &[&Record]) -> Vec<f64> {
     let mut seeds: BTreeMap<usize, usize> = BTreeMap::new();
     for record in records {

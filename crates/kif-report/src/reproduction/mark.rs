@@ -9,11 +9,13 @@ pub(super) enum Mark {
     Reproduced,
     /// Same base, same settings, and the published OP lies outside our interval.
     NotReproduced,
-    /// Other settings; the difference to the yardstick has the published sign, and our interval of it leaves out 0.
+    /// Other settings; the difference to the yardstick has the published sign, and our interval of
+    /// it leaves out 0.
     Direction,
     /// Other settings; our interval of the difference leaves out 0 on the other side.
     OppositeDirection,
-    /// Other settings, and our interval of the difference holds 0 or cannot be had: nothing can be said yet.
+    /// Other settings, and our interval of the difference holds 0 or cannot be had: nothing can be
+    /// said yet.
     NotYet,
 }
 
@@ -51,8 +53,8 @@ impl Estimate {
 
 /// The mark of a method that has the OP `ours`, published as `published`.
 ///
-/// Differences are from the same yardstick, method less yardstick: `our_difference` paired over the cells of both,
-/// `published_difference` of the published means. All in the same unit.
+/// Differences are from the same yardstick, method less yardstick: `our_difference` paired over the
+/// cells of both, `published_difference` of the published means. All in the same unit.
 pub(super) fn mark(
     same_settings: bool,
     (ours, published): (Estimate, f64),

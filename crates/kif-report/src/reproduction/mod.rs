@@ -16,7 +16,7 @@ use kif_eval::Metric;
 use kif_io::atomic;
 use kif_io::failure::BadInput;
 use kif_methods::methods::MethodConfig;
-use kif_protocol::lock::{Lock, precision_name};
+use kif_protocol::lock::Lock;
 use kif_protocol::{Protocol, StreamSource};
 
 use self::mark::{Estimate, Mark, mark};
@@ -28,8 +28,9 @@ use crate::report::{MethodSummary, Spread, Summary, compare, read_run};
 /// What the direction of a method is taken against, and for that method itself the other one.
 const YARDSTICKS: [&str; 2] = ["seq_lora", "joint"];
 
-/// Copies what a report needs of the finished cells of `run` into `folder`, under the run's own name: protocol, lock and
-/// records, the latter without answers. Cells that are there already are replaced.
+/// Copies what a report needs of the finished cells of `run` into `folder`, under the run's own
+/// name: protocol, lock and records, the latter without answers. Cells that are there already are
+/// replaced.
 pub fn keep(run: &Path, folder: &Path) -> Result<()> {
     let (protocol, lock, records) = read_run(run)?;
     let name = run
@@ -52,7 +53,8 @@ pub fn keep(run: &Path, folder: &Path) -> Result<()> {
     atomic::write(&kept.join("protocol.ron"), protocol.to_ron().as_bytes())
 }
 
-/// All runs of `folder` beside the published results, as Markdown: a section a run, in the order of their names.
+/// All runs of `folder` beside the published results, as Markdown: a section a run, in the order of
+/// their names.
 pub fn compare_all(folder: &Path) -> Result<String> {
     let entries = std::fs::read_dir(folder)
         .map_err(|e| BadInput(format!("{} is not a folder of runs: {e}", folder.display())))?;
@@ -66,7 +68,7 @@ pub fn compare_all(folder: &Path) -> Result<String> {
     for run in &runs {
         let (protocol, lock, records) = read_run(run)?;
         let name = run.file_name().unwrap_or_default().to_string_lossy();
-        let kept = Kept {
+        let kept = KeptRun {
             name: &name,
             protocol: &protocol,
             lock: lock.as_ref(),
@@ -78,14 +80,14 @@ pub fn compare_all(folder: &Path) -> Result<String> {
 }
 
 /// A run that was kept.
-struct Kept<'a> {
+struct KeptRun<'a> {
     name: &'a str,
     protocol: &'a Protocol,
     lock: Option<&'a Lock>,
     records: &'a [Record],
 }
 
-impl Kept<'_> {
+impl KeptRun<'_> {
     fn section(&self) -> String {
         let lock = self.lock.cloned();
         let summary = Summary::new(self.protocol, lock, self.records.to_vec(), None);
@@ -114,7 +116,7 @@ impl Kept<'_> {
             ..
         } = self.protocol;
         let mut text = format!("Base `{}` (", self.base());
-        let precision = precision_name(compute.precision);
+        let precision = compute.precision.name();
         let plural = |n: u64| if n == 1 { "" } else { "s" };
         let _ = write!(
             text,
@@ -182,19 +184,20 @@ impl Kept<'_> {
         format!("{:e}", self.protocol.training_of(method).lr)
     }
 
-    /// Every method, with a row for every source that has a number for it: ours in the orders that the source has.
+    /// Every method, with a row for every source that has a number for it: ours in the orders that
+    /// the source has.
     fn beside_published(&self, summary: &Summary) -> Table {
         let StreamSource::Builtin(benchmark) = &self.protocol.stream else {
             return self.table(summary, &[]);
         };
         let tables = Published::all().into_iter();
         let of_benchmark = tables.filter(|table| &table.benchmark == benchmark);
-        let sources: Vec<Source> = of_benchmark
+        let sources: Vec<Counterpart> = of_benchmark
             .map(|table| {
                 let in_orders = |record: &&Record| table.orders.contains(&record.order);
                 let records: Vec<Record> = self.records.iter().filter(in_orders).cloned().collect();
                 let summary = Summary::new(self.protocol, None, records.clone(), None);
-                Source {
+                Counterpart {
                     table,
                     records,
                     summary,
@@ -204,7 +207,7 @@ impl Kept<'_> {
         self.table(summary, &sources)
     }
 
-    fn table(&self, summary: &Summary, sources: &[Source]) -> Table {
+    fn table(&self, summary: &Summary, sources: &[Counterpart]) -> Table {
         let ours = |method: &MethodSummary| {
             let mut row = vec![method.name.clone(), self.rate(&method.name)];
             row.extend([Metric::Op, Metric::BwtGem].map(|metric| percent(method, metric)));
@@ -252,13 +255,13 @@ impl Kept<'_> {
 }
 
 /// Published results, and our cells in the orders that they are the mean of.
-struct Source {
+struct Counterpart {
     table: Published,
     records: Vec<Record>,
     summary: Summary,
 }
 
-impl Source {
+impl Counterpart {
     /// What was published of a method, and what is ours.
     fn find(&self, name: &str) -> (Option<&PublishedRow>, Option<&MethodSummary>) {
         let mut methods = self.summary.methods.iter();
@@ -281,8 +284,8 @@ impl Source {
         Some(mark(same_settings, (ours, published), differences))
     }
 
-    /// Whether a method has a cell in every order of the source, and ran as the built-in protocol says, which has the
-    /// published settings.
+    /// Whether a method has a cell in every order of the source, and ran as the built-in protocol
+    /// says, which has the published settings.
     fn is_as_published(&self, name: &str) -> bool {
         let own = || self.records.iter().filter(|record| record.method == name);
         let has = |order: &usize| own().any(|record| record.order == *order);

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::Findings;
 
-/// A table of the files of `tasks` beside the published checksums; none for a stream that is not published.
+/// A table of the files of `tasks` beside the published checksums; none for a stream that is not
+/// published.
 pub(super) fn compare(
     stream: &Stream,
     root: &Path,

@@ -1,7 +1,9 @@
-//! Whether a benchmark can be run, and what its numbers would not mean: protocol, task files and limits, without a model.
+//! Whether a benchmark can be run, and what its numbers would not mean: protocol, task files and
+//! limits, without a model.
 //!
-//! An *error* is what a run would refuse, a file of a published benchmark that is missing or is another one, or a test row
-//! that is trained on. A *warning* is what a run puts up with. Everything is looked at whatever was found before.
+//! An *error* is what a run would refuse, a file of a published benchmark that is missing or is
+//! another one, or a test row that is trained on. A *warning* is what a run puts up with.
+//! Everything is looked at whatever was found before.
 
 mod files;
 mod repeats;
@@ -63,7 +65,8 @@ impl Findings {
 impl Check {
     /// Looks at everything that a protocol names. Without a model, numbers of tokens stay unknown.
     ///
-    /// Fails only where a file that the program brings along cannot be unpacked; what is wrong is in the findings.
+    /// Fails only where a file that the program brings along cannot be unpacked; what is wrong is
+    /// in the findings.
     pub fn new(protocol: &Protocol) -> Result<Self> {
         let mut findings = Findings::default();
         for problem in protocol.problems() {

@@ -161,7 +161,8 @@ impl TaskCheck {
     }
 }
 
-/// Rows of `n_train` that stay in the memory when the share for validation and the limit are taken off.
+/// Rows of `n_train` that stay in the memory when the share for validation and the limit are taken
+/// off.
 fn kept(protocol: &Protocol, n_train: usize) -> usize {
     let share = |fraction: f64| {
         Some(fraction)

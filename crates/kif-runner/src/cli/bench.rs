@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
     /// Base model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Which of the small bases inside the program, for the protocols that need no --model [default: t5]
+    /// Which of the small bases inside the program, for the protocols that need no --model
+    /// [default: t5]
     #[arg(long, value_enum, conflicts_with = "model")]
     arch: Option<Arch>,
     /// Folder of the task files
@@ -50,8 +51,8 @@ pub(crate) struct Arguments {
     /// Hold this share of every task's training rows out and examine it in place of the test rows
     #[arg(long, value_name = "SHARE")]
     validation: Option<f64>,
-    /// exact: what the model writes; labels: the likeliest training label, which tells forgotten knowledge from a
-    /// forgotten format. Tasks that the protocol scores by ROUGE-L keep it
+    /// exact: what the model writes; labels: the likeliest training label, which tells forgotten
+    /// knowledge from a forgotten format. Tasks that the protocol scores by ROUGE-L keep it
     #[arg(long, value_enum)]
     score: Option<Answer>,
     /// Longest prompt in tokens, end token included
@@ -60,8 +61,8 @@ pub(crate) struct Arguments {
     /// Longest answer in tokens
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// Run directory; running again goes on where it stopped [default: runs/PROTOCOL, or runs/PROTOCOL-decoder with
-    /// --arch decoder]
+    /// Run directory; running again goes on where it stopped [default: runs/PROTOCOL, or
+    /// runs/PROTOCOL-decoder with --arch decoder]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -123,7 +124,7 @@ impl Arguments {
             &self.max_new_tokens,
         );
         if let Some(score) = self.score {
-            protocol.answer_by(score.into());
+            protocol.evaluate_by(score.into());
         }
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {

@@ -1,10 +1,11 @@
 //! What several commands share: where to compute, which model, and how to print.
 
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kif_data::Limits;
 use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::process;
 use kif_model::{
@@ -12,6 +13,7 @@ use kif_model::{
     StoredPrompts, StoredRouted, Trainable, required,
 };
 use kif_protocol::{Compute, Device, Precision, ScoreKind, TemplateSetting};
+use kif_runner::codec::Codec;
 use kif_runner::run::model_options;
 
 /// What to compute on.
@@ -27,7 +29,8 @@ pub(crate) struct ComputeArguments {
     /// Threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     threads: Option<u64>,
-    /// Keep few activations and compute the others a second time: less memory, slower training, the same results
+    /// Keep few activations and compute the others a second time: less memory, slower training, the
+    /// same results
     #[arg(long)]
     recompute: bool,
 }
@@ -49,8 +52,8 @@ impl ComputeArguments {
 /// What prompts look like to the model.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TemplateArgument {
-    /// plain: prompts as the files have them; alpaca: under Alpaca's preamble; or a minijinja file that knows
-    /// `instruction`, `input` and `prompt` [default: plain]
+    /// plain: prompts as the files have them; alpaca: under Alpaca's preamble; or a minijinja file
+    /// that knows `instruction`, `input` and `prompt` [default: plain]
     #[arg(long, value_name = "NAME|FILE")]
     template: Option<String>,
 }
@@ -67,7 +70,40 @@ impl TemplateArgument {
     }
 }
 
-/// How answers are made.
+/// Limits that cut no row.
+pub(crate) const UNCUT: Limits = Limits {
+    max_input: usize::MAX,
+    max_target: usize::MAX,
+};
+
+/// A base, what lies on it, and rows for it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ModelAndRows {
+    /// Base model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Adapter in PEFT layout, adapters with a router, or soft prompts
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Rows: JSON Lines or a JSON array; nothing is cut
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+}
+
+impl ModelAndRows {
+    /// From rows to ids as the base has them.
+    pub(crate) fn codec(&self, template: &TemplateArgument) -> Result<Codec> {
+        Codec::of_model(&self.model, &template.setting())
+    }
+
+    /// The base with what lies on it; without an adapter, a fresh one that changes nothing.
+    pub(crate) fn load(&self, compute: &Compute) -> Result<Box<dyn LanguageModel>> {
+        let adapter = self.adapter.as_deref();
+        Ok(load(&self.model, adapter, LoraConfig::default(), compute, 1)?.model)
+    }
+}
+
+/// How predictions are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Answer {
     /// What the model writes.
@@ -85,7 +121,7 @@ impl From<Answer> for ScoreKind {
     }
 }
 
-/// A base with an adapter on it, with several and a router, or behind soft prompts.
+/// A base with an adapter on it, with several and a router, or with soft prompts in front.
 pub(crate) struct Loaded {
     /// The model; its trainable parameters are the adapter, adapters and router, or the prompts.
     pub(crate) model: Box<dyn LanguageModel>,
@@ -157,7 +193,7 @@ fn load_routed(base: &Path, dir: &Path, compute: &Compute) -> Result<Box<dyn Lan
     Ok(model)
 }
 
-/// Loads a base behind the soft prompts of a directory, those active that it says.
+/// Loads a base with the soft prompts of a directory, those active that it says.
 fn load_prompts(base: &Path, dir: &Path, compute: &Compute) -> Result<Box<dyn LanguageModel>> {
     let stored = StoredPrompts::read(dir)
         .or_bad_input(|| format!("reading soft prompts {}", dir.display()))?;

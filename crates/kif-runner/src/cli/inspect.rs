@@ -1,35 +1,30 @@
-//! `kif inspect`: losses and gradients of a file as tensors, for comparison with other tools. Dropout is off.
+//! `kif inspect`: losses and gradients of a file as tensors, for comparison with other tools.
+//! Dropout is off.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use kif_data::{Batch, Encoded, Limits, read_rows};
+use kif_data::{Batch, Encoded, read_rows};
 use kif_io::atomic;
 use kif_io::failure::BadInput;
 use kif_io::signal::StopFlag;
-use kif_model::{LanguageModel, LoraConfig};
+use kif_model::LanguageModel;
 use kif_protocol::Compute;
-use kif_runner::codec::{Codec, check_vocabulary};
+use kif_runner::codec::check_vocabulary;
 use kif_runner::evaluate::nll_per_row;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::common::{ComputeArguments, TemplateArgument, load, print};
+use super::common::{ComputeArguments, ModelAndRows, TemplateArgument, UNCUT, print};
 
 /// Tokens that go through the model at once.
 const BATCH_TOKENS: usize = 8192;
 
 /// Arguments of `kif inspect`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("adapter", |arg| arg.help("Adapter in PEFT layout, adapters with a router, or soft prompts; with one, gradients are written too")))]
 pub(crate) struct Arguments {
-    /// Base model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Adapter in PEFT layout, adapters with a router, or soft prompts; with one, gradients are written too
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-    /// Rows: JSON Lines or a JSON array; nothing is cut
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    #[command(flatten)]
+    input: ModelAndRows,
     /// Where the tensors go
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
@@ -42,29 +37,19 @@ pub(crate) struct Arguments {
 /// Computes, writes, prints the mean loss.
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let compute = arguments.compute.apply(Compute::default())?;
-    let limits = Limits {
-        max_input: usize::MAX,
-        max_target: usize::MAX,
-    };
-    let read = read_rows(&arguments.data)?;
-    let rows = Codec::of_model(&arguments.model, &arguments.template.setting())?
-        .encode_rows(&read, limits)?;
-    let adapter = arguments.adapter.as_deref();
-    let mut model = load(
-        &arguments.model,
-        adapter,
-        LoraConfig::default(),
-        &compute,
-        1,
-    )?
-    .model;
+    let input = &arguments.input;
+    let read = read_rows(&input.data)?;
+    let rows = input
+        .codec(&arguments.template)?
+        .encode_rows(&read, UNCUT)?;
+    let mut model = input.load(&compute)?;
     check_vocabulary(&read, &rows, model.vocab_size())?;
 
     let nll = nll_per_row(model.as_ref(), &rows, BATCH_TOKENS, stop)?;
     let target_tokens: Vec<i64> = rows.iter().map(|row| row.target_ids.len() as i64).collect();
     let n_tokens: i64 = target_tokens.iter().sum();
     if n_tokens == 0 {
-        return Err(BadInput(format!("{} has no target tokens", arguments.data.display())).into());
+        return Err(BadInput(format!("{} has no target tokens", input.data.display())).into());
     }
     let mean_loss = nll.iter().sum::<f64>() / n_tokens as f64;
     let nll: Vec<f32> = nll.into_iter().map(|x| x as f32).collect();
@@ -72,7 +57,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     tensors.push_f32("nll_per_example", vec![rows.len()], &nll);
     tensors.push_f32("mean_loss", vec![1], &[mean_loss as f32]);
     tensors.push_i64("target_tokens", vec![rows.len()], &target_tokens);
-    if arguments.adapter.is_some() {
+    if input.adapter.is_some() {
         let grad = gradient(model.as_mut(), &rows, n_tokens as usize, stop)?;
         for spec in model.layout().specs() {
             tensors.push_f32(

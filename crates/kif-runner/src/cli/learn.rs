@@ -72,7 +72,8 @@ pub(crate) struct Arguments {
     /// Alpha of a new adapter [default: 32]
     #[arg(long, value_name = "X")]
     alpha: Option<f32>,
-    /// Modules of a new adapter, by PEFT name; q, k, v and o are known to every model [default: q,v]
+    /// Modules of a new adapter, by PEFT name; q, k, v and o are known to every model [default:
+    /// q,v]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     targets: Option<Vec<String>>,
     /// Take rows in the order of the files, going on across steps and wrapping inside a batch

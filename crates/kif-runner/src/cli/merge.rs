@@ -13,7 +13,8 @@ use kif_protocol::Compute;
 
 use super::common::{load, print};
 
-/// Largest difference between logits of the merged model and of base with adapter, relative to the largest logit.
+/// Largest difference between logits of the merged model and of base with adapter, relative to the
+/// largest logit.
 const TOLERANCE: f64 = 1e-4;
 
 /// Files that are copied beside the merged weights where the base has them.

@@ -14,12 +14,14 @@ use super::common::print;
 /// Arguments of `kif metrics`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Run directory, record.json, or a matrix as JSON or CSV: a row after every task, and perhaps one before
+    /// Run directory, record.json, or a matrix as JSON or CSV: a row after every task, and perhaps
+    /// one before
     matrix: PathBuf,
     /// Scores of a plain matrix and of --single-task are in percent
     #[arg(long)]
     percent: bool,
-    /// Scores of models that learned one task each, in the order of the stream [default: those of per_task in the run]
+    /// Scores of models that learned one task each, in the order of the stream [default: those of
+    /// per_task in the run]
     #[arg(long, value_name = "SCORES", value_delimiter = ',')]
     single_task: Option<Vec<f64>>,
 }

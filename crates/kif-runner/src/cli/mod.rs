@@ -19,7 +19,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use kif_io::signal::StopFlag;
 
-/// Continual learning of language models with Recurrent-KIF: learn task after task with one adapter, forget little.
+/// Continual learning of language models with Recurrent-KIF: learn task after task with one
+/// adapter, forget little.
 #[derive(Debug, Parser)]
 #[command(
     name = "kif",

@@ -26,10 +26,12 @@ pub(crate) struct Arguments {
     /// Steps that are measured, after two to warm up
     #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_one)]
     steps: usize,
-    /// Rows and columns of the product that rates are held against [default: 2048 on the CPU; 8192 on CUDA]
+    /// Rows and columns of the product that rates are held against [default: 2048 on the CPU; 8192
+    /// on CUDA]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32_768))]
     matrix: Option<u16>,
-    /// A Python with torch and transformers, which does the same steps (bf16 beside our f16 and int8) before us
+    /// A Python with torch and transformers, which does the same steps (bf16 beside our f16 and
+    /// int8) before us
     #[arg(long, value_name = "PYTHON")]
     peer: Option<String>,
 }
@@ -93,7 +95,8 @@ fn or_default<T>(given: Vec<T>, default: Vec<T>) -> Vec<T> {
     if given.is_empty() { default } else { given }
 }
 
-/// Prints the rate of one product for each precision, and a line for each size, precision and batch as it is measured.
+/// Prints the rate of one product for each precision, and a line for each size, precision and batch
+/// as it is measured.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     process::start_threads(None)?;
     let plan = arguments.plan();

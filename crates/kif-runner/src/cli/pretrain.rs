@@ -15,8 +15,8 @@ use super::common::{ComputeArguments, check_out_folder, print};
 /// Arguments of `kif pretrain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Text to learn from: .jsonl rows {input, output} or {text}, .txt lines, with .zst behind it if compressed; or token ids
-    /// in .safetensors
+    /// Text to learn from: .jsonl rows {input, output} or {text}, .txt lines, with .zst behind it
+    /// if compressed; or token ids in .safetensors
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     corpus: Vec<PathBuf>,
     /// Sizes, mixture, optimizer and seed, in RON

@@ -4,31 +4,26 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use kif_data::{Limits, Row, read_rows};
+use kif_data::{Row, read_rows};
 use kif_io::atomic;
 use kif_io::failure::BadInput;
 use kif_io::progress::Progress;
 use kif_io::signal::StopFlag;
-use kif_model::LoraConfig;
 use kif_protocol::{Compute, ScoreKind};
-use kif_runner::codec::{Codec, check_vocabulary};
+use kif_runner::codec::check_vocabulary;
 use kif_runner::evaluate::{Evaluation, EvaluationOptions, TestSet, evaluate};
 use serde::Serialize;
 
-use super::common::{Answer, ComputeArguments, TemplateArgument, at_least_one, load, print};
+use super::common::{
+    Answer, ComputeArguments, ModelAndRows, TemplateArgument, UNCUT, at_least_one, print,
+};
 
 /// Arguments of `kif score`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("adapter", |arg| arg.help("Adapter in PEFT layout, adapters with a router, or soft prompts; without one, the base alone")))]
 pub(crate) struct Arguments {
-    /// Base model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Adapter in PEFT layout, adapters with a router, or soft prompts; without one, the base alone
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-    /// Rows: JSON Lines or a JSON array; nothing is cut
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    #[command(flatten)]
+    input: ModelAndRows,
     /// Where answers go, a JSON line a row
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -60,28 +55,18 @@ struct Line<'a> {
     rouge_l: f64,
 }
 
-/// Answers all rows, writes them, prints the totals.
+/// Evaluates all rows, writes the answers, prints the totals.
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let compute = arguments.compute.apply(Compute::default())?;
-    let rows = read_rows(&arguments.data)?;
-    let codec = Codec::of_model(&arguments.model, &arguments.template.setting())?;
+    let input = &arguments.input;
+    let rows = read_rows(&input.data)?;
+    let codec = input.codec(&arguments.template)?;
     let score = ScoreKind::from(arguments.score);
     if arguments.labels.is_some() && score != ScoreKind::Labels {
         return Err(BadInput("--labels needs --score labels".into()).into());
     }
-    let limits = Limits {
-        max_input: usize::MAX,
-        max_target: usize::MAX,
-    };
-    let test = TestSet::new(&rows, &codec, limits, score, arguments.labels)?;
-    let model = load(
-        &arguments.model,
-        arguments.adapter.as_deref(),
-        LoraConfig::default(),
-        &compute,
-        1,
-    )?
-    .model;
+    let test = TestSet::new(&rows, &codec, UNCUT, score, arguments.labels)?;
+    let model = input.load(&compute)?;
     check_vocabulary(&rows, &test.encoded, model.vocab_size())?;
     let options = EvaluationOptions {
         score,
@@ -90,7 +75,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         batch_rows: arguments.batch_size,
     };
     let mut progress = Progress::new(rows.len() as u64);
-    progress.label(format!("scoring {}", arguments.data.display()));
+    progress.label(format!("scoring {}", input.data.display()));
     let evaluation = evaluate(model.as_ref(), &codec, &test, &options, stop, |n| {
         progress.advance(n as u64)
     })?;

@@ -10,7 +10,8 @@ use super::common::print;
 /// Arguments of `kif selftest`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The device that is compared with the CPU in f32; the CPU with itself shows that the comparison works
+    /// The device that is compared with the CPU in f32; the CPU with itself shows that the
+    /// comparison works
     #[arg(long, value_enum, default_value = "cpu")]
     device: Device,
 }

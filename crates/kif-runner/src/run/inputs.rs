@@ -12,7 +12,7 @@ use kif_data::{
 use kif_eval::{best_rouge_l, exact_match};
 use kif_io::failure::{BadInput, OrBadInput};
 use kif_protocol::lock::Inventory;
-use kif_protocol::{Memory, Protocol, ScoreKind, TemplateSetting};
+use kif_protocol::{MemorySettings, Protocol, ScoreKind, TemplateSetting};
 use kif_report::record::TaskNote;
 
 use crate::codec::Codec;
@@ -122,7 +122,7 @@ impl Inputs {
         n_tasks: usize,
         highest: &[Vec<usize>],
     ) -> Vec<Vec<usize>> {
-        let Memory { fraction, policy } = protocol.memory;
+        let MemorySettings { fraction, policy } = protocol.memory;
         let tasks: Vec<&PreparedTask> = self.order(order).iter().map(|t| self.task(t)).collect();
         match policy {
             MemoryPolicy::ClassBalanced | MemoryPolicy::Random => (tasks[..n_tasks].iter())

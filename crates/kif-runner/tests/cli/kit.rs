@@ -79,7 +79,8 @@ pub(crate) fn arg(path: &Path) -> &str {
 
 /// Rows of a task that the golden models can learn: the third word decides the label.
 ///
-/// Labels are words of their vocabulary (`w20` and on); `shift` makes tasks that share words and differ in labels.
+/// Labels are words of their vocabulary (`w20` and on); `shift` makes tasks that share words and
+/// differ in labels.
 pub(crate) fn rows(task: &str, n: usize, shift: usize) -> String {
     let row = |i: usize| {
         let (word, label) = (100 + i % 4, 20 + (i % 4 + shift) % 4);
@@ -93,7 +94,8 @@ pub(crate) fn rows(task: &str, n: usize, shift: usize) -> String {
     (0..n).map(row).collect()
 }
 
-/// A stream of tasks `a` and `b` in one folder, with a protocol beside it: the path of the protocol.
+/// A stream of tasks `a` and `b` in one folder, with a protocol beside it: the path of the
+/// protocol.
 pub(crate) fn small_benchmark(folder: &Path, methods: &str) -> PathBuf {
     for (task, shift) in [("a", 0), ("b", 1)] {
         let at = folder.join("data").join(task);

@@ -1,4 +1,5 @@
-//! The page: valid, without addresses, with everything escaped, and with the numbers of the records.
+//! The page: valid, without addresses, with everything escaped, and with the numbers of the
+//! records.
 
 use std::fs;
 use std::io::Write;
@@ -31,8 +32,8 @@ const HOSTILE: [&str; 2] = [
     "\" onmouseover=\"alert(2)\" x='&lt;b&gt;",
 ];
 
-/// A run of two tasks that took their names after it was over: a folder cannot have such a name. One seed, so that every
-/// number is that of a record.
+/// A run of two tasks that took their names after it was over: a folder cannot have such a name.
+/// One seed, so that every number is that of a record.
 static RUN: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let methods = METHODS.map(|name| format!("{name:?}")).join(", ");

@@ -1,5 +1,5 @@
-//! What charts are drawn with: scales, axes, lines, dots with intervals; SVG of fixed decimals, so that equal numbers give
-//! equal bytes.
+//! What charts are drawn with: scales, axes, lines, dots with intervals; SVG of fixed decimals, so
+//! that equal numbers give equal bytes.
 
 use maud::{Markup, html};
 
@@ -185,7 +185,8 @@ impl Frame {
     }
 }
 
-/// A dot at `x`, with an interval from `low` to `high` where there is one. An end outside the scale has no cap.
+/// A dot at `x`, with an interval from `low` to `high` where there is one. An end outside the scale
+/// has no cap.
 pub(super) fn dot_with_interval(scale: &Scale, y: f64, x: f64, ends: Option<(f64, f64)>) -> Markup {
     html! {
         @if let Some((low, high)) = ends {
@@ -198,7 +199,7 @@ pub(super) fn dot_with_interval(scale: &Scale, y: f64, x: f64, ends: Option<(f64
     }
 }
 
-/// The class of a line: its own among the first, grey behind.
+/// The class of a line: its own among the first, grey after them.
 pub(super) fn series(i: usize) -> String {
     if i < N_SERIES {
         format!("curve s{i}")
@@ -222,7 +223,8 @@ pub(super) fn key<'a>(names: impl Iterator<Item = &'a str>, others: bool) -> Mar
     }
 }
 
-/// Moves `wanted`, ascending, as little as it must so that neighbours are `gap` apart and all lie within `ends`.
+/// Moves `wanted`, ascending, as little as it must so that neighbours are `gap` apart and all lie
+/// within `ends`.
 pub(super) fn spread_out(wanted: &[f64], gap: f64, ends: (f64, f64)) -> Vec<f64> {
     let mut places = wanted.to_vec();
     let mut least = ends.0;

@@ -5,7 +5,8 @@ use maud::{Markup, html};
 
 use super::chart::{Frame, Scale, line, percent_tick, px, short, spread_out, svg, text};
 use super::{percent, table};
-use crate::report::{MethodSummary, Summary, table};
+use crate::report::summary::{MethodSummary, Summary};
+use crate::report::table;
 
 pub(super) fn section(summary: &Summary) -> Markup {
     let tokens = |method: &MethodSummary| method.costs.tokens();

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::chart::{Frame, N_SERIES, Scale, curve, key, percent_tick, series, svg};
 use super::folded;
-use crate::report::{MatrixMean, MethodSummary, Summary};
+use crate::report::summary::{MatrixMean, MethodSummary, Summary};
 
 pub(super) fn section(summary: &Summary) -> Markup {
     let methods = in_front(summary);

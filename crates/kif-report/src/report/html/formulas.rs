@@ -3,7 +3,8 @@
 use kif_eval::Metric;
 use maud::{Markup, html};
 
-use crate::report::{COLUMNS, Summary};
+use crate::report::COLUMNS;
+use crate::report::summary::Summary;
 
 pub(super) fn section(summary: &Summary) -> Markup {
     let title = |metric: &Metric| {

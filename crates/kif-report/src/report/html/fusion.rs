@@ -1,10 +1,13 @@
-//! What importance masks identified, and so what was fused: shares of parameters by kind, layer and task.
+//! What importance masks identified, and so what was fused: shares of parameters by kind, layer and
+//! task.
 
 use maud::{Markup, html};
 
 use super::chart::{cut, heat, heat_key, heat_step, px, svg, text};
 use super::{folded, percent, table, tooltip};
-use crate::report::{Density, Region, Summary, TaskDensity, table};
+use crate::report::density::{Density, Region, TaskDensity};
+use crate::report::summary::Summary;
+use crate::report::table;
 
 /// Methods that are open from the start.
 const N_OPEN: usize = 1;
@@ -91,7 +94,7 @@ fn important_to(region: Region) -> &'static str {
     }
 }
 
-/// Left edge of the cells, behind the names of kinds.
+/// Left edge of the cells, after the names of kinds.
 const LEFT: f64 = 150.0;
 const TOP: f64 = 22.0;
 const ROW: f64 = 15.0;
@@ -138,8 +141,8 @@ fn by_layer(density: &Density, region: Region) -> Markup {
     }
 }
 
-/// One path for every step of the scale, in units of cells, with a line for every run of equal cells of a row: 24 layers
-/// in 14 tasks stay small.
+/// One path for every step of the scale, in units of cells, with a line for every run of equal
+/// cells of a row: 24 layers in 14 tasks stay small.
 fn cells(task: &TaskDensity, region: Region) -> Markup {
     let mut steps = vec![String::new(); 10];
     for (kind, layers) in task.by_layer.iter().enumerate() {

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::chart::{heat, heat_key};
 use super::{folded, percent, tooltip};
-use crate::report::{MatrixMean, Summary};
+use crate::report::summary::{MatrixMean, Summary};
 
 /// Methods whose matrices are open from the start.
 const N_OPEN: usize = 3;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::folded;
-use crate::report::Summary;
+use crate::report::summary::Summary;
 
 pub(super) fn section(summary: &Summary) -> Markup {
     html! {

@@ -1,4 +1,5 @@
-//! `report.html`: one page that loads nothing from anywhere and runs nothing; a file for each section.
+//! `report.html`: one page that loads nothing from anywhere and runs nothing; a file for each
+//! section.
 
 mod chart;
 mod cost;
@@ -13,8 +14,9 @@ mod training;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::head;
+use super::summary::Summary;
 use super::table::Table;
-use super::{Summary, head};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -68,7 +70,8 @@ pub(super) fn render(summary: &Summary) -> String {
         html lang="en" {
             head {
                 meta charset="utf-8";
-                // Nothing may be loaded and nothing run, even if something slipped through unescaped.
+                // Nothing may be loaded and nothing run, even if something slipped through
+                // unescaped.
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (summary.name) ": report" }

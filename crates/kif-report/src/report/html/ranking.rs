@@ -1,4 +1,5 @@
-//! The ranking: OP with its interval, what transfer metrics say, and the comparison with a reference.
+//! The ranking: OP with its interval, what transfer metrics say, and the comparison with a
+//! reference.
 
 use kif_eval::Metric;
 use maud::{Markup, html};
@@ -6,8 +7,9 @@ use maud::{Markup, html};
 use super::chart::{Frame, Scale, cut, dot_with_interval, line, percent_tick, svg, text};
 use super::{percent, table};
 use crate::report::comparison::COMPARING;
-use crate::report::summary::READING;
-use crate::report::{MethodSummary, Spread, Summary, table};
+use crate::report::spread::Spread;
+use crate::report::summary::{MethodSummary, READING, Summary};
+use crate::report::table;
 
 /// Height of a row of the chart.
 const ROW: f64 = 22.0;

@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::table;
-use crate::report::{Summary, table};
+use crate::report::summary::Summary;
+use crate::report::table;
 
 pub(super) fn section(summary: &Summary) -> Markup {
     html! {

@@ -4,7 +4,9 @@ use maud::{Markup, html};
 
 use super::chart::{Frame, Scale, curve, cut, line, short, svg, text};
 use super::{folded, table};
-use crate::report::{Curve, MethodSummary, Summary, table};
+use crate::report::curves::Curve;
+use crate::report::summary::{MethodSummary, Summary};
+use crate::report::table;
 
 /// Methods whose curves are open from the start.
 const N_OPEN: usize = 6;
@@ -51,7 +53,7 @@ fn charts(methods: &[MethodSummary], highest: f64) -> Markup {
     }
 }
 
-/// Curves one behind the other, with a line between tasks.
+/// Curves one after the other, with a line between tasks.
 fn chart(method: &MethodSummary, highest: f64) -> Markup {
     let frame = Frame {
         left: 34.0,

@@ -1,0 +1,117 @@
+//! What the record of a cell says, and whether it is read as it was written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kif_methods::MethodConfig;
+use kif_model::Weights;
+use kif_report::record::Record;
+
+use crate::kit::{arg, small_benchmark, succeed};
+use crate::runs::{bench, record};
+
+/// Matrices of an adapter on `tiny-t5`: A and B on q and v of 2 and 3 self-attentions and 3 to the
+/// encoder.
+const N_TENSORS: usize = 2 * 2 * (2 + 3 + 3);
+
+/// The values of the first of several adapters of the cell with this record.
+fn one_adapter(record: &Path) -> PathBuf {
+    record.with_file_name("adapter/adapters/0/adapter_model.safetensors")
+}
+
+/// Numbers in a file of tensors.
+fn n_values(path: &Path) -> usize {
+    let weights = Weights::read_file(path).unwrap();
+    let size = |name: &str| weights.shape(name).unwrap().iter().product::<usize>();
+    weights.names().map(size).sum()
+}
+
+/// Every method, from its settings to its record: nothing gets lost when a record is read, and the
+/// memory keeps to its share.
+#[test]
+fn records_of_all_methods_survive_reading_and_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let out = folder.path().join("run");
+    bench(&protocol, &out, &["--methods", "all", "--epochs", "2"]);
+    for method in MethodConfig::all() {
+        let path = out.join(format!("cells/{}-o1-s1/record.json", method.name()));
+        let record = Record::read(&path).unwrap();
+        let again = folder.path().join("again.json");
+        record.write(&again).unwrap();
+        assert_eq!(fs::read(&again).unwrap(), fs::read(&path).unwrap());
+        assert_eq!(Record::read(&again).unwrap(), record);
+        let name = record.settings.method.name();
+        assert_eq!(name, method.name(), "the settings are those of the method");
+        for note in &record.task_notes {
+            assert_eq!(note.memory_rows, 8, "0.2 of 40 rows: {name}");
+        }
+        let n_bytes = |n_floats: usize| 4 * n_floats as u64;
+        let p = record.n_params;
+        let kept = record.kept.unwrap();
+        let state = match name {
+            "ewc" | "ewc-textbook" => n_bytes(2 * p),
+            "slao" | "per_task" => n_bytes(p),
+            // A number for each of the matrices or ranks.
+            "tasl" => n_bytes(N_TENSORS),
+            "tas_lora" => n_bytes(N_TENSORS / 2 * record.settings.adapter.rank),
+            // The adapter or prompt of the first of two tasks.
+            "inc_lora" | "o_lora" | "ella" | "prog_prompt" => n_bytes(p / 2),
+            // Ids of the rows that it drew; how many is tested where they are drawn.
+            "lfpt5" => kept.state_bytes / 4 * 4,
+            // All parameters but those of one adapter; SAPT has the weights of two tasks between
+            // two adapters, too.
+            "moe_lora" => n_bytes(p - n_values(&one_adapter(&path))),
+            "sapt_lora" => n_bytes(p - n_values(&one_adapter(&path)) + 4),
+            _ => 0,
+        };
+        assert_eq!(kept.state_bytes, state, "{name}");
+        let rehearses = ["replay", "replay_matched", "halve", "a_gem"].contains(&name)
+            || ["aim_merging", "forever", "sapt_lora", "vr_mcl"].contains(&name)
+            || name.starts_with("kif-");
+        let rows = match name {
+            "joint" => 80,
+            _ if rehearses => 16,
+            _ => 0,
+        };
+        assert_eq!(kept.rows, rows, "{name}");
+        // 4 words and an end token, then a word and an end token.
+        assert_eq!(kept.row_bytes, rows * n_bytes(5 + 2), "{name}");
+        let masked = name.starts_with("kif-") && name != "kif-soft";
+        assert_eq!(record.fusion.is_some(), masked, "{name}");
+        if let Some(trace) = record.fusion {
+            assert_eq!(trace.sizes.iter().sum::<u64>(), p as u64);
+            assert_eq!(
+                (trace.tensors.len(), trace.sizes.len()),
+                (N_TENSORS, N_TENSORS)
+            );
+            let [second] = &trace.tasks[..] else {
+                panic!("only the second task has a memory: {trace:?}")
+            };
+            // 40 rows in batches of 8 twice over, and a round after every 8th.
+            assert_eq!((second.task, second.rounds), (1, 1), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_record_from_before_some_fields_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"kif-paper\"");
+    let out = folder.path().join("run");
+    bench(&protocol, &out, &["--epochs", "1"]);
+    let path = out.join("cells/kif-paper-o1-s1/record.json");
+    let whole = Record::read(&path).unwrap();
+    let mut older = record(&path);
+    older["timing"] = serde_json::to_value(&whole.timing).unwrap();
+    for field in ["kept", "fusion"] {
+        older.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    let cost = older["cost"].as_object_mut().unwrap();
+    cost.remove("forward_only_tokens").unwrap();
+    fs::write(&path, older.to_string()).unwrap();
+    let read = Record::read(&path).unwrap();
+    assert_eq!((read.kept, &read.fusion), (None, &None));
+    assert_eq!(read.scores, whole.scores);
+    succeed(&["report", arg(&out)]);
+}
