@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::readme::{self, Verdict};
-use crate::{fixtures, methods, process, structure, workspace};
+use crate::{fixtures, format, methods, process, structure, workspace};
 
 /// All steps in order; the first that fails ends the run. Ends with a table of wall times.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     fs::create_dir_all(&scratch).with_context(|| format!("creating {}", scratch.display()))?;
 
     let mut steps = Steps::default();
-    steps.step("format", || cargo("fmt --all --check"))?;
+    steps.step("format", || format::run(true))?;
     steps.step("structure", structure::check)?;
     steps.step("fixtures", || fixtures::check().map(drop))?;
     steps.step("clippy", || {
@@ -32,6 +32,10 @@ pub(crate) fn run() -> Result<ExitCode> {
         )
     })?;
     steps.step("test", || cargo("xtask test"))?;
+    steps.step("examples", || {
+        cargo("run -q -p kif-methods --example one_round")?;
+        cargo("run -q -p kif-methods --example custom_method")
+    })?;
     steps.step("docs", || {
         let mut doc = process::cargo();
         process::run(
@@ -96,7 +100,8 @@ fn cargo(args: &str) -> Result<()> {
     )
 }
 
-/// Runs the README's blocks in order, each as one shell script in the root, with the built `kif` on the path.
+/// Runs the README's blocks in order, each as one shell script in the root, with the built `kif` on
+/// the path.
 fn readme_commands(scratch: &Path) -> Result<()> {
     let readme = workspace::root()?.join("README.md");
     let text =

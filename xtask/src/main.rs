@@ -1,9 +1,10 @@
-//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `structure`, `methods`,
+//! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `format`, `structure`, `methods`,
 //! `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
 
 mod ci;
 mod cuda;
 mod fixtures;
+mod format;
 mod methods;
 mod perf;
 mod process;
@@ -26,7 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build in release and run `kif bench` with the arguments that follow (none: the protocol `quick`)
+    /// Build in release and run `kif bench` with the arguments that follow (none: the protocol
+    /// `quick`)
     #[command(disable_help_flag = true)]
     Bench {
         /// Everything behind `bench`, handed on as it is; `--help` shows what `kif bench` knows
@@ -43,6 +45,12 @@ enum Task {
     Perf(perf::Options),
     /// Everything that continuous integration runs
     Ci,
+    /// Format the source, the files that `cargo fmt` does not see among it
+    Format {
+        /// Fail where something is not formatted, and change nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// Remake the generated fixtures
     Fixtures(fixtures::Options),
     /// Build the programs for a machine with an NVIDIA GPU, without GPU, driver or toolkit here
@@ -65,6 +73,7 @@ fn main() -> ExitCode {
         Task::Test { args } => process::test(&args),
         Task::Perf(options) => perf::run(&options),
         Task::Ci => ci::run(),
+        Task::Format { check } => format::run(check).map(|()| ExitCode::SUCCESS),
         Task::Fixtures(options) => fixtures::run(&options),
         Task::CudaPackage(options) => cuda::package::run(&options),
         Task::CudaEmulator(options) => cuda::emulator::run(&options),

@@ -1,7 +1,8 @@
-//! `cargo xtask perf`: what `kif-perf` measures, beside PyTorch where there is one, as a table of ratios.
+//! `cargo xtask perf`: what `kif-perf` measures, beside PyTorch where there is one, as a table of
+//! ratios.
 //!
-//! Every measurement is a process of its own, ours and the peer's in turns. A time is the median over the rounds, step by
-//! step, so that a disturbance of one round does not count.
+//! Every measurement is a process of its own, ours and the peer's in turns. A time is the median
+//! over the rounds, step by step, so that a disturbance of one round does not count.
 
 mod decoders;
 
@@ -19,7 +20,8 @@ use crate::{process, workspace};
 /// Arguments of `cargo xtask perf`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Small T5 base in Hugging Face layout, for work on real rows; its tokenizer is that of bases with random weights, too
+    /// Small T5 base in Hugging Face layout, for work on real rows; its tokenizer is that of bases
+    /// with random weights, too
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Folder of task files, `train/TASK.json` and `test/TASK.json`, for work on real rows

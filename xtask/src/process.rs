@@ -57,7 +57,8 @@ pub(crate) fn kif(program: &Path) -> Command {
     kif
 }
 
-/// `cargo xtask bench`: paths in `args` mean what they mean where the user stands, and the exit code is `kif`'s.
+/// `cargo xtask bench`: paths in `args` mean what they mean where the user stands, and the exit
+/// code is `kif`'s.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     let cuda = args
         .windows(2)

@@ -153,7 +153,7 @@ proptest! {
                 peer.print(quantity, &matrix, &References::default()),
                 peer.print(quantity, &partial, &References::default()),
             );
-            prop_assert!(without == whole || without == Printed::NotExamined, "{}: {without:?}", peer.name);
+            prop_assert!(without == whole || without == Printed::NotEvaluated, "{}: {without:?}", peer.name);
         }
     }
 

@@ -1,4 +1,5 @@
-//! What a learning step costs beside its gradient, over as many parameters as LoRA r 8 on q and v of a small T5 has.
+//! What a learning step costs beside its gradient, over as many parameters as LoRA r 8 on q and v
+//! of a small T5 has.
 //!
 //!     cargo bench -p kif-runner
 
@@ -32,7 +33,8 @@ fn method(c: &mut Criterion) {
             uncertainty_beta,
         };
         let mut average = Sensitivity::new(config, N_PARAMS);
-        // Gradients in turns: with equal ones the uncertainty would fade into numbers that are slow to multiply.
+        // Gradients in turns: with equal ones the uncertainty would fade into numbers that are slow
+        // to multiply.
         let mut gradients = [&grads, &others].into_iter().cycle();
         group.bench_function(format!("sensitivity, {name}"), |b| {
             b.iter(|| average.update(&params, black_box(gradients.next().expect("no end"))));

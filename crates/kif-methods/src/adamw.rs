@@ -1,14 +1,16 @@
 //! AdamW as PyTorch computes it, over flat slices.
 //!
-//! Loshchilov and Hutter, *Decoupled Weight Decay Regularization* (ICLR 2019). The order of operations is that of
-//! `torch.optim.AdamW`'s single-tensor path: bias corrections in f64, epsilon outside the bias-corrected root.
+//! Loshchilov and Hutter, *Decoupled Weight Decay Regularization* (ICLR 2019). The order of
+//! operations is that of `torch.optim.AdamW`'s single-tensor path: bias corrections in f64, epsilon
+//! outside the bias-corrected root.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{SettingError, check_setting};
 
-/// Values that a thread updates at a time; elements do not depend on each other, so it only matters for speed.
+/// Values that a thread updates at a time; elements do not depend on each other, so it only matters
+/// for speed.
 const CHUNK: usize = 1 << 15;
 
 /// Settings of the optimizer; the defaults are the published ones.
@@ -184,7 +186,8 @@ mod tests {
         }
     }
 
-    /// Three steps of `torch.optim.AdamW` (PyTorch 2.15, float32, CPU, `foreach=False`), met bit for bit.
+    /// Three steps of `torch.optim.AdamW` (PyTorch 2.15, float32, CPU, `foreach=False`), met bit
+    /// for bit.
     #[test]
     fn three_steps_are_those_of_pytorch() {
         let config = OptimizerConfig {

@@ -27,12 +27,13 @@ pub enum Accumulate {
     /// One mean over all target tokens of the batch, whatever micro-batches it is computed in.
     #[default]
     Tokens,
-    /// The mean of the means of micro-batches (published: 4 of 2 rows each), which weighs rows with few target
-    /// tokens more.
+    /// The mean of the means of micro-batches (published: 4 of 2 rows each), which weighs rows with
+    /// few target tokens more.
     Batches,
 }
 
-/// How a learner learns; the defaults are the published settings, except that they accumulate over tokens.
+/// How a learner learns; the defaults are the published settings, except that they accumulate over
+/// tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearnerConfig {
@@ -42,8 +43,9 @@ pub struct LearnerConfig {
     pub accumulate: Accumulate,
     /// Rows of a micro-batch under `accumulate: batches` (published: 2).
     pub micro_rows: usize,
-    /// Most tokens, inputs and targets together, that go through the model at once under `accumulate: tokens`;
-    /// a longer row goes alone. Bounds memory, changes results by rounding only (without dropout).
+    /// Most tokens, inputs and targets together, that go through the model at once under
+    /// `accumulate: tokens`; a longer row goes alone. Bounds memory, changes results by rounding
+    /// only (without dropout).
     pub micro_tokens: usize,
     /// Share of the inputs of every LoRA A that is dropped in training (published: 0.05).
     pub dropout: f32,
@@ -96,9 +98,9 @@ pub struct Counters {
     pub updates: u64,
     /// Input and target tokens that went forward and backward.
     pub tokens: u64,
-    /// Input and target tokens that went forward only: magnitudes of outputs, losses and predictions
-    /// that a method looks at, texts that it draws. 0 in records
-    /// from before they were counted. Evaluation, and the losses that choose the memory's rows, are not training.
+    /// Input and target tokens that went forward only: magnitudes of outputs, losses and
+    /// predictions that a method looks at, texts that it draws. 0 in records from before they were
+    /// counted. Evaluation, and the losses that choose the memory's rows, are not training.
     #[serde(default)]
     pub forward_only_tokens: u64,
     /// Rows of memory steps (methods that shuffle the memory into their batches do not count here).
@@ -115,7 +117,8 @@ impl Counters {
 /// A model in training: parameters, the gradient of the last pass, the optimizer and the schedule.
 ///
 /// A task starts with [`begin_task`](Self::begin_task); then [`step`](Self::step), or its parts
-/// [`gradient`](Self::gradient) and one of the `apply` functions with whatever a method does in between.
+/// [`gradient`](Self::gradient) and one of the `apply` functions with whatever a method does in
+/// between.
 pub struct Learner {
     model: Metered,
     layout: ParamLayout,
@@ -168,7 +171,8 @@ impl Learner {
         Ok(Self { layout, ..self })
     }
 
-    /// Starts a task: fresh moments, step 0 of `schedule`, every parameter may change. Parameters stay.
+    /// Starts a task: fresh moments, step 0 of `schedule`, every parameter may change. Parameters
+    /// stay.
     pub fn begin_task(&mut self, task_idx: usize, name: &str, schedule: Schedule) {
         self.optimizer.reset();
         self.schedule = schedule;
@@ -180,14 +184,16 @@ impl Learner {
         self.memory_losses.clear();
     }
 
-    /// Until the task ends or this is called again, only the parameters in `ranges` (ascending) may change: the gradient
-    /// of all others is 0 before it is clipped, and no update touches them, whatever its momentum.
+    /// Until the task ends or this is called again, only the parameters in `ranges` (ascending) may
+    /// change: the gradient of all others is 0 before it is clipped, and no update touches them,
+    /// whatever its momentum.
     pub fn train_only(&mut self, ranges: Vec<Range<usize>>) {
         self.trained = Some(ranges);
     }
 
-    /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in nats per target
-    /// token, averaged as configured. A non-finite loss or gradient is [`NonFinite`], before the update.
+    /// One learning step on `batch`: gradient, clipping, update, schedule. Returns the mean loss in
+    /// nats per target token, averaged as configured. A non-finite loss or gradient is
+    /// [`NonFinite`], before the update.
     pub fn step(&mut self, batch: &Batch) -> Result<f64> {
         self.step_with(batch, |_, _| {})
     }
@@ -203,13 +209,15 @@ impl Learner {
         Ok(loss)
     }
 
-    /// The clipped gradient of the mean loss, averaged as configured; read it with [`grad`](Self::grad).
+    /// The clipped gradient of the mean loss, averaged as configured; read it with
+    /// [`grad`](Self::grad).
     pub fn gradient(&mut self, batch: &Batch) -> Result<f64> {
         self.gradient_with(batch, |_, _| {})
     }
 
-    /// As [`gradient`](Self::gradient), with `adjust(params, grad)`, both `[P]`, called once on the gradient of the
-    /// mean loss before it is clipped: a penalty adds its own gradient there. The loss is returned without it.
+    /// As [`gradient`](Self::gradient), with `adjust(params, grad)`, both `[P]`, called once on the
+    /// gradient of the mean loss before it is clipped: a penalty adds its own gradient there. The
+    /// loss is returned without it.
     pub fn gradient_with(
         &mut self,
         batch: &Batch,
@@ -240,13 +248,14 @@ impl Learner {
         self.clip(0.0)
     }
 
-    /// The clipped gradient of `scale` times the mean over all target tokens of a batch from the memory; the loss
-    /// is returned unscaled.
+    /// The clipped gradient of `scale` times the mean over all target tokens of a batch from the
+    /// memory; the loss is returned unscaled.
     pub fn memory_gradient(&mut self, batch: &Batch, scale: f32) -> Result<f64> {
         self.memory_gradient_with(batch, scale, |_, _| {})
     }
 
-    /// As [`memory_gradient`](Self::memory_gradient), with `adjust` as in [`gradient_with`](Self::gradient_with).
+    /// As [`memory_gradient`](Self::memory_gradient), with `adjust` as in
+    /// [`gradient_with`](Self::gradient_with).
     pub(crate) fn memory_gradient_with(
         &mut self,
         batch: &Batch,
@@ -271,15 +280,16 @@ impl Learner {
         self.pass = pass;
     }
 
-    /// A learning step with the present gradient: own optimizer, the schedule's rate, and the schedule moves on.
+    /// A learning step with the present gradient: own optimizer, the schedule's rate, and the
+    /// schedule moves on.
     pub fn apply(&mut self) -> Result<()> {
         self.apply_with(None, self.next_rate())?;
         self.step += 1;
         Ok(())
     }
 
-    /// An update with the present gradient at the rate `lr`, by another optimizer or by the own one;
-    /// the schedule stays.
+    /// An update with the present gradient at the rate `lr`, by another optimizer or by the own
+    /// one; the schedule stays.
     pub fn apply_with(&mut self, optimizer: Option<&mut AdamW>, lr: f64) -> Result<()> {
         let frozen = self.frozen();
         let optimizer = optimizer.unwrap_or(&mut self.optimizer);
@@ -376,7 +386,8 @@ impl Learner {
         state.put_counter("learner.memory_rows", counters.memory_rows);
     }
 
-    /// Reads what [`save_state`](Self::save_state) wrote, into a learner that has begun the same task.
+    /// Reads what [`save_state`](Self::save_state) wrote, into a learner that has begun the same
+    /// task.
     pub(crate) fn load_state(&mut self, state: &State) -> Result<()> {
         let n = self.params.len();
         let params = state.tensor("learner.params", n)?;
@@ -439,7 +450,8 @@ impl Learner {
         Ok(loss)
     }
 
-    /// Leaves the gradient of trained parameters alone, clipped; an error where it or `loss` is not finite.
+    /// Leaves the gradient of trained parameters alone, clipped; an error where it or `loss` is not
+    /// finite.
     fn clip(&mut self, loss: f64) -> Result<()> {
         if let Some(trained) = &self.trained {
             for gap in gaps(trained, self.grad.len()) {

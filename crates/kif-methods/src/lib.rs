@@ -3,6 +3,9 @@
 //! A [`Learner`] owns a model, its optimizer and its schedule. A [`Method`] owns the learning step:
 //! it reads a [`TaskView`] and batches, and decides what becomes of the learner's parameters.
 
+// A method's file says `kif_methods` for this crate, whether it lies inside or outside of it.
+extern crate self as kif_methods;
+
 mod adamw;
 mod error;
 mod learner;

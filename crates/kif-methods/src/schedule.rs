@@ -8,8 +8,9 @@ use crate::error::{SettingError, check_setting};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Schedule {
-    /// Linear warm-up from 0, then linear to 0 (`get_linear_schedule_with_warmup` of transformers). Step 0 of a
-    /// warmed-up run moves nothing; a warm-up longer than the run never reaches the peak.
+    /// Linear warm-up from 0, then linear to 0 (`get_linear_schedule_with_warmup` of transformers).
+    /// Step 0 of a warmed-up run moves nothing; a warm-up longer than the run never reaches the
+    /// peak.
     Linear {
         /// Rate at the end of the warm-up.
         peak: f64,

@@ -1,4 +1,5 @@
-//! Everything that training keeps between two steps, as named tensors and counters in one safetensors file.
+//! Everything that training keeps between two steps, as named tensors and counters in one
+//! safetensors file.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -118,8 +119,8 @@ impl State {
             .map(String::as_str)
     }
 
-    /// An error naming the first entry that `known` does not have: what was restored, written again, must cover
-    /// what was read.
+    /// An error naming the first entry that `known` does not have: what was restored, written
+    /// again, must cover what was read.
     pub fn within(&self, known: &State) -> Result<(), StateError> {
         let missing = self
             .tensors

@@ -1,4 +1,5 @@
-//! The training of one task: its batches in their order, from the first one or from where it was saved.
+//! The training of one task: its batches in their order, from the first one or from where it was
+//! saved.
 
 use anyhow::Result;
 use kif_data::{Batch, Cursor, Encoded, epoch_order};
@@ -24,7 +25,8 @@ pub enum TaskDuration {
 /// In which order rows make batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchOrder {
-    /// Every epoch is a shuffle of its own, keyed by seed, task and epoch; its last batch may be smaller.
+    /// Every epoch is a shuffle of its own, keyed by seed, task and epoch; its last batch may be
+    /// smaller.
     Shuffled,
     /// As the rows stand; goes on where the last batch ended and wraps inside a batch.
     Given,

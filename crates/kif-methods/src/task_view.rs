@@ -35,8 +35,8 @@ impl TaskView {
     pub fn memory_by_task(&self) -> impl Iterator<Item = &[Encoded]> {
         let mut rest = self.memory.as_slice();
         self.memory_sizes.iter().map(move |&n| {
-            let (rows, behind) = rest.split_at(n);
-            rest = behind;
+            let (rows, of_later) = rest.split_at(n);
+            rest = of_later;
             rows
         })
     }

@@ -19,11 +19,10 @@ fn preset(name: &str) -> KifConfig {
     }
 }
 
-/// The same settings with another quantile.
+/// The same settings with another quantile, where masks need one.
 fn at_quantile(mut config: KifConfig, at: f64) -> KifConfig {
-    match &mut config.fusion {
-        KifFusion::Masked { quantile, .. } => *quantile = at,
-        soft => panic!("{soft:?}"),
+    if let KifFusion::Masked { quantile, .. } = &mut config.fusion {
+        *quantile = at;
     }
     config
 }

@@ -14,7 +14,8 @@ fn every_method_learns_the_toy_stream() {
             lambda: 0.01,
             ..config
         }),
-        // And its 8 parameters share a gradient of norm 1: rates would grow until one inner step solves a task.
+        // And its 8 parameters share a gradient of norm 1: rates would grow until one inner step
+        // solves a task.
         MethodConfig::VrMcl(config) => MethodConfig::VrMcl(VrMclConfig {
             rate_lr: 0.0,
             ..config
@@ -26,8 +27,9 @@ fn every_method_learns_the_toy_stream() {
         }),
         other => other,
     };
-    // Both loops find the same 2 of the toy's 8 parameters important, and without the shared region these stay. And its
-    // A and B are no product, so an orthogonal start is a new beginning. Both learn in `methods_baselines.rs`.
+    // Both loops find the same 2 of the toy's 8 parameters important, and without the shared region
+    // these stay. And its A and B are no product, so an orthogonal start is a new beginning. Both
+    // learn in `methods_baselines.rs`.
     let cannot = |config: &MethodConfig| ["kif-no-share", "slao"].contains(&config.name());
     let methods = common::methods_of_one_slot().into_iter();
     for config in methods.filter(|config| !cannot(config)).map(fit) {
@@ -152,7 +154,7 @@ fn passes_that_only_go_forward_are_counted_apart() {
         match name {
             // Every batch is looked at once.
             "migu" => assert_eq!(forward, both.tokens - first.tokens),
-            // A batch of the memory behind each of 5 steps: 3 rows of 2 or 3 tokens.
+            // A batch of the memory after each of 5 steps: 3 rows of 2 or 3 tokens.
             "aim_merging" => assert!((30..=45).contains(&forward), "{forward}"),
             _ => assert_eq!(forward, 0, "{name}"),
         }

@@ -1,5 +1,5 @@
-//! What the methods that merge adapters claim, on the bases that the program brings along: TaSL, TasLoRA, AIMMerging,
-//! FOREVER.
+//! What the methods that merge adapters claim, on the bases that the program brings along: TaSL,
+//! TasLoRA, AIMMerging, FOREVER.
 
 mod common;
 
@@ -25,7 +25,8 @@ struct Merge {
     learner: Learner,
     start: Vec<f32>,
     end: Vec<f32>,
-    /// Sensitivity times uncertainty of every parameter, at the ends of the first task and of the second.
+    /// Sensitivity times uncertainty of every parameter, at the ends of the first task and of the
+    /// second.
     scores: [Vec<f32>; 2],
 }
 

@@ -22,7 +22,8 @@ on_every_base! {
     the_divergence_holds_lfpt5_near_the_predictions_of_the_last_prompt: 32,
 }
 
-/// The embedding of the small base is that of no large one: short prompts, and rates that it learns with.
+/// The embedding of the small base is that of no large one: short prompts, and rates that it learns
+/// with.
 fn prog_prompt() -> MethodConfig {
     MethodConfig::ProgPrompt(ProgPromptConfig { length: 6, lr: 0.1 })
 }
@@ -68,8 +69,8 @@ fn every_method_with_prompts_learns_its_tasks(quick: &Quick) {
     }
 }
 
-/// Logits of the first rows of a task, as the run examines it.
-fn examined(learner: &mut Learner, method: &mut dyn Method, task: &TaskView) -> Vec<Vec<f32>> {
+/// Logits of the first rows of a task, as the run evaluates it.
+fn evaluated(learner: &mut Learner, method: &mut dyn Method, task: &TaskView) -> Vec<Vec<f32>> {
     method.before_evaluation(learner, task.index).unwrap();
     let batch = Batch::from_rows(&task.rows[..8]);
     learner
@@ -89,7 +90,7 @@ fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick:
     for (k, task) in quick.tasks.iter().enumerate() {
         // What is not learned yet is answered with all that is.
         if k > 0 {
-            let ahead = examined(&mut learner, method.as_mut(), task);
+            let ahead = evaluated(&mut learner, method.as_mut(), task);
             let active: Vec<usize> = (0..k).rev().collect();
             assert_eq!(learner.model().prompted().unwrap().active_prompts(), active);
             learner.model_mut().activate_prompts(&active).unwrap();
@@ -105,7 +106,7 @@ fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick:
             );
         }
         learn(&mut learner, method.as_mut(), task, 2);
-        answers.push(examined(&mut learner, method.as_mut(), task));
+        answers.push(evaluated(&mut learner, method.as_mut(), task));
         prompts.push(learner.params()[places[k].clone()].to_vec());
         assert_ne!(prompts[k], fresh[places[k].clone()]);
         for (t, place) in places.iter().enumerate().skip(k + 1) {
@@ -116,7 +117,7 @@ fn progressive_prompts_answer_an_old_task_for_ever_as_when_it_was_learned(quick:
             );
         }
         for (earlier, answered) in answers.iter().enumerate() {
-            let now = examined(&mut learner, method.as_mut(), &quick.tasks[earlier]);
+            let now = evaluated(&mut learner, method.as_mut(), &quick.tasks[earlier]);
             assert!(now == *answered, "task {earlier} after task {k}");
             assert_eq!(learner.params()[places[earlier].clone()], prompts[earlier]);
         }
@@ -289,7 +290,8 @@ fn rows_of(drawn: &[f32]) -> Vec<Encoded> {
     rows
 }
 
-/// Mean KL divergence of the predictions of prompt 0 from those of prompt 1, in nats per target token.
+/// Mean KL divergence of the predictions of prompt 0 from those of prompt 1, in nats per target
+/// token.
 fn divergence(learner: &mut Learner, rows: &[Encoded]) -> f64 {
     let batch = Batch::from_rows(rows);
     let vocab_size = learner.model().vocab_size();

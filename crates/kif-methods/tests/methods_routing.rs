@@ -1,4 +1,5 @@
-//! What methods claim that route between adapters, on the bases that the program brings along: SAPT-LoRA, MoELoRA.
+//! What methods claim that route between adapters, on the bases that the program brings along:
+//! SAPT-LoRA, MoELoRA.
 
 mod common;
 
@@ -56,8 +57,8 @@ fn divergence(learner: &Learner, task: &TaskView, stored: &[f32]) -> f64 {
     weights.chunks_exact(N_TASKS).map(of_row).sum::<f64>() / batch.n_rows() as f64
 }
 
-/// SAPT after all tasks, and the weights that each task ended with: enough steps for a router to tell tasks apart that
-/// share all words but one.
+/// SAPT after all tasks, and the weights that each task ended with: enough steps for a router to
+/// tell tasks apart that share all words but one.
 fn sapt_after_all(quick: &Quick, reflection: f64) -> (Learner, Vec<Vec<f32>>) {
     let config = SaptLoraConfig {
         reflection,
@@ -77,7 +78,8 @@ fn sapt_finds_a_rows_own_adapter_as_long_as_it_reflects(quick: &Quick) {
     for task in &quick.tasks {
         let weights = mean_weights(&learner, task);
         println!("{}: {weights:?}", task.name);
-        // On the decoder-only base the router has not found the second task's after so many steps: 0.43.
+        // On the decoder-only base the router has not found the second task's after so many steps:
+        // 0.43.
         if quick.arch == Arch::T5 {
             assert!(weights[task.index] > 0.7, "{}: {weights:?}", task.name);
         }

@@ -1,5 +1,5 @@
-//! Invariants of every method: same seed, same bits; resumed equals uninterrupted; no row is read that the method is not
-//! given; the base stays as it is.
+//! Invariants of every method: same seed, same bits; resumed equals uninterrupted; no row is read
+//! that the method is not given; the base stays as it is.
 
 mod common;
 
@@ -34,7 +34,8 @@ fn tasks_of(config: &MethodConfig, tasks: &[TaskView]) -> Vec<TaskView> {
     }
 }
 
-/// The state behind the last batch of the last task, learned from `from` on in a task that has begun.
+/// The state after the last batch of the last task, learned from `from` on in a task that has
+/// begun.
 fn learn_on(
     learner: &mut Learner,
     method: &mut dyn Method,
@@ -59,7 +60,8 @@ fn learn_on(
 }
 
 proptest! {
-    /// What is carried from task to task is part of the state, too: a run goes on with a fresh method.
+    /// What is carried from task to task is part of the state, too: a run goes on with a fresh
+    /// method.
     #[test]
     fn a_run_that_was_resumed_in_any_step_of_any_task_equals_the_uninterrupted_one(
         config in any_method(),
@@ -132,7 +134,8 @@ fn inputs_of(rows: &[Encoded]) -> BTreeSet<u32> {
     rows.iter().map(|row| row.input_ids[0]).collect()
 }
 
-/// Of earlier tasks only what the memory holds, and of later tasks nothing: although every view has all rows.
+/// Of earlier tasks only what the memory holds, and of later tasks nothing: although every view has
+/// all rows.
 #[test]
 fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
     for config in MethodConfig::all() {
@@ -155,7 +158,8 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
                     assert!(seen.is_subset(&given), "{name} in task {}", task.index);
                     assert!(seen.difference(&own).count() <= memory.len(), "{name}");
                     let reads = !seen.is_disjoint(&memory);
-                    // What LFPT5 draws may begin as a row of the memory does; `methods_prompts.rs` shows that it reads none.
+                    // What LFPT5 draws may begin as a row of the memory does; `methods_prompts.rs`
+                    // shows that it reads none.
                     if !matches!(config, MethodConfig::Lfpt5(_)) {
                         assert_eq!(reads, task.index > 0 && config.keeps_memory(), "{name}");
                     }

@@ -42,7 +42,8 @@ pub enum ModelError {
     Tensors {
         /// The file or folder that the tensors came from.
         file: PathBuf,
-        /// Every tensor that is missing, not known, of another shape or of a dtype that cannot be read.
+        /// Every tensor that is missing, not known, of another shape or of a dtype that cannot be
+        /// read.
         mismatches: Vec<Mismatch>,
     },
 
@@ -212,7 +213,8 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// A file of foreign make can differ in every name; what is printed stays readable, the error itself holds all.
+/// A file of foreign make can differ in every name; what is printed stays readable, the error
+/// itself holds all.
 const MAX_LISTED: usize = 1000;
 
 fn list_mismatches(mismatches: &[Mismatch]) -> String {

@@ -38,7 +38,8 @@ pub struct LoraConfig {
     /// Dropout on the input of A while training (published: 0.05). In `[0, 1)`.
     pub dropout: f32,
     /// Names of the modules that get an adapter (published: q and v, in Llama q_proj and v_proj;
-    /// [`ModelConfig::own_targets`](crate::ModelConfig::own_targets) makes the latter of the former).
+    /// [`ModelConfig::own_targets`](crate::ModelConfig::own_targets) makes the latter of the
+    /// former).
     pub targets: Vec<String>,
 }
 
@@ -59,8 +60,9 @@ impl LoraConfig {
         self.alpha / self.rank as f32
     }
 
-    /// The adapter that `n_slots` adapters with these settings make side by side: rank and alpha times `n_slots`, so
-    /// every slot has the scale of one. [`ParamLayout::slot`](crate::ParamLayout::slot) says where each one lies.
+    /// The adapter that `n_slots` adapters with these settings make side by side: rank and alpha
+    /// times `n_slots`, so every slot has the scale of one.
+    /// [`ParamLayout::slot`](crate::ParamLayout::slot) says where each one lies.
     pub fn side_by_side(self, n_slots: usize) -> Self {
         Self {
             rank: self.rank * n_slots,

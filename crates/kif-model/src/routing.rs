@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{LoraConfig, ModelError};
 
-/// Adapters side by side ([`ParamLayout::slot`](crate::ParamLayout::slot)) that share the work, instead of adding up: the
-/// low-rank part of a layer is `sum_i w_i scale B_i A_i x`.
+/// Adapters side by side ([`ParamLayout::slot`](crate::ParamLayout::slot)) that share the work,
+/// instead of adding up: the low-rank part of a layer is `sum_i w_i scale B_i A_i x`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
@@ -21,17 +21,20 @@ pub struct Routing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Router {
-    /// The row's prompt, alike in all layers: `w = softmax(K q / sqrt(D))`, one key `[D]` for every adapter in K, and
-    /// `q = gain * n(silu(U V e))` for e `[D]` the mean embedding of the row's input tokens, V `[hidden, D]`, U
-    /// `[D, hidden]` and n the norm of the base, `x / rms(x)`. The decoder takes the weights of its row.
+    /// The row's prompt, alike in all layers: `w = softmax(K q / sqrt(D))`, one key `[D]` for every
+    /// adapter in K, and `q = gain * n(silu(U V e))` for e `[D]` the mean embedding of the row's
+    /// input tokens, V `[hidden, D]`, U `[D, hidden]` and n the norm of the base, `x / rms(x)`. The
+    /// decoder takes the weights of its row.
     Instance {
         /// Width between V and U. At least 1.
         hidden: usize,
     },
-    /// The token, layer by layer: the `top_k` largest entries of `G x`, for G `[n_slots, in]` and x the input of the
-    /// layer, have the softmax over these entries as weights, the others 0. Of equal entries the first are taken.
+    /// The token, layer by layer: the `top_k` largest entries of `G x`, for G `[n_slots, in]` and x
+    /// the input of the layer, have the softmax over these entries as weights, the others 0. Of
+    /// equal entries the first are taken.
     Token {
-        /// Adapters that take part. In `2..=n_slots`: the weight of a single one would be 1, whatever G is.
+        /// Adapters that take part. In `2..=n_slots`: the weight of a single one would be 1,
+        /// whatever G is.
         top_k: usize,
     },
 }
@@ -46,7 +49,8 @@ impl Routing {
         }
     }
 
-    /// Whether an adapter with these settings consists of so many, and whether every value is in its range.
+    /// Whether an adapter with these settings consists of so many, and whether every value is in
+    /// its range.
     pub fn check(&self, lora: &LoraConfig) -> Result<(), ModelError> {
         let bad = |problem| {
             Err(ModelError::Lora {

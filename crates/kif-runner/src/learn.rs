@@ -121,7 +121,8 @@ pub struct LearnRecord {
 
 /// Mean loss on the rows of one memory file, in nats per target token, without dropout.
 ///
-/// A method that rehearses the memory has trained on these very rows: what it forgot of the rest can only be more.
+/// A method that rehearses the memory has trained on these very rows: what it forgot of the rest
+/// can only be more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryChange {
@@ -138,7 +139,8 @@ pub struct MemoryChange {
 #[serde(deny_unknown_fields)]
 struct Position {
     settings: LearnSettings,
-    /// blake3 of all rows, of the base's files and of the parameters that the training started from.
+    /// blake3 of all rows, of the base's files and of the parameters that the training started
+    /// from.
     inputs_blake3: String,
     /// Mean loss on each memory file before the first step.
     memory_before: Vec<f64>,
@@ -150,8 +152,8 @@ struct Position {
 
 /// Learns the task and writes the adapter with `learn.json` into `out`.
 ///
-/// A raised `stop` leaves `out/checkpoint` and ends with [`Stopped`]; the same call goes on from there with the same
-/// bits.
+/// A raised `stop` leaves `out/checkpoint` and ends with [`Stopped`]; the same call goes on from
+/// there with the same bits.
 pub fn learn(
     model: Box<dyn LanguageModel>,
     settings: &LearnSettings,
@@ -168,15 +170,7 @@ pub fn learn(
         (settings.method).start(model, settings.learner, settings.schedule(), 1)?;
     let checkpoints = out.join("checkpoint");
     let saved = Checkpoint::<Position>::newest(&checkpoints)?;
-    let mut position = Position {
-        settings: settings.clone(),
-        inputs_blake3,
-        memory_before: Vec::new(),
-        losses: Vec::new(),
-        memory_losses: Vec::new(),
-        fusion: None,
-        seconds: 0.0,
-    };
+    let mut position = Position::new(settings, inputs_blake3);
     if saved.is_none() {
         position.memory_before = mean_losses(learner.model(), &inputs.memory, stop)?;
     }
@@ -223,16 +217,7 @@ pub fn learn(
     )
     .with_context(|| format!("writing adapter {}", out.display()))?;
     let (settings, sources) = (settings.clone(), inputs.sources);
-    let forgetting = sources
-        .memory
-        .iter()
-        .zip(memory_before.iter().zip(after))
-        .map(|(memory, (&before, after))| MemoryChange {
-            memory: memory.clone(),
-            before,
-            after,
-        })
-        .collect();
+    let forgetting = changes(&sources.memory, &memory_before, &after);
     let peak_rss_mib = peak_rss_mib();
     let record = LearnRecord {
         settings,
@@ -281,6 +266,18 @@ impl LearnSettings {
 }
 
 impl Position {
+    fn new(settings: &LearnSettings, inputs_blake3: String) -> Self {
+        Self {
+            settings: settings.clone(),
+            inputs_blake3,
+            memory_before: Vec::new(),
+            losses: Vec::new(),
+            memory_losses: Vec::new(),
+            fusion: None,
+            seconds: 0.0,
+        }
+    }
+
     /// The saved position, if it belongs to the same training as this one.
     fn resumed(self, saved: Self, folder: &Path) -> Result<Self> {
         if saved.settings != self.settings || saved.inputs_blake3 != self.inputs_blake3 {
@@ -344,6 +341,17 @@ impl TrainingObserver for LearnObserver<'_> {
         self.progress.advance(1);
         Ok(())
     }
+}
+
+/// What became of each memory file.
+fn changes(files: &[PathBuf], before: &[f64], after: &[f64]) -> Vec<MemoryChange> {
+    let losses = before.iter().zip(after);
+    let change = |(memory, (&before, &after)): (&PathBuf, (&f64, &f64))| MemoryChange {
+        memory: memory.clone(),
+        before,
+        after,
+    };
+    files.iter().zip(losses).map(change).collect()
 }
 
 /// Mean loss on the rows of each file, in nats per target token.

@@ -1,7 +1,8 @@
-//! The device emulator: a `libcuda.so.1` that runs our own kernels on the CPU and a `libcublas.so.13` that computes.
+//! The device emulator: a `libcuda.so.1` that runs our own kernels on the CPU and a
+//! `libcublas.so.13` that computes.
 //!
-//! Built by `g++` from the C++ beside this file and from the kernels' sources, which are compiled as C++. Kernels of
-//! dfdx are loaded and named; launching one is an error.
+//! Built by `g++` from the C++ beside this file and from the kernels' sources, which are compiled
+//! as C++. Kernels of dfdx are loaded and named; launching one is an error.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -48,11 +49,12 @@ pub(crate) fn kernels_dir() -> Result<PathBuf> {
     Ok(workspace::root()?.join("crates/kif-model/src/engine/cuda/kernels"))
 }
 
-/// Builds both libraries in `out` with every kernel of `kernels/*.cu`, and returns the kernels' names.
+/// Builds both libraries in `out` with every kernel of `kernels/*.cu`, and returns the kernels'
+/// names.
 ///
-/// `common.cuh` of that folder is included once, before the others. With the sources of cudarc, every function that it
-/// declares and the emulator lacks becomes one that ends the program with its name, so that a program built against
-/// cudarc can be loaded.
+/// `common.cuh` of that folder is included once, before the others. With the sources of cudarc,
+/// every function that it declares and the emulator lacks becomes one that ends the program with
+/// its name, so that a program built against cudarc can be loaded.
 pub(crate) fn build(kernels: &Path, out: &Path, cudarc: Option<&Path>) -> Result<Vec<String>> {
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let sources = sources(kernels)?;
@@ -112,7 +114,8 @@ fn library(soname: &str, sources: &[PathBuf], out: &Path) -> Result<()> {
 
 fn gxx() -> Result<Command> {
     let mut gxx = Command::new("g++");
-    // No contraction to fused multiply-adds and no reordering: results do not depend on the building machine.
+    // No contraction to fused multiply-adds and no reordering: results do not depend on the
+    // building machine.
     gxx.args(["-std=c++20", "-O2", "-ftree-vectorize", "-ffp-contract=off"])
         .arg("-I")
         .arg(emulator_dir()?);

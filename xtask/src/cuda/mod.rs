@@ -1,5 +1,5 @@
-//! CUDA without a GPU: the toolchain from Python wheels, the package for a GPU machine, the device emulator, and a smoke
-//! test of the first under the last (docs/cuda.md).
+//! CUDA without a GPU: the toolchain from Python wheels, the package for a GPU machine, the device
+//! emulator, and a smoke test of the first under the last (docs/cuda.md).
 
 mod dependency;
 pub(crate) mod emulator;

@@ -1,4 +1,5 @@
-//! `cargo xtask cuda-package`: programs for a machine that has a GPU and no Rust, from one that has neither GPU nor toolkit.
+//! `cargo xtask cuda-package`: programs for a machine that has a GPU and no Rust, from one that has
+//! neither GPU nor toolkit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,8 @@ fn file_name(path: &Path) -> String {
         .into_owned()
 }
 
-/// Programs, headers and `run.sh` in a new folder `out`, and all of it in an archive; returns the archive's size in bytes.
+/// Programs, headers and `run.sh` in a new folder `out`, and all of it in an archive; returns the
+/// archive's size in bytes.
 pub(crate) fn pack(toolchain: &Toolchain, out: &Path) -> Result<u64> {
     process::run(toolchain.cargo()?.args([
         "build",

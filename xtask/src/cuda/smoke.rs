@@ -1,4 +1,5 @@
-//! `cargo xtask cuda-smoke`: the package runs on the device emulator, with the real compiler of kernels.
+//! `cargo xtask cuda-smoke`: the package runs on the device emulator, with the real compiler of
+//! kernels.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -10,7 +11,8 @@ use super::toolchain::Toolchain;
 use super::{emulator, package};
 use crate::{process, workspace};
 
-/// Builds package and emulator, and runs every program of the package; the first that fails ends it.
+/// Builds package and emulator, and runs every program of the package; the first that fails ends
+/// it.
 pub(crate) fn run() -> Result<ExitCode> {
     let toolchain = Toolchain::install()?;
     let folder = super::folder()?;

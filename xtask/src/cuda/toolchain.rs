@@ -1,5 +1,5 @@
-//! What a CUDA build needs and a machine without a GPU lacks: nvcc from wheels, an `nvidia-smi` that answers the build
-//! script of dfdx, and libraries to link with.
+//! What a CUDA build needs and a machine without a GPU lacks: nvcc from wheels, an `nvidia-smi`
+//! that answers the build script of dfdx, and libraries to link with.
 
 use std::fmt::Write;
 use std::fs;
@@ -27,7 +27,8 @@ const COMPUTE_CAP: &str = "90";
 
 /// Folders of an installed toolchain.
 pub(crate) struct Toolchain {
-    /// What `CUDA_PATH` names. Its `include` is baked into the programs, and `run.sh` makes it again where they run.
+    /// What `CUDA_PATH` names. Its `include` is baked into the programs, and `run.sh` makes it
+    /// again where they run.
     pub(crate) root: PathBuf,
     /// The unpacked wheels.
     wheels: PathBuf,

@@ -1,4 +1,5 @@
-//! Work of decoder-only models: a small one beside PyTorch on real rows, and on request one of 7 billion weights alone.
+//! Work of decoder-only models: a small one beside PyTorch on real rows, and on request one of 7
+//! billion weights alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,8 @@ impl Bench<'_> {
                 &format!("generate --precision {precision} --limit {N_ROWS} --max-new-tokens 16"),
                 &[("--model", &base), ("--rows", &rows)],
             );
-            // Keys and values of all prompts of a batch are kept; the peer's batches have as many tokens, and more padded.
+            // Keys and values of all prompts of a batch are kept; the peer's batches have as many
+            // tokens, and more padded.
             let ours = [args.as_slice(), &words("--batch-tokens 2048")].concat();
             works.push(Work {
                 ours,
@@ -64,8 +66,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Writes the rows that the works name as ids: a tokenizer of another implementation, or another way of putting prompt
-    /// and target together, would be other work.
+    /// Writes the rows that the works name as ids: a tokenizer of another implementation, or
+    /// another way of putting prompt and target together, would be other work.
     pub(super) fn make_rows(&self, works: &[Work]) -> Result<()> {
         let Some(data) = &self.options.data else {
             return Ok(());

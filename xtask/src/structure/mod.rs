@@ -24,7 +24,16 @@ use modules::Modules;
 use tree::Tree;
 
 /// The checks that the tree has to pass.
-const IN_FORCE: &[Check] = &[Check::Crates];
+const IN_FORCE: &[Check] = &[
+    Check::Crates,
+    Check::Modules,
+    Check::Files,
+    Check::TestFiles,
+    Check::Functions,
+    Check::TestFunctions,
+    Check::Sizes,
+    Check::Comments,
+];
 
 /// Columns of a comment, its indent among them.
 const COLUMNS: usize = 100;

@@ -31,6 +31,12 @@ struct File {
 /// Where a module names another for the first time.
 type Edges<'a> = BTreeMap<(&'a Path, &'a Path), (&'a FilePath, usize)>;
 
+/// Where the file of a module may be.
+fn places_of(folder: &FilePath, module: &[String]) -> Vec<PathBuf> {
+    let below = folder.join(module.iter().collect::<PathBuf>());
+    vec![below.with_extension("rs"), below.join("mod.rs")]
+}
+
 impl Modules {
     /// Follows the declarations of modules from the crate's first file; `read` knows the text of
     /// the files that exist. Modules of tests are left out.
@@ -46,11 +52,10 @@ impl Modules {
         };
         let mut open = vec![Path::new()];
         while let Some(module) = open.pop() {
-            let below = folder.join(module.iter().collect::<PathBuf>());
             let places = if module.is_empty() {
                 vec![root.to_path_buf()]
             } else {
-                vec![below.with_extension("rs"), below.join("mod.rs")]
+                places_of(folder, &module)
             };
             let found = places
                 .iter()
@@ -62,6 +67,12 @@ impl Modules {
                 tokens::tokens(&text).with_context(|| format!("reading {}", path.display()))?;
             let paths = paths::paths(&tokens, &module);
             open.extend(paths.declared.iter().cloned());
+            let has_file = |module: &&Path| {
+                let places = places_of(folder, module);
+                places.iter().any(|place| read(place).is_some())
+            };
+            let by_macro: BTreeSet<&Path> = paths.in_macros.iter().filter(has_file).collect();
+            open.extend(by_macro.into_iter().cloned());
             modules.add(module, File { path, paths });
         }
         Ok(modules)
@@ -198,6 +209,16 @@ mod tests {
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let findings = modules(files).check();
         findings.into_iter().map(|finding| finding.text).collect()
+    }
+
+    #[test]
+    fn modules_that_a_macro_declares_are_followed() {
+        let texts = found(&[
+            ("lib.rs", "methods! {\n a: A(AConfig),\n b: B(BConfig),\n}"),
+            ("a.rs", "use super::b::B;"),
+            ("b.rs", "use super::a::A;"),
+        ]);
+        assert_eq!(texts.len(), 1);
     }
 
     #[test]

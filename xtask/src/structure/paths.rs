@@ -26,6 +26,8 @@ pub(crate) struct Paths {
     pub(crate) named: Vec<Named>,
     /// Modules with files of their own.
     pub(crate) declared: Vec<Path>,
+    /// Words in the braces of macros: modules with files of their own, where there is such a file.
+    pub(crate) in_macros: Vec<Path>,
     /// Modules inside of the file.
     pub(crate) inline: Vec<Path>,
 }
@@ -57,6 +59,11 @@ impl Reader<'_> {
                 at = self.tree(at + 1, scope, Start::Import);
             } else if self.begins_path(at) {
                 at = self.tree(at, scope, Start::Mention);
+            } else if let Some(close) = self.end_of_macro(at) {
+                let words = (at + 3..close).filter_map(|i| self.name(i));
+                let modules: Vec<Path> = words.map(|word| joined(scope, word)).collect();
+                self.found.in_macros.extend(modules);
+                at += 3;
             } else {
                 at += 1;
             }
@@ -80,6 +87,16 @@ impl Reader<'_> {
                 close + 1
             }
             _ => at + 1,
+        }
+    }
+
+    /// The brace that closes the macro whose name stands at `at`, if one does.
+    fn end_of_macro(&self, at: usize) -> Option<usize> {
+        self.name(at)?;
+        let brace = self.tokens.get(at + 2).filter(|token| token.text == "{")?;
+        match brace.kind {
+            Kind::Open(close) if self.tokens[at + 1].is_mark("!") => Some(close),
+            _ => None,
         }
     }
 

@@ -8,8 +8,8 @@ use crate::{Metric, References, ScoreMatrix};
 pub enum Printed {
     /// This score or difference of scores; one that counts in percent prints it times 100.
     Value(f64),
-    /// It needs cells of the matrix that were not examined.
-    NotExamined,
+    /// It needs cells of the matrix that were not evaluated.
+    NotEvaluated,
     /// It needs the scores of models that learned one task each.
     NeedsSingleTask,
     /// It has no value for a stream of one task.
@@ -40,7 +40,7 @@ impl Peer {
         match formula.compute(rounded.as_ref().unwrap_or(matrix), references) {
             Some(value) => Printed::Value(value),
             None if matrix.n_tasks() == 1 => Printed::OneTask,
-            None => Printed::NotExamined,
+            None => Printed::NotEvaluated,
         }
     }
 }
@@ -162,7 +162,7 @@ mod tests {
             Printed::Value(0.75)
         );
         for peer in ["SAPT", "Mammoth", "Continuum"] {
-            assert_eq!(print(peer, Quantity::Bwt, &joint), Printed::NotExamined);
+            assert_eq!(print(peer, Quantity::Bwt, &joint), Printed::NotEvaluated);
         }
         let one: ScoreMatrix = serde_json::from_str("[[0.1],[0.9]]").unwrap();
         assert_eq!(print("Mammoth", Quantity::Bwt, &one), Printed::OneTask);

@@ -1,9 +1,9 @@
-//! A-GEM: the gradient of the task must not point against that of the memory (Chaudhry et al., *Efficient Lifelong
-//! Learning with A-GEM*, ICLR 2019, arXiv 1812.00420).
+//! A-GEM: the gradient of the task must not point against that of the memory (Chaudhry et al.,
+//! *Efficient Lifelong Learning with A-GEM*, ICLR 2019, arXiv 1812.00420).
 //!
-//! Every step draws a batch of the memory. If `g . g_ref < 0`, the part of g along g_ref is taken out (equation 11);
-//! AdamW sees the result. Both gradients are clipped before: a positive factor on either only scales what comes out.
-//! Without a memory, as on the first task, steps are plain.
+//! Every step draws a batch of the memory. If `g . g_ref < 0`, the part of g along g_ref is taken
+//! out (equation 11); AdamW sees the result. Both gradients are clipped before: a positive factor
+//! on either only scales what comes out. Without a memory, as on the first task, steps are plain.
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -46,8 +46,8 @@ impl MethodSpec for AGemConfig {
     }
 }
 
-/// `g - (g . g_ref) / (g_ref . g_ref) g_ref` where `g . g_ref < 0`, else `g`; both `[P]`. Says whether it was.
-/// Products are summed in f64.
+/// `g - (g . g_ref) / (g_ref . g_ref) g_ref` where `g . g_ref < 0`, else `g`; both `[P]`. Says
+/// whether it was. Products are summed in f64.
 fn project(grad: &mut [f32], reference: &[f32]) -> bool {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter()

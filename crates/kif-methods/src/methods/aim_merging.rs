@@ -1,12 +1,15 @@
-//! AIMMerging: KIF's two loops, merged when learning and forgetting say so (Feng et al., *AIMMerging: Adaptive Iterative
-//! Model Merging Using Training Trajectories for Language Model Continual Learning*, EMNLP 2025).
+//! AIMMerging: KIF's two loops, merged when learning and forgetting say so (Feng et al.,
+//! *AIMMerging: Adaptive Iterative Model Merging Using Training Trajectories for Language Model
+//! Continual Learning*, EMNLP 2025).
 //!
-//! As in the authors' code. After every step the loss on a batch of the memory is taken. Its mean over the first two
-//! thirds of an interval, times a factor, is a threshold, and every later loss above it is a signal of forgetting. A merge
-//! is due at the end of the interval if there was a signal, at once at the third, and in any case after two intervals.
-//! It takes half as many memory steps as the interval is long, then adds both task vectors to where the round began,
-//! with one pair of weights for all parameters. The interval shrinks when the parameters moved faster than in the
-//! round before, and grows when they moved more slowly. Everything starts anew with each task; the first is plain.
+//! As in the authors' code. After every step the loss on a batch of the memory is taken. Its mean
+//! over the first two thirds of an interval, times a factor, is a threshold, and every later loss
+//! above it is a signal of forgetting. A merge is due at the end of the interval if there was a
+//! signal, at once at the third, and in any case after two intervals. It takes half as many memory
+//! steps as the interval is long, then adds both task vectors to where the round began, with one
+//! pair of weights for all parameters. The interval shrinks when the parameters moved faster than
+//! in the round before, and grows when they moved more slowly. Everything starts anew with each
+//! task; the first is plain.
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -112,7 +115,7 @@ struct Timing {
     outer_steps: usize,
     /// The step from which on one signal is enough.
     due: u64,
-    /// Memory losses behind the threshold, and their sum.
+    /// Memory losses that the threshold is made of, and their sum.
     n_losses: u64,
     loss_sum: f64,
     threshold: f64,
@@ -137,7 +140,7 @@ impl Timing {
         }
     }
 
-    /// Takes in the loss on the memory behind step `step` (from 1); whether to merge now.
+    /// Takes in the loss on the memory after step `step` (from 1); whether to merge now.
     fn is_due(&mut self, config: &AimMergingConfig, loss: f64, step: u64) -> bool {
         let window = self.interval as u64 * 2 / 3;
         if self.n_losses <= window {
@@ -152,7 +155,8 @@ impl Timing {
         (step >= self.due && self.n_signals > 0) || self.n_signals >= URGENT
     }
 
-    /// Weights of the inner and the outer task vector: what is still learned weighs more, and what is forgotten.
+    /// Weights of the inner and the outer task vector: what is still learned weighs more, and what
+    /// is forgotten.
     fn weights(&self) -> (f32, f32) {
         match (self.interval <= LEARNING, self.n_signals > 1) {
             (true, false) => (0.6, 0.4),
@@ -161,7 +165,8 @@ impl Timing {
         }
     }
 
-    /// Goes on to the next interval behind a merge in step `step`, where the inner vector has the absolute sum `moved`.
+    /// Goes on to the next interval after a merge in step `step`, where the inner vector has the
+    /// absolute sum `moved`.
     fn merged(&mut self, config: &AimMergingConfig, moved: f64, step: u64) {
         let change = moved / self.interval as f64;
         if self.n_merges > config.cold_start {
@@ -185,7 +190,8 @@ fn outer_steps(config: &AimMergingConfig, interval: usize) -> usize {
     ((interval as f64 * config.outer_share) as usize).max(1)
 }
 
-/// Shorter in proportion where parameters move faster than before, longer where they move more slowly.
+/// Shorter in proportion where parameters move faster than before, longer where they move more
+/// slowly.
 fn next_interval(config: &AimMergingConfig, interval: usize, change: f64, before: f64) -> usize {
     let steps = interval as f64;
     if change >= before {

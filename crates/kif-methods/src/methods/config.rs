@@ -38,8 +38,8 @@ macro_rules! methods {
                 preset.or_else(|| first_preset(name))
             }
 
-            /// The method with a learner of what it trains, in a stream of `n_tasks`. `model` was loaded
-            /// with its [`parts`](MethodSpec::parts); `schedule` holds until a task begins.
+            /// The method with a learner of what it trains, in a stream of `n_tasks`. `model` was
+            /// loaded with its [`parts`](MethodSpec::parts); `schedule` holds until a task begins.
             pub fn start(
                 &self,
                 model: Box<dyn LanguageModel>,

@@ -1,10 +1,11 @@
-//! ELLA: a new LoRA for every task, whose update keeps out of the entries that earlier updates fill (Das Biswas et al.,
-//! *ELLA: Efficient Lifelong Learning for Adapters in Large Language Models*, arXiv 2601.02232).
+//! ELLA: a new LoRA for every task, whose update keeps out of the entries that earlier updates fill
+//! (Das Biswas et al., *ELLA: Efficient Lifelong Learning for Adapters in Large Language Models*,
+//! arXiv 2601.02232).
 //!
 //! As in IncLoRA the adapters lie side by side and task t trains slot t alone. The loss gets
-//! `lambda * sum ||D_t . D_past||_F^2` over all modules, where `D_t = B_t A_t` is the task's own update of the module's
-//! weight, without the adapter's scale, D_past the sum of the earlier ones, and `.` multiplies entry by entry. No
-//! rehearsal.
+//! `lambda * sum ||D_t . D_past||_F^2` over all modules, where `D_t = B_t A_t` is the task's own
+//! update of the module's weight, without the adapter's scale, D_past the sum of the earlier ones,
+//! and `.` multiplies entry by entry. No rehearsal.
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -21,8 +22,8 @@ use crate::task_view::TaskView;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EllaConfig {
-    /// Weight of the penalty, beside a loss in nats per token; its published value is not known to us; with 1e6
-    /// the shared entries halve on the embedded base. At least 0.
+    /// Weight of the penalty, beside a loss in nats per token; its published value is not known to
+    /// us; with 1e6 the shared entries halve on the embedded base. At least 0.
     pub lambda: f64,
 }
 
@@ -81,7 +82,8 @@ impl Module {
         self.b.range.start + o * self.b.shape[1] + r
     }
 
-    /// Row `o` of the product of the columns of B and the rows of A from `first` to `end`, added to `out`.
+    /// Row `o` of the product of the columns of B and the rows of A from `first` to `end`, added to
+    /// `out`.
     fn add_row(&self, params: &[f32], o: usize, (first, end): (usize, usize), out: &mut [f32]) {
         for r in first..end {
             let b = params[self.b_at(o, r)];
@@ -154,7 +156,8 @@ impl Method for Ella {
     fn begin_task(&mut self, learner: &mut Learner, task: &TaskView) -> Result<()> {
         train_own_slot(learner, task)?;
         self.slot = task.index;
-        // Summed up in the first step: the earlier slots of a run that goes on are loaded between here and there.
+        // Summed up in the first step: the earlier slots of a run that goes on are loaded between
+        // here and there.
         self.modules
             .iter_mut()
             .for_each(|module| module.past.clear());

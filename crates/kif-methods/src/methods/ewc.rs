@@ -1,11 +1,13 @@
-//! EWC: parameters that earlier tasks' Fisher information calls important are held by a spring (Kirkpatrick et al.,
-//! *Overcoming catastrophic forgetting in neural networks*, PNAS 2017, arXiv 1612.00796).
+//! EWC: parameters that earlier tasks' Fisher information calls important are held by a spring
+//! (Kirkpatrick et al., *Overcoming catastrophic forgetting in neural networks*, PNAS 2017, arXiv
+//! 1612.00796).
 //!
-//! The loss gets `lambda / 2 * sum_j F_j (theta_j - c_j)^2`. [`EwcFisher::Online`] is the running estimate of TRACE's
-//! code with the decay of online EWC (Schwarz et al., ICML 2018, arXiv 1805.06370): F from the gradients of the training
-//! steps themselves, c where the last task ended. [`EwcFisher::Textbook`] takes F from single examples after training,
-//! and keeps one spring per task: their sum is one spring, too, with F their sum and c their mean weighted by F.
-//! Either way the first task is plain fine-tuning, and two vectors are kept, however long the stream is.
+//! The loss gets `lambda / 2 * sum_j F_j (theta_j - c_j)^2`. [`EwcFisher::Online`] is the running
+//! estimate of TRACE's code with the decay of online EWC (Schwarz et al., ICML 2018, arXiv
+//! 1805.06370): F from the gradients of the training steps themselves, c where the last task ended.
+//! [`EwcFisher::Textbook`] takes F from single examples after training, and keeps one spring per
+//! task: their sum is one spring, too, with F their sum and c their mean weighted by F. Either way
+//! the first task is plain fine-tuning, and two vectors are kept, however long the stream is.
 
 use anyhow::Result;
 use kif_data::{Batch, epoch_order};
@@ -23,8 +25,8 @@ use crate::task_view::TaskView;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EwcConfig {
-    /// Strength of the penalty, whose loss is a mean in nats per target token (TRACE's code: 400, with its online
-    /// estimate). At least 0.
+    /// Strength of the penalty, whose loss is a mean in nats per target token (TRACE's code: 400,
+    /// with its online estimate). At least 0.
     pub lambda: f64,
     /// Where the Fisher information comes from.
     pub fisher: EwcFisher,
@@ -34,15 +36,18 @@ pub struct EwcConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum EwcFisher {
-    /// Squares of the gradients of all steps of a task, unclipped and without the penalty's part, summed and divided by
-    /// the steps of one epoch.
+    /// Squares of the gradients of all steps of a task, unclipped and without the penalty's part,
+    /// summed and divided by the steps of one epoch.
     Online {
-        /// What earlier tasks' estimates are multiplied by when a task is added (TRACE's code: 1). In `[0, 1]`.
+        /// What earlier tasks' estimates are multiplied by when a task is added (TRACE's code: 1).
+        /// In `[0, 1]`.
         decay: f32,
     },
-    /// Mean of the squared gradients of `log p(y | x)` of single rows, without dropout, after the task was learned.
+    /// Mean of the squared gradients of `log p(y | x)` of single rows, without dropout, after the
+    /// task was learned.
     Textbook {
-        /// Rows of the task that are taken, a fixed choice by the seed; all if there are fewer. At least 1.
+        /// Rows of the task that are taken, a fixed choice by the seed; all if there are fewer. At
+        /// least 1.
         rows: usize,
     },
 }

@@ -1,11 +1,13 @@
-//! FOREVER: the memory is replayed after 1, 2, 4, 7, 15 and 30 days of model time (Feng et al., *FOREVER: Forgetting
-//! Curve-Inspired Memory Replay for Language Model Continual Learning*, ACL 2026, arXiv 2601.03938).
+//! FOREVER: the memory is replayed after 1, 2, 4, 7, 15 and 30 days of model time (Feng et al.,
+//! *FOREVER: Forgetting Curve-Inspired Memory Replay for Language Model Continual Learning*, ACL
+//! 2026, arXiv 2601.03938).
 //!
-//! Model time is the sum of the norms of all updates of the task; a day is what the first 24 steps take. A replay is
-//! one pass over the memory. Its loss has an anchor `beta |theta - theta*|^2` to the parameters at the end of the last
-//! task, the stronger the faster the parameters moved since the last replay:
-//! `beta = 1e-3 clip(1 + gamma (mu / mu_0 - 1), 0.5, 3)`, where mu is the mean norm of an update since then and mu_0 that of
-//! the first day. Everything starts anew with each task; without a memory, as on the first, steps are plain.
+//! Model time is the sum of the norms of all updates of the task; a day is what the first 24 steps
+//! take. A replay is one pass over the memory. Its loss has an anchor `beta |theta - theta*|^2` to
+//! the parameters at the end of the last task, the stronger the faster the parameters moved since
+//! the last replay: `beta = 1e-3 clip(1 + gamma (mu / mu_0 - 1), 0.5, 3)`, where mu is the mean
+//! norm of an update since then and mu_0 that of the first day. Everything starts anew with each
+//! task; without a memory, as on the first, steps are plain.
 
 use std::sync::Arc;
 
@@ -28,7 +30,8 @@ pub struct ForeverConfig {
     pub day_steps: u64,
     /// Strength of the anchor at the pace of the first day (published: 1e-3). At least 0.
     pub anchor: f64,
-    /// How much the pace changes the strength (gamma; its published value is not known to us). At least 0.
+    /// How much the pace changes the strength (gamma; its published value is not known to us). At
+    /// least 0.
     pub sensitivity: f64,
 }
 
@@ -99,8 +102,8 @@ struct Clock {
 }
 
 impl Clock {
-    /// Takes in an update; the strength of the anchor where it is time for a replay. Days that one update passes together
-    /// are one replay.
+    /// Takes in an update; the strength of the anchor where it is time for a replay. Days that one
+    /// update passes together are one replay.
     fn tick(&mut self, config: &ForeverConfig, norm: f64) -> Option<f64> {
         self.n_steps += 1;
         self.now += norm;

@@ -1,9 +1,9 @@
-//! KIF's schedule of steps, then half of both updates everywhere, without importance or masks: the control that shows
-//! what the masks add to the released code.
+//! KIF's schedule of steps, then half of both updates everywhere, without importance or masks: the
+//! control that shows what the masks add to the released code.
 //!
-//! The released code gives (0.5, 0.5) to parameters that neither loop finds important, 60 to 80 % of all, so most of
-//! its effect could be that of halved steps. The default has the settings of `kif-released`, so the two differ in the
-//! masks alone. Our own control, in no paper.
+//! The released code gives (0.5, 0.5) to parameters that neither loop finds important, 60 to 80 %
+//! of all, so most of its effect could be that of halved steps. The default has the settings of
+//! `kif-released`, so the two differ in the masks alone. Our own control, in no paper.
 
 use anyhow::Result;
 use kif_fusion::{FusionWeights, Update, delta, fuse_masked};

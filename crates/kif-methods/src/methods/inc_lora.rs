@@ -1,8 +1,10 @@
-//! IncLoRA: a new LoRA for every task beside the frozen ones of earlier tasks; the model adds them all up.
+//! IncLoRA: a new LoRA for every task beside the frozen ones of earlier tasks; the model adds them
+//! all up.
 //!
-//! The baseline of O-LoRA (Wang et al., Findings of EMNLP 2023, arXiv 2310.14152), which is IncLoRA with a penalty. The
-//! adapters lie side by side in one: task t trains slot t, see [`ParamLayout::slot`](kif_model::ParamLayout::slot).
-//! Slots of later tasks have B = 0 and add nothing.
+//! The baseline of O-LoRA (Wang et al., Findings of EMNLP 2023, arXiv 2310.14152), which is IncLoRA
+//! with a penalty. The adapters lie side by side in one: task t trains slot t, see
+//! [`ParamLayout::slot`](kif_model::ParamLayout::slot). Slots of later tasks have B = 0 and add
+//! nothing.
 
 use std::ops::Range;
 

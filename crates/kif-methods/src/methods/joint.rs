@@ -1,4 +1,5 @@
-//! Joint training: one adapter on the rows of all tasks shuffled together ("MTL"), the upper bound of the tables.
+//! Joint training: one adapter on the rows of all tasks shuffled together ("MTL"), the upper bound
+//! of the tables.
 
 use kif_data::Encoded;
 use kif_model::ParamLayout;

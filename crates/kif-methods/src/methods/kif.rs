@@ -1,10 +1,13 @@
-//! Recurrent-KIF: Recurrent Knowledge Identification and Fusion (Feng et al., ACL 2025, arXiv 2502.17510).
+//! Recurrent-KIF: Recurrent Knowledge Identification and Fusion (Feng et al., ACL 2025, arXiv
+//! 2502.17510).
 //!
-//! In every round the inner loop adapts to the task and the outer loop to the memory; both estimate on the way which
-//! parameters matter to them. Then each update is kept where it matters: per parameter, the two masks choose one of
-//! four pairs of weights. [`KifConfig::paper`] is what the paper states, [`KifConfig::released`] what the authors'
-//! T5 code does; the field docs say where they differ. The variants of the paper's ablation are the paper's settings but for
-//! one each.
+//! In every round the inner loop adapts to the task and the outer loop to the memory; both estimate
+//! on the way which parameters matter to them. Then each update is kept where it matters: per
+//! parameter, the two masks choose one of four pairs of weights. [`KifConfig::paper`] is what the
+//! paper states, [`KifConfig::released`] what the authors' T5 code does; the field docs say where
+//! they differ. The variants of the paper's ablation are the paper's settings but for one each.
+
+mod stored;
 
 use std::ops::Range;
 
@@ -14,7 +17,6 @@ use kif_importance::{Scope, Sensitivity, SensitivityConfig, mask_above_quantile}
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::kif_stored::StoredKif;
 use super::two_loop::{Loop, OuterOptimizer, Rule, StepsOn, TwoLoop, TwoLoopConfig};
 use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
@@ -22,20 +24,21 @@ use crate::state::{State, StateError};
 
 /// Every setting of Recurrent-KIF.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "StoredKif")]
+#[serde(try_from = "stored::StoredKif")]
 pub struct KifConfig {
     /// The steps of both loops (paper's Q and M, and released code: 8 and 4).
     pub two_loop: TwoLoopConfig,
-    /// Decay of the moving average of `|w g|`, inner and outer alike (paper's alpha1 = alpha2: 0.55;
-    /// released code's beta1: 0.85).
+    /// Decay of the moving average of `|w g|`, inner and outer alike (paper's alpha1 = alpha2:
+    /// 0.55; released code's beta1: 0.85).
     pub sensitivity_beta: f32,
-    /// Decay of the moving average of its variation (released code's beta2: 0.85). With it the score
-    /// is sensitivity times uncertainty, as in AdaLoRA; without (paper) it is the sensitivity.
+    /// Decay of the moving average of its variation (released code's beta2: 0.85). With it the
+    /// score is sensitivity times uncertainty, as in AdaLoRA; without (paper) it is the
+    /// sensitivity.
     pub uncertainty_beta: Option<f32>,
     /// How a round's two updates become one (both: masked).
     pub fusion: KifFusion,
-    /// The weights in `|w g|` (paper: those that the gradient belongs to; released code: those after
-    /// the update).
+    /// The weights in `|w g|` (paper: those that the gradient belongs to; released code: those
+    /// after the update).
     pub importance_weights: ImportanceWeights,
     /// The averages that start anew with every round (paper: both; released code: the inner one).
     pub cleared: ClearedAverages,
@@ -49,7 +52,8 @@ pub struct KifConfig {
 pub enum KifFusion {
     /// By two masks, of what matters to either loop.
     Masked {
-        /// A parameter matters if its score is strictly above this quantile (both: 0.8, the top 20 %).
+        /// A parameter matters if its score is strictly above this quantile (both: 0.8, the top 20
+        /// %).
         quantile: f64,
         /// What the quantile is taken over (both: global).
         scope: KifScope,
@@ -71,7 +75,8 @@ pub enum EstimatedIn {
     /// In every round.
     #[default]
     EveryRound,
-    /// In the first round of a task, for the whole task: importance that does not follow the training.
+    /// In the first round of a task, for the whole task: importance that does not follow the
+    /// training.
     FirstRound,
 }
 
@@ -132,9 +137,9 @@ impl KifConfig {
         }
     }
 
-    /// As the released LLaMA code does it: its T5 code, but for the memory steps. They are made by an
-    /// optimizer of their own whose schedule is never stepped, so that its rate stays 0 and the memory
-    /// only shapes the masks.
+    /// As the released LLaMA code does it: its T5 code, but for the memory steps. They are made by
+    /// an optimizer of their own whose schedule is never stepped, so that its rate stays 0 and the
+    /// memory only shapes the masks.
     pub fn released_llama() -> Self {
         let mut config = Self::released();
         config.two_loop.outer_optimizer = OuterOptimizer::Own { lr: 0.0 };
@@ -142,8 +147,8 @@ impl KifConfig {
     }
 
     /// The best that was found on validation rows of the standard benchmark's first order, with a
-    /// small base (`docs/reproduction.md` has the search): the released code's importance and weights,
-    /// but memory steps by an AdamW of their own at a constant 5e-4, on the whole loss.
+    /// small base (`docs/reproduction.md` has the search): the released code's importance and
+    /// weights, but memory steps by an AdamW of their own at a constant 5e-4, on the whole loss.
     pub fn ours() -> Self {
         let mut config = Self::released();
         config.two_loop.outer_optimizer = OuterOptimizer::Own { lr: 5e-4 };
@@ -192,9 +197,9 @@ impl KifFusion {
     }
 }
 
-/// All settings with a name: the paper's, the released code's for T5 and LLaMA, ours, and the variants
-/// of the paper's ablation (its table on the long benchmark), which differ from the paper's in one
-/// point each. Beside each its line for tables and help.
+/// All settings with a name: the paper's, the released code's for T5 and LLaMA, ours, and the
+/// variants of the paper's ablation (its table on the long benchmark), which differ from the
+/// paper's in one point each. Beside each its line for tables and help.
 fn named() -> [(&'static str, KifConfig, &'static str); 10] {
     const FUSED: &str = "Recurrent-KIF: masked fusion of inner and memory updates";
     let paper = KifConfig::paper();

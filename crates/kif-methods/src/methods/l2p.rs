@@ -1,9 +1,11 @@
-//! L2P: a pool of soft prompts, of which every text gets those with the closest keys (Wang et al., *Learning to Prompt
-//! for Continual Learning*, CVPR 2022, arXiv 2112.08654; for language models as in TRACE, arXiv 2310.06762).
+//! L2P: a pool of soft prompts, of which every text gets those with the closest keys (Wang et al.,
+//! *Learning to Prompt for Continual Learning*, CVPR 2022, arXiv 2112.08654; for language models as
+//! in TRACE, arXiv 2310.06762).
 //!
-//! The model chooses: the cosine of a prompt's trained key and the mean embedding of the text. Keys learn by a term of
-//! the loss alone, which pulls chosen ones towards the texts: `- pull / B * sum over texts and their prompts of
-//! cos(key, query)`. No rehearsal, and nobody says which task a row is from.
+//! The model chooses: the cosine of a prompt's trained key and the mean embedding of the text. Keys
+//! learn by a term of the loss alone, which pulls chosen ones towards the texts: `- pull / B * sum
+//! over texts and their prompts of cos(key, query)`. No rehearsal, and nobody says which task a row
+//! is from.
 
 use std::ops::Range;
 
@@ -101,9 +103,11 @@ impl MethodSpec for L2pConfig {
     }
 }
 
-/// Adds to `grad` the gradient of `-weight * cos(key, query)` with respect to the key; all are `[D]`.
+/// Adds to `grad` the gradient of `-weight * cos(key, query)` with respect to the key; all are
+/// `[D]`.
 ///
-/// `d cos / d key = (query / |query| - cos * key / |key|) / |key|`; a zero vector is not pulled and does not pull.
+/// `d cos / d key = (query / |query| - cos * key / |key|) / |key|`; a zero vector is not pulled and
+/// does not pull.
 fn add_pull_gradient(key: &[f32], query: &[f32], weight: f64, grad: &mut [f32]) {
     let length = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     let (of_key, of_query) = (length(key), length(query));

@@ -1,13 +1,15 @@
-//! LFPT5: one soft prompt that learns to answer and to write rows of its tasks, which then stand for the rows of
-//! earlier ones (Qin and Joty, *LFPT5: A Unified Framework for Lifelong Few-shot Language Learning Based on Prompt
-//! Tuning of T5*, ICLR 2022, arXiv 2110.07298).
+//! LFPT5: one soft prompt that learns to answer and to write rows of its tasks, which then stand
+//! for the rows of earlier ones (Qin and Joty, *LFPT5: A Unified Framework for Lifelong Few-shot
+//! Language Learning Based on Prompt Tuning of T5*, ICLR 2022, arXiv 2110.07298).
 //!
-//! Every row is learned twice: as text and answer, and as something to write, where the input is the end token alone
-//! and the target text and answer one after the other. When a task has been learned, rows of all tasks so far are drawn
-//! from the model. While the next one is learned, a batch of them goes with every batch of the task, and their
-//! predictions are held near those of the last prompt:
+//! Every row is learned twice: as text and answer, and as something to write, where the input is
+//! the end token alone and the target text and answer one after the other. When a task has been
+//! learned, rows of all tasks so far are drawn from the model. While the next one is learned, a
+//! batch of them goes with every batch of the task, and their predictions are held near those of
+//! the last prompt:
 //!
-//! `(1 - kl_weight) (L_answer + lm_weight L_write) + kl_weight KL(last prompt || prompt)`, the last term on drawn rows.
+//! `(1 - kl_weight) (L_answer + lm_weight L_write) + kl_weight KL(last prompt || prompt)`, the last
+//! term on drawn rows.
 //!
 //! No row of an earlier task is kept or read.
 
@@ -49,8 +51,8 @@ pub struct Lfpt5Config {
     pub share: f64,
     /// Every token is drawn among so many of the likeliest ones (published: 64). At least 1.
     pub top_k: usize,
-    /// Longest row that is written, text and answer together, in tokens (published: 128); longer texts are cut. At
-    /// least 4.
+    /// Longest row that is written, text and answer together, in tokens (published: 128); longer
+    /// texts are cut. At least 4.
     pub longest: usize,
 }
 
@@ -112,7 +114,8 @@ impl MethodSpec for Lfpt5Config {
     }
 
     fn added_steps(&self) -> f64 {
-        // Writing the batch, a batch of drawn rows answered and written, and its predictions before and now.
+        // Writing the batch, a batch of drawn rows answered and written, and its predictions before
+        // and now.
         4.0 + FORWARD_ONLY
     }
 
@@ -121,8 +124,9 @@ impl MethodSpec for Lfpt5Config {
     }
 }
 
-/// The row as something to write: the end token asks for text and answer, together at most `longest` tokens. An end token
-/// behind the text tells it from the answer, whether the model's prompts have one or not.
+/// The row as something to write: the end token asks for text and answer, together at most
+/// `longest` tokens. An end token behind the text tells it from the answer, whether the model's
+/// prompts have one or not.
 fn to_write(input: &[u32], target: &[u32], longest: usize) -> Encoded {
     let end = *target.last().expect("no row is empty");
     let room = longest.saturating_sub(target.len()).max(1);
@@ -137,8 +141,8 @@ fn to_write(input: &[u32], target: &[u32], longest: usize) -> Encoded {
     }
 }
 
-/// A drawn text as a row, if both parts were finished and neither is its end token alone. The text keeps its end token
-/// where the model's prompts have one (`ended`).
+/// A drawn text as a row, if both parts were finished and neither is its end token alone. The text
+/// keeps its end token where the model's prompts have one (`ended`).
 fn to_row(parts: Vec<Vec<u32>>, ended: bool) -> Option<Encoded> {
     let [mut input_ids, target_ids] = parts.try_into().ok()?;
     if input_ids.len() < 2 || target_ids.len() < 2 {
@@ -195,8 +199,8 @@ impl Lfpt5 {
         }
     }
 
-    /// Puts the weighted gradient of all terms but the answers' into `grad`, which is 0: of writing, and of the
-    /// distance to the last prompt.
+    /// Puts the weighted gradient of all terms but the answers' into `grad`, which is 0: of
+    /// writing, and of the distance to the last prompt.
     fn add_other_gradients(
         &self,
         learner: &mut Learner,

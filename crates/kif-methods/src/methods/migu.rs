@@ -1,9 +1,10 @@
-//! MIGU: only the rows of a layer whose outputs are largest are updated (Du et al., *Unlocking Continual Learning
-//! Abilities in Language Models*, Findings of EMNLP 2024, arXiv 2406.17245).
+//! MIGU: only the rows of a layer whose outputs are largest are updated (Du et al., *Unlocking
+//! Continual Learning Abilities in Language Models*, Findings of EMNLP 2024, arXiv 2406.17245).
 //!
-//! From the second task on: before each step, the mean absolute output of every row of every LoRA A and B over the
-//! batch; rows below the quantile of their own matrix do not move in this step. The published code normalises the
-//! magnitudes of a layer to sum to 1 first, which changes no row's rank within the layer. No memory, no task id.
+//! From the second task on: before each step, the mean absolute output of every row of every LoRA A
+//! and B over the batch; rows below the quantile of their own matrix do not move in this step. The
+//! published code normalises the magnitudes of a layer to sum to 1 first, which changes no row's
+//! rank within the layer. No memory, no task id.
 
 use std::ops::Range;
 
@@ -22,8 +23,8 @@ use crate::task_view::TaskView;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MiguConfig {
-    /// Rows move whose magnitude is at least this quantile of their matrix (published for LoRA: 0.7, the top 30 %). In
-    /// `[0, 1]`.
+    /// Rows move whose magnitude is at least this quantile of their matrix (published for LoRA:
+    /// 0.7, the top 30 %). In `[0, 1]`.
     pub quantile: f64,
 }
 

@@ -1,7 +1,6 @@
 //! Methods of continual learning: one file each, and the list of them.
 
 mod config;
-mod kif_stored;
 mod parts;
 mod skills;
 mod spec;
@@ -26,8 +25,9 @@ pub use parts::Parts;
 pub use spec::{FORWARD_ONLY, MethodSpec, Regime};
 pub use two_loop::{OuterOptimizer, TwoLoopConfig};
 
-// A line for every method: the file, the variant, and the type of its settings. The file's name is the method's in
-// protocols. The order is that of tables: controls before the method, references last.
+// A line for every method: the file, the variant, and the type of its settings. The file's name is
+// the method's in protocols. The order is that of tables: controls before the method, references
+// last.
 methods! {
     seq_lora: SeqLora(SeqLoraConfig),
     seq_lora_matched: SeqLoraMatched(SeqLoraMatchedConfig),
@@ -56,11 +56,13 @@ methods! {
     per_task: PerTask(PerTaskConfig),
 }
 
-/// A method of continual learning. It owns the learning step; the run owns the order of tasks, epochs and batches.
+/// A method of continual learning. It owns the learning step; the run owns the order of tasks,
+/// epochs and batches.
 ///
-/// Per task: [`Learner::begin_task`], [`begin_task`](Self::begin_task), [`observe`](Self::observe) once per batch of
-/// [`training_rows`](Self::training_rows), [`end_task`](Self::end_task). Between any two calls of `observe` the state
-/// can be saved. To go on from it: both `begin_task` calls, then both `load_state` calls ([`resume`]).
+/// Per task: [`Learner::begin_task`], [`begin_task`](Self::begin_task), [`observe`](Self::observe)
+/// once per batch of [`training_rows`](Self::training_rows), [`end_task`](Self::end_task). Between
+/// any two calls of `observe` the state can be saved. To go on from it: both `begin_task` calls,
+/// then both `load_state` calls ([`resume`]).
 #[allow(unused_variables)]
 pub trait Method: Send {
     /// Called once before the first batch of a task.
@@ -78,9 +80,9 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// Called before the model is evaluated on task `task_idx` of the stream, which may be one that it has not learned
-    /// yet; not before the base is. A method that acts on it is told the task of a test row: its scores do not compare
-    /// with those of methods that are not.
+    /// Called before the model is evaluated on task `task_idx` of the stream, which may be one that
+    /// it has not learned yet; not before the base is. A method that acts on it is told the task of
+    /// a test row: its scores do not compare with those of methods that are not.
     fn before_evaluation(&mut self, learner: &mut Learner, task_idx: usize) -> Result<()> {
         Ok(())
     }
@@ -90,14 +92,16 @@ pub trait Method: Send {
         task.rows.to_vec()
     }
 
-    /// Bytes that it carries from one task to the next beside one adapter (or prompt) and the memory: vectors like a Fisher
-    /// information, frozen prompts, rows that it drew. Slots are counted by the run. Asked behind [`end_task`](Self::end_task).
+    /// Bytes that it carries from one task to the next beside one adapter (or prompt) and the
+    /// memory: vectors like a Fisher information, frozen prompts, rows that it drew. Slots are
+    /// counted by the run. Asked after [`end_task`](Self::end_task).
     fn kept_bytes(&self) -> u64 {
         0
     }
 
-    /// What the masks of the last [`observe`](Self::observe) chose, for every tensor of the layout; none where it fused
-    /// nothing under masks. Asked behind every `observe`, and only once for each.
+    /// What the masks of the last [`observe`](Self::observe) chose, for every tensor of the layout;
+    /// none where it fused nothing under masks. Asked after every `observe`, and only once for
+    /// each.
     fn take_regions(&mut self) -> Option<Vec<Regions>> {
         None
     }
@@ -132,8 +136,8 @@ pub fn save(learner: &Learner, method: &dyn Method) -> State {
     state
 }
 
-/// Goes on from `state` with a learner and a method that have begun the same task. An entry of `learner.` or
-/// `method.` that is missing, has another length or belongs to neither is an error.
+/// Goes on from `state` with a learner and a method that have begun the same task. An entry of
+/// `learner.` or `method.` that is missing, has another length or belongs to neither is an error.
 pub fn resume(learner: &mut Learner, method: &mut dyn Method, state: &State) -> Result<()> {
     learner.load_state(state)?;
     method.load_state(state)?;

@@ -1,13 +1,18 @@
-//! MoELoRA: LoRA experts side by side, of which a router chooses a few for every token, and a contrastive loss that keeps
-//! them apart (Luo et al., *MoELoRA: Contrastive Learning Guided Mixture of Experts on Parameter-Efficient Fine-Tuning for
-//! Large Language Models*, arXiv 2402.12851).
+//! MoELoRA: LoRA experts side by side, of which a router chooses a few for every token, and a
+//! contrastive loss that keeps them apart (Luo et al., *MoELoRA: Contrastive Learning Guided
+//! Mixture of Experts on Parameter-Efficient Fine-Tuning for Large Language Models*, arXiv
+//! 2402.12851).
 //!
-//! Every adapted layer has `n_experts` adapters of the run's rank and a router ([`Router::Token`]). Tasks follow each other
-//! as in plain fine-tuning: nothing is frozen, and no memory is read. The contrastive loss of a layer compares what its
-//! experts make of some tokens of the batch, `z_(e,m) = B_e A_e x_m`, by the cosine s: outputs of one expert are alike, those
-//! of different experts are not.
+//! Every adapted layer has `n_experts` adapters of the run's rank and a router ([`Router::Token`]).
+//! Tasks follow each other as in plain fine-tuning: nothing is frozen, and no memory is read. The
+//! contrastive loss of a layer compares what its experts make of some tokens of the batch,
+//! `z_(e,m) = B_e A_e x_m`, by the cosine s: outputs of one expert are alike, those of different
+//! experts are not.
 //!
-//! `- mean over (e,m) of 1/(M-1) sum over m' != m of log( exp(s((e,m),(e,m'))/t) / sum over (e',n) != (e,m) of exp(s((e,m),(e',n))/t) )`
+//! ```text
+//! - mean over (e,m) of 1/(M-1) sum over m' != m of
+//!     log( exp(s((e,m),(e,m'))/t) / sum over (e',n) != (e,m) of exp(s((e,m),(e',n))/t) )
+//! ```
 //!
 //! The inputs x of the layer are taken as given: the loss moves the experts and nothing below them.
 
@@ -24,7 +29,8 @@ use crate::learner::Learner;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MoeLoraConfig {
-    /// Experts of every layer, each of the run's rank (the published number is not known to us). At least 2.
+    /// Experts of every layer, each of the run's rank (the published number is not known to us). At
+    /// least 2.
     pub n_experts: usize,
     /// Experts of a token (the published number is not known to us). In `2..=n_experts`.
     pub top_k: usize,
@@ -98,8 +104,8 @@ impl MethodSpec for MoeLoraConfig {
     }
 }
 
-/// The contrastive loss of `outputs`, `[experts, tokens, width]`, and its derivatives by them. An output of 0 is like
-/// nothing, and has no slope.
+/// The contrastive loss of `outputs`, `[experts, tokens, width]`, and its derivatives by them. An
+/// output of 0 is like nothing, and has no slope.
 fn contrast(outputs: &[f32], n_tokens: usize, width: usize, temperature: f64) -> (f64, Vec<f32>) {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let outputs: Vec<f64> = outputs.iter().map(|&z| f64::from(z)).collect();
@@ -169,7 +175,8 @@ struct Module {
 }
 
 impl Module {
-    /// Adds `weight` times the gradient of the contrastive loss on the inputs `x`, `[tokens, in]`, to `grad`, `[P]`.
+    /// Adds `weight` times the gradient of the contrastive loss on the inputs `x`, `[tokens, in]`,
+    /// to `grad`, `[P]`.
     fn add_contrast_gradient(
         &self,
         params: &[f32],
@@ -247,7 +254,8 @@ impl MoeLora {
         }
     }
 
-    /// The gradient of the mean contrastive loss of all layers, `[P]`, no longer than 1, times its weight.
+    /// The gradient of the mean contrastive loss of all layers, `[P]`, no longer than 1, times its
+    /// weight.
     fn contrast_gradient(&self, learner: &mut Learner, batch: &Batch) -> Result<Option<Vec<f32>>> {
         let MoeLoraConfig {
             contrast,
@@ -321,7 +329,8 @@ mod tests {
         assert!(distance(&grad, &expected) < 1e-5);
     }
 
-    /// Two experts that answer in orthogonal directions lose least, two with one direction the logarithm of the others.
+    /// Two experts that answer in orthogonal directions lose least, two with one direction the
+    /// logarithm of the others.
     #[test]
     fn experts_that_differ_lose_less() {
         let apart = contrast(&[1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.0, 3.0], 2, 2, 0.1);

@@ -1,9 +1,11 @@
-//! O-LoRA: a new LoRA for every task, whose A is kept orthogonal to those of earlier tasks (Wang et al., *Orthogonal
-//! Subspace Learning for Language Model Continual Learning*, Findings of EMNLP 2023, arXiv 2310.14152).
+//! O-LoRA: a new LoRA for every task, whose A is kept orthogonal to those of earlier tasks (Wang et
+//! al., *Orthogonal Subspace Learning for Language Model Continual Learning*, Findings of EMNLP
+//! 2023, arXiv 2310.14152).
 //!
 //! As in IncLoRA the adapters lie side by side and task t trains slot t alone. The loss gets
-//! `lambda1 * sum |A_earlier A_own^T|` over all modules and pairs of rows, and `lambda2 * sum ||own||` over the own
-//! matrices (Euclidean norms, as in the released code). No rehearsal.
+//! `lambda1 * sum |A_earlier A_own^T|` over all modules and pairs of rows, and
+//! `lambda2 * sum ||own||` over the own matrices (Euclidean norms, as in the released code). No
+//! rehearsal.
 
 use std::ops::Range;
 
@@ -24,8 +26,8 @@ use crate::task_view::TaskView;
 pub struct OLoraConfig {
     /// Weight of the overlap with earlier tasks' A (published: 0.5). At least 0.
     pub lambda1: f64,
-    /// Weight of the norms of the task's own matrices (published: 0 on the standard orders, up to 0.3 for single tasks
-    /// of the long ones). At least 0.
+    /// Weight of the norms of the task's own matrices (published: 0 on the standard orders, up to
+    /// 0.3 for single tasks of the long ones). At least 0.
     pub lambda2: f64,
 }
 
@@ -68,7 +70,8 @@ impl MethodSpec for OLoraConfig {
     }
 }
 
-/// Adds to `grad` the gradient of `lambda * sum |a_i . a_j|` over rows i of `earlier` with respect to rows j of `own`.
+/// Adds to `grad` the gradient of `lambda * sum |a_i . a_j|` over rows i of `earlier` with respect
+/// to rows j of `own`.
 ///
 /// `a` and `grad` are one module's `[rows, n_in]`. A product of exactly 0 pulls in no direction.
 fn add_overlap_gradient(
@@ -94,7 +97,8 @@ fn add_overlap_gradient(
     }
 }
 
-/// Adds to `grad` the gradient of `lambda * ||p||` over the entries of `p` in `ranges`; a zero matrix has none.
+/// Adds to `grad` the gradient of `lambda * ||p||` over the entries of `p` in `ranges`; a zero
+/// matrix has none.
 fn add_norm_gradient(p: &[f32], ranges: &[Range<usize>], lambda: f32, grad: &mut [f32]) {
     let entries = || ranges.iter().flat_map(|range| range.clone());
     let norm = entries()

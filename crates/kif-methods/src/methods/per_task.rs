@@ -1,4 +1,5 @@
-//! Every task alone, from the initial adapter ("PerTaskFT"): the reference for forward transfer and intransigence.
+//! Every task alone, from the initial adapter ("PerTaskFT"): the reference for forward transfer and
+//! intransigence.
 
 use anyhow::Result;
 use kif_model::ParamLayout;

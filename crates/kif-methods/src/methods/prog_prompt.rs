@@ -1,8 +1,9 @@
-//! Progressive Prompts: a new soft prompt for every task in front of the frozen ones of earlier tasks (Razdaibiedina et
-//! al., ICLR 2023, arXiv 2301.12314).
+//! Progressive Prompts: a new soft prompt for every task in front of the frozen ones of earlier
+//! tasks (Razdaibiedina et al., ICLR 2023, arXiv 2301.12314).
 //!
-//! Task t trains prompt t alone and reads `[P_t, P_t-1, ..., P_1, x]`. It is told at test time which task a row is
-//! from, and then reads what that task read: an old task is answered for ever as right after it was learned.
+//! Task t trains prompt t alone and reads `[P_t, P_t-1, ..., P_1, x]`. It is told at test time
+//! which task a row is from, and then reads what that task read: an old task is answered for ever
+//! as right after it was learned.
 
 use anyhow::Result;
 use kif_model::{ParamLayout, PromptConfig, PromptSelection};
@@ -76,8 +77,8 @@ pub(super) fn check_rate(lr: f64) -> Result<(), SettingError> {
     check_setting(lr.is_finite() && lr > 0.0, "lr", lr, "a positive number")
 }
 
-/// The prompts that a row of task `task_idx` is read behind once `n_begun` tasks were begun: of a task that is not
-/// learned yet, those of all tasks that are.
+/// The prompts that a row of task `task_idx` is read behind once `n_begun` tasks were begun: of a
+/// task that is not learned yet, those of all tasks that are.
 fn prompts_of(task_idx: usize, n_begun: usize) -> Vec<usize> {
     (0..n_begun.min(task_idx + 1)).rev().collect()
 }

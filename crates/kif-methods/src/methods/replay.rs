@@ -1,5 +1,5 @@
-//! Replay: the rows kept of earlier tasks are shuffled into the training rows of every task ("SeqLoRAReplay",
-//! "MixReplay" in the tables of Recurrent-KIF and FOREVER).
+//! Replay: the rows kept of earlier tasks are shuffled into the training rows of every task
+//! ("SeqLoRAReplay", "MixReplay" in the tables of Recurrent-KIF and FOREVER).
 
 use kif_data::Encoded;
 use kif_model::ParamLayout;

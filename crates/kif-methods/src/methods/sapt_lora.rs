@@ -1,15 +1,16 @@
-//! SAPT-LoRA: a LoRA for every task, of which all are mixed by an attention that the row's text asks with (Zhao et al.,
-//! *SAPT: A Shared Attention Framework for Parameter-Efficient Continual Learning of Large Language Models*, ACL 2024,
-//! arXiv 2401.08295).
+//! SAPT-LoRA: a LoRA for every task, of which all are mixed by an attention that the row's text
+//! asks with (Zhao et al., *SAPT: A Shared Attention Framework for Parameter-Efficient Continual
+//! Learning of Large Language Models*, ACL 2024, arXiv 2401.08295).
 //!
-//! The adapters lie side by side, and the model routes every row itself ([`Router::Instance`]): a softmax over the keys of
-//! all tasks so far. Task t trains slot t, key t and the shared query; slots and keys of earlier tasks are frozen. So that
-//! the query goes on to find them, the routing weights that each earlier task ended with are held fast (*attentive
-//! reflection*):
+//! The adapters lie side by side, and the model routes every row itself ([`Router::Instance`]): a
+//! softmax over the keys of all tasks so far. Task t trains slot t, key t and the shared query;
+//! slots and keys of earlier tasks are frozen. So that the query goes on to find them, the routing
+//! weights that each earlier task ended with are held fast (*attentive reflection*):
 //!
 //! `loss + reflection * sum over earlier tasks s of the mean over its rows of KL(w_s || w(row))`
 //!
-//! where w_s is the mean of task s's weights when it ended. The rows are those of the memory; their answers are not read.
+//! where w_s is the mean of task s's weights when it ended. The rows are those of the memory; their
+//! answers are not read.
 
 use anyhow::Result;
 use kif_data::{Batch, memory_batch};
@@ -95,8 +96,8 @@ impl MethodSpec for SaptLoraConfig {
     }
 }
 
-/// The derivatives of `scale` times the mean over rows of `KL(stored || w)` by the routing weights w, `[rows, n_slots]`,
-/// where `stored` is `[n_slots]`.
+/// The derivatives of `scale` times the mean over rows of `KL(stored || w)` by the routing weights
+/// w, `[rows, n_slots]`, where `stored` is `[n_slots]`.
 fn divergence_slope(stored: &[f32], weights: &[f32], scale: f64) -> Vec<f32> {
     let n_rows = weights.len() / stored.len();
     let slope = |(w, stored): (&f32, &f32)| {

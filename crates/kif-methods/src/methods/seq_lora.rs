@@ -1,6 +1,8 @@
-//! Plain fine-tuning, task after task: one adapter, weights carried over, optimizer and schedule anew with each task.
+//! Plain fine-tuning, task after task: one adapter, weights carried over, optimizer and schedule
+//! anew with each task.
 //!
-//! The lower reference of every continual-learning table ("SeqLoRA", "IncLoRA" without its penalty).
+//! The lower reference of every continual-learning table ("SeqLoRA", "IncLoRA" without its
+//! penalty).
 
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};

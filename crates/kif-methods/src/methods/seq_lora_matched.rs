@@ -1,9 +1,10 @@
 //! Plain fine-tuning with as many steps as KIF takes: a control for its longer training.
 //!
-//! Wherever KIF takes memory steps this takes steps on the task's own rows: behind every 8th step 4 more, 12 in all.
-//! Their batches are the first of fresh shuffles of the task (keyed like memory draws; with `--no-shuffle` a cursor
-//! of their own), and they are made by the same optimizer at the rate of the next step, without moving the schedule
-//! on. As with KIF, nothing is added while there is no memory, as on the first task. Our own control, in no paper.
+//! Wherever KIF takes memory steps this takes steps on the task's own rows: after every 8th step 4
+//! more, 12 in all. Their batches are the first of fresh shuffles of the task (keyed like memory
+//! draws; with `--no-shuffle` a cursor of their own), and they are made by the same optimizer at
+//! the rate of the next step, without moving the schedule on. As with KIF, nothing is added while
+//! there is no memory, as on the first task. Our own control, in no paper.
 
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,11 @@
-//! What TaSL and TasLoRA share: the importance of every skill unit to the present task and to those before it, and one
-//! average of the adapter before and after a task (Feng et al., ACL 2024, arXiv 2408.05200).
+//! What TaSL and TasLoRA share: the importance of every skill unit to the present task and to those
+//! before it, and one average of the adapter before and after a task (Feng et al., ACL 2024, arXiv
+//! 2408.05200).
 //!
-//! A unit is a set of parameters with one importance. Per parameter the score is the smoothed sensitivity times its
-//! uncertainty, as in Recurrent-KIF's code, which inherits it from here. The past is remembered as
-//! `I_past <- norm((1 - s) norm(I) + s I_past)`, where norm brings the units to 0..1. Nothing is rehearsed.
+//! A unit is a set of parameters with one importance. Per parameter the score is the smoothed
+//! sensitivity times its uncertainty, as in Recurrent-KIF's code, which inherits it from here. The
+//! past is remembered as `I_past <- norm((1 - s) norm(I) + s I_past)`, where norm brings the units
+//! to 0..1. Nothing is rehearsed.
 
 use anyhow::Result;
 use kif_importance::{Sensitivity, SensitivityConfig};
@@ -33,7 +35,8 @@ impl Part {
 
 /// The parameters that share an importance: the product of the means over its parts.
 ///
-/// For a row a of A and the column b of B that it belongs to, this is the mean of the outer product of their scores.
+/// For a row a of A and the column b of B that it belongs to, this is the mean of the outer product
+/// of their scores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit(Vec<Part>);
 
@@ -137,8 +140,9 @@ impl Skills {
         self.average.update(params, grads);
     }
 
-    /// Ends a task that ended at `params`, `[P]`. After the first task there is nothing to average with; later,
-    /// `weigh(present, past)` gives the weight of the present in every unit, and the average is returned.
+    /// Ends a task that ended at `params`, `[P]`. After the first task there is nothing to average
+    /// with; later, `weigh(present, past)` gives the weight of the present in every unit, and the
+    /// average is returned.
     pub(super) fn consolidate(
         &mut self,
         params: &[f32],

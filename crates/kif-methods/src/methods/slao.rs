@@ -1,9 +1,11 @@
-//! SLAO: every task starts from an orthogonal basis of the last A, and its B is merged into one (Qiao and Mahdavi, *Merge
-//! before Forget: A Single LoRA Continual Learning via Continual Merging*, ICLR 2026, arXiv 2512.23017).
+//! SLAO: every task starts from an orthogonal basis of the last A, and its B is merged into one
+//! (Qiao and Mahdavi, *Merge before Forget: A Single LoRA Continual Learning via Continual
+//! Merging*, ICLR 2026, arXiv 2512.23017).
 //!
-//! Task i (from 1) starts from `A = Q^T`, where `Q R = A_{i-1}^T` with a positive diagonal of R, and `B = B_{i-1}`, both as
-//! the last task's training left them. At its end the adapter becomes `A = A_i`,
-//! `B = B_merged + (B_i - B_merged) / sqrt(i)`. No memory; two adapters are kept, however long the stream is.
+//! Task i (from 1) starts from `A = Q^T`, where `Q R = A_{i-1}^T` with a positive diagonal of R,
+//! and `B = B_{i-1}`, both as the last task's training left them. At its end the adapter becomes
+//! `A = A_i`, `B = B_merged + (B_i - B_merged) / sqrt(i)`. No memory; two adapters are kept,
+//! however long the stream is.
 
 use anyhow::Result;
 use kif_model::{LORA_A, LORA_B, ParamLayout, ParamSpec};
@@ -40,8 +42,8 @@ impl MethodSpec for SlaoConfig {
     }
 }
 
-/// Makes the rows of `a`, `[rank, width]`, orthonormal in their order: Q transposed of the QR decomposition of A
-/// transposed, with a positive diagonal of R.
+/// Makes the rows of `a`, `[rank, width]`, orthonormal in their order: Q transposed of the QR
+/// decomposition of A transposed, with a positive diagonal of R.
 ///
 /// Modified Gram-Schmidt in f64, twice for each row. A row that depends on those before it stays 0.
 fn orthonormalise(a: &mut [f32], rank: usize) {

@@ -31,8 +31,9 @@ pub trait MethodSpec {
         Parts::default()
     }
 
-    /// The peak learning rate among its settings, for methods that train what wants another rate than
-    /// LoRA. It goes before the run's, and gives way to one that the run has for this method alone.
+    /// The peak learning rate among its settings, for methods that train what wants another rate
+    /// than LoRA. It goes before the run's, and gives way to one that the run has for this method
+    /// alone.
     fn peak_rate(&self) -> Option<f64> {
         None
     }
@@ -42,9 +43,9 @@ pub trait MethodSpec {
         Regime::Stream
     }
 
-    /// Whether it needs what only a stream has: something kept of earlier tasks beside parameters and
-    /// memory, or the number of tasks; or whether it trains something else than one LoRA. A single task
-    /// on top of an adapter cannot be learned with it.
+    /// Whether it needs what only a stream has: something kept of earlier tasks beside parameters
+    /// and memory, or the number of tasks; or whether it trains something else than one LoRA. A
+    /// single task on top of an adapter cannot be learned with it.
     fn needs_stream(&self) -> bool {
         self.regime() != Regime::Stream || self.parts(2) != Parts::default()
     }
@@ -60,8 +61,8 @@ pub trait MethodSpec {
         0.0
     }
 
-    /// Takes the memory's loss whole, where it is divided by a number of micro-batches: for programs
-    /// that accumulate nothing.
+    /// Takes the memory's loss whole, where it is divided by a number of micro-batches: for
+    /// programs that accumulate nothing.
     fn without_accumulation(&mut self) {}
 
     /// The method, ready for the first task of a model with this layout. Settings must have passed

@@ -1,9 +1,11 @@
-//! TasLoRA, TaSL's adaptive consolidation: after a task every rank of a LoRA is averaged between before and after it, by a
-//! softmax over its importance to either (Feng et al., the extension of TaSL, arXiv 2408.05200).
+//! TasLoRA, TaSL's adaptive consolidation: after a task every rank of a LoRA is averaged between
+//! before and after it, by a softmax over its importance to either (Feng et al., the extension of
+//! TaSL, arXiv 2408.05200).
 //!
-//! Units are rows of A with their columns of B (`skills.rs`). The sensitivity is of second order, `|w g - (w g)^2 / 2|`.
-//! While a task is learned, a penalty keeps ranks apart: the mean over all matrices of `||A A^T - I||` and `||B^T B - I||`
-//! (Frobenius). No memory; the first task is plain fine-tuning with the penalty.
+//! Units are rows of A with their columns of B (`skills.rs`). The sensitivity is of second order,
+//! `|w g - (w g)^2 / 2|`. While a task is learned, a penalty keeps ranks apart: the mean over all
+//! matrices of `||A A^T - I||` and `||B^T B - I||` (Frobenius). No memory; the first task is plain
+//! fine-tuning with the penalty.
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -76,15 +78,17 @@ impl MethodSpec for TasLoraConfig {
     }
 }
 
-/// The weight of the present in every unit: the softmax at temperature `tau` of the importances in 0..1, `[units]`.
+/// The weight of the present in every unit: the softmax at temperature `tau` of the importances in
+/// 0..1, `[units]`.
 fn weights(present: &[f32], past: &[f32], tau: f64) -> Vec<f32> {
     let lead = |(now, before): (&f32, &f32)| f64::from(*now) - f64::from(*before);
     let weight = |lead: f64| (1.0 / (1.0 + (-lead / tau).exp())) as f32;
     present.iter().zip(past).map(lead).map(weight).collect()
 }
 
-/// Adds to `grad` the gradient of `weight * ||X X^T - I||` with respect to X, where X has `rank` rows: A as it is,
-/// B transposed. `at(r, i)` says where entry i of row r lies; rows have `width` entries.
+/// Adds to `grad` the gradient of `weight * ||X X^T - I||` with respect to X, where X has `rank`
+/// rows: A as it is, B transposed. `at(r, i)` says where entry i of row r lies; rows have `width`
+/// entries.
 fn add_gram_gradient(
     params: &[f32],
     (rank, width): (usize, usize),

@@ -1,11 +1,11 @@
-//! TaSL, hard consolidation: after a task every matrix is taken from before it or from after it, as its importance to
-//! either says (Feng et al., *TaSL: Continual Dialog State Tracking via Task Skill Localization and Consolidation*, ACL
-//! 2024, and its extension, arXiv 2408.05200).
+//! TaSL, hard consolidation: after a task every matrix is taken from before it or from after it, as
+//! its importance to either says (Feng et al., *TaSL: Continual Dialog State Tracking via Task
+//! Skill Localization and Consolidation*, ACL 2024, and its extension, arXiv 2408.05200).
 //!
-//! Units are matrices (`skills.rs`). A unit matters to the past, or to the present task, if its importance is above the
-//! quantile of all units. Only to the past: it goes back to where the task began. Only to the present: it stays. To
-//! both: 0.7 of the past and 0.3 of the present. To neither: half of both. No memory; the first task is plain
-//! fine-tuning.
+//! Units are matrices (`skills.rs`). A unit matters to the past, or to the present task, if its
+//! importance is above the quantile of all units. Only to the past: it goes back to where the task
+//! began. Only to the present: it stays. To both: 0.7 of the past and 0.3 of the present. To
+//! neither: half of both. No memory; the first task is plain fine-tuning.
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -28,8 +28,8 @@ pub struct TaslConfig {
     pub beta: f32,
     /// Units matter above this quantile of all units (published: 0.8). In `[0, 1]`.
     pub quantile: f64,
-    /// Weight of the past, in the importance that is carried on and in units that matter to both (published: 0.7). In
-    /// `[0, 1]`.
+    /// Weight of the past, in the importance that is carried on and in units that matter to both
+    /// (published: 0.7). In `[0, 1]`.
     pub past_share: f64,
 }
 
@@ -89,7 +89,8 @@ pub(super) fn averages(beta: f32) -> SensitivityConfig {
     }
 }
 
-/// The weight of the present in every unit, by importance to the present and to the past, `[units]`.
+/// The weight of the present in every unit, by importance to the present and to the past,
+/// `[units]`.
 fn weights(present: &[f32], past: &[f32], config: &TaslConfig) -> Result<Vec<f32>> {
     let thresholds = (
         quantile(present, config.quantile)?,

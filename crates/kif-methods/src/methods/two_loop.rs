@@ -1,9 +1,10 @@
-//! The schedule that KIF and its controls share: inner steps on the task, then outer steps, then a rule that makes one
-//! set of parameters of both (Recurrent-KIF, ACL 2025, arXiv 2502.17510, section 3).
+//! The schedule that KIF and its controls share: inner steps on the task, then outer steps, then a
+//! rule that makes one set of parameters of both (Recurrent-KIF, ACL 2025, arXiv 2502.17510,
+//! section 3).
 //!
-//! A round is `inner_steps` steps on batches of the task, followed by `outer_steps` steps on batches of a second
-//! source. Without a memory, as on the first task, steps are plain. Steps behind the last full round of a task stay
-//! as they are. Everything starts anew with each task.
+//! A round is `inner_steps` steps on batches of the task, followed by `outer_steps` steps on
+//! batches of a second source. Without a memory, as on the first task, steps are plain. Steps after
+//! the last full round of a task stay as they are. Everything starts anew with each task.
 
 use anyhow::Result;
 use kif_data::Batch;
@@ -27,13 +28,15 @@ pub struct TwoLoopConfig {
     pub outer_steps: usize,
     /// What makes the memory steps (paper: its own AdamW at 1e-3; released code: the inner one).
     pub outer_optimizer: OuterOptimizer,
-    /// The memory loss is multiplied by this before clipping (paper: 1; released code: 1/4, its accumulation divisor).
+    /// The memory loss is multiplied by this before clipping (paper: 1; released code: 1/4, its
+    /// accumulation divisor).
     pub outer_loss_scale: f32,
-    /// How memory batches are taken (published: drawn). `kif learn --no-shuffle` takes them in file order in any case.
+    /// How memory batches are taken (published: drawn). `kif learn --no-shuffle` takes them in file
+    /// order in any case.
     #[serde(default)]
     pub memory_order: MemoryOrder,
-    /// `Some`: decay per round of a slow average of the parameters, which starts where the task starts and is what
-    /// the task leaves behind (published: none). In [0, 1).
+    /// `Some`: decay per round of a slow average of the parameters, which starts where the task
+    /// starts and is what the task leaves behind (published: none). In [0, 1).
     #[serde(default)]
     pub slow_average: Option<f64>,
 }
@@ -42,8 +45,8 @@ pub struct TwoLoopConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum OuterOptimizer {
-    /// An AdamW of their own, with the inner one's betas, epsilon and decay; its moments are kept over the rounds of
-    /// a task.
+    /// An AdamW of their own, with the inner one's betas, epsilon and decay; its moments are kept
+    /// over the rounds of a task.
     Own {
         /// Its constant rate, whatever the inner rate (paper: 1e-3).
         lr: f64,
@@ -129,7 +132,8 @@ pub(super) enum Loop {
     Outer,
 }
 
-/// What a round makes of its two updates, and what it wants to see on the way. All slices are `[P]`.
+/// What a round makes of its two updates, and what it wants to see on the way. All slices are
+/// `[P]`.
 #[allow(unused_variables)]
 pub(super) trait Rule: Send {
     /// Forgets the last task.
@@ -141,7 +145,8 @@ pub(super) trait Rule: Send {
     /// Sees the clipped gradient with the parameters after the update.
     fn after_update(&mut self, which: Loop, params: &[f32], grads: &[f32]) {}
 
-    /// Replaces `theta`, the parameters at the start of the round, by those that the next round starts from.
+    /// Replaces `theta`, the parameters at the start of the round, by those that the next round
+    /// starts from.
     fn combine(&mut self, theta: &mut [f32], inner_end: &[f32], outer_end: &[f32]) -> Result<()>;
 
     /// What the masks of the last round chose, as [`Method::take_regions`].
@@ -158,7 +163,8 @@ pub(super) trait Rule: Send {
     }
 }
 
-/// The rule that does nothing: the outer steps go on where the inner ones ended, and so does the next round.
+/// The rule that does nothing: the outer steps go on where the inner ones ended, and so does the
+/// next round.
 pub(super) struct InSequence;
 
 impl Rule for InSequence {
@@ -197,7 +203,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Takes the parameters behind a round into the slow average.
+    /// Takes the parameters after a round into the slow average.
     fn average(&mut self) -> Result<()> {
         if let Some((slow, decay)) = &mut self.slow {
             let before = slow.clone();

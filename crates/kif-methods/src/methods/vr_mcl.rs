@@ -1,15 +1,16 @@
-//! VR-MCL: learning to learn on the task and the memory together, along a hypergradient of reduced variance (Wu et al.,
-//! *Meta Continual Learning Revisited*, ICLR 2024).
+//! VR-MCL: learning to learn on the task and the memory together, along a hypergradient of reduced
+//! variance (Wu et al., *Meta Continual Learning Revisited*, ICLR 2024).
 //!
-//! A batch of the task and one of the memory are cut into the same number of parts. Fast weights start from theta and
-//! take one SGD step per part of the task, with a learned rate for every parameter; behind each step the meta-loss is
-//! that of this part and its part of the memory together. The hypergradient is the mean gradient of the meta-losses,
-//! first-order: derivatives do not go through the inner steps. Its momentum is STORM's (Cutkosky and Orabona, NeurIPS
-//! 2019): `m_t = g(theta_t) + beta (m_{t-1} - g(theta_{t-1}))`, both hypergradients on the same batch, with the same
-//! dropout. AdamW takes `m_t` for its gradient.
+//! A batch of the task and one of the memory are cut into the same number of parts. Fast weights
+//! start from theta and take one SGD step per part of the task, with a learned rate for every
+//! parameter; after each step the meta-loss is that of this part and its part of the memory
+//! together. The hypergradient is the mean gradient of the meta-losses, first-order: derivatives do
+//! not go through the inner steps. Its momentum is STORM's (Cutkosky and Orabona, NeurIPS 2019):
+//! `m_t = g(theta_t) + beta (m_{t-1} - g(theta_{t-1}))`, both hypergradients on the same batch,
+//! with the same dropout. AdamW takes `m_t` for its gradient.
 //!
-//! Without a memory, as on the first task, steps are plain. Rates and momentum start anew with each task, as all
-//! optimizer state does here.
+//! Without a memory, as on the first task, steps are plain. Rates and momentum start anew with each
+//! task, as all optimizer state does here.
 
 use anyhow::Result;
 use kif_data::{Batch, Ragged};
@@ -33,8 +34,8 @@ pub struct VrMclConfig {
     pub inner_lr: f32,
     /// Rate at which the inner rates are learned. At least 0.
     pub rate_lr: f32,
-    /// Share of the last momentum's error that is carried on (beta; 0 is meta-learning without reduction of variance). In
-    /// `[0, 1)`.
+    /// Share of the last momentum's error that is carried on (beta; 0 is meta-learning without
+    /// reduction of variance). In `[0, 1)`.
     pub momentum: f32,
 }
 
@@ -86,7 +87,8 @@ impl MethodSpec for VrMclConfig {
     }
 
     fn added_steps(&self) -> f64 {
-        // Inner steps and meta-losses on twice the rows; with momentum all of it again at the earlier parameters.
+        // Inner steps and meta-losses on twice the rows; with momentum all of it again at the
+        // earlier parameters.
         if self.momentum > 0.0 { 5.0 } else { 2.0 }
     }
 
@@ -115,7 +117,8 @@ struct Hypergradient {
     loss: f64,
     /// Mean of the meta-losses' gradients.
     params: Vec<f32>,
-    /// Mean derivative of the meta-losses by the inner rates: `-g_meta . sum of the inner gradients so far`.
+    /// Mean derivative of the meta-losses by the inner rates:
+    /// `-g_meta . sum of the inner gradients so far`.
     rates: Vec<f32>,
 }
 
@@ -156,7 +159,8 @@ fn add_scaled(into: &mut [f32], values: &[f32], factor: f32) {
     }
 }
 
-/// Parts of the task's batch, each alone and with its part of the memory's; a smaller memory batch has fewer parts.
+/// Parts of the task's batch, each alone and with its part of the memory's; a smaller memory batch
+/// has fewer parts.
 fn parts(batch: &Batch, memory: &Batch, n_parts: usize) -> Vec<(Batch, Batch)> {
     let cut = |batch: &Batch| by_rows(batch, batch.n_rows().div_ceil(n_parts).max(1));
     let memory = cut(memory);

@@ -26,12 +26,14 @@ pub fn named(name: &str) -> MethodConfig {
 /// Parameters of the toy model, in an A and a B of 4.
 pub const P: usize = 8;
 
-/// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1, the others to 0.
-/// With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P` and so on. With soft prompts, every row of
-/// these has P parameters, and those of the active ones count that a pool chooses. A router says how much each slot counts,
-/// and the loss does not depend on it.
+/// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1,
+/// the others to 0. With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P`
+/// and so on. With soft prompts, every row of these has P parameters, and those of the active ones
+/// count that a pool chooses. A router says how much each slot counts, and the loss does not depend
+/// on it.
 ///
-/// It notes the input tokens of all rows that it is shown and has not written. Dropout shifts the gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
+/// It notes the input tokens of all rows that it is shown and has not written. Dropout shifts the
+/// gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
 /// [`EXPLODE`] one gradient infinite.
 pub struct Quadratic {
     theta: Vec<f32>,
@@ -415,7 +417,8 @@ pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
     (learner.with_slots(parts.n_slots).unwrap(), seen)
 }
 
-/// All methods that train one adapter, as the toy has it; the others are tested on the embedded bases.
+/// All methods that train one adapter, as the toy has it; the others are tested on the embedded
+/// bases.
 pub fn methods_of_one_slot() -> Vec<MethodConfig> {
     let mut methods = MethodConfig::all();
     methods.retain(|config| config.parts(N_TASKS) == Parts::default());
@@ -425,8 +428,8 @@ pub fn methods_of_one_slot() -> Vec<MethodConfig> {
 /// Tasks of the toy stream.
 pub const N_TASKS: usize = 3;
 
-/// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept. Every row has another
-/// input token.
+/// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept. Every
+/// row has another input token.
 pub fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
     let rows = |k: u32| -> Vec<Encoded> {
         (0..13)
@@ -520,4 +523,12 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
         .zip(b)
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max)
+}
+
+/// The inner product, summed in f64.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
 }

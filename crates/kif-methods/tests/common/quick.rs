@@ -17,8 +17,8 @@ pub enum Arch {
     Decoder,
 }
 
-/// Tests that hold on every base that the program brings along, an encoder-decoder and a decoder-only model: functions of a
-/// [`Quick`], and how many rows of every task it has.
+/// Tests that hold on every base that the program brings along, an encoder-decoder and a
+/// decoder-only model: functions of a [`Quick`], and how many rows of every task it has.
 macro_rules! on_every_base {
     ($($test:ident: $n_rows:expr,)*) => {
         on_every_base!(@on t5, T5; $($test: $n_rows,)*);

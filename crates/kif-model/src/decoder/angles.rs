@@ -31,7 +31,8 @@ fn scaled(frequency: f64, scaling: Llama3Scaling) -> f64 {
 
 /// The angles of tokens at these positions.
 pub(super) fn angles(frequencies: &[f32], positions: impl Iterator<Item = usize>) -> Angles {
-    // In f32 up to the sine, as transformers computes them: at far positions that is more than its last bit.
+    // In f32 up to the sine, as transformers computes them: at far positions that is more than its
+    // last bit.
     let all: Vec<f32> = positions
         .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
         .collect();

@@ -72,7 +72,8 @@ impl<E: Engine> Decoder<E> {
     }
 }
 
-/// A tied head takes the embedding's place in other programs, whatever is stored: one of the two statements is wrong.
+/// A tied head takes the embedding's place in other programs, whatever is stored: one of the two
+/// statements is wrong.
 fn contradiction(file: &Path) -> ModelError {
     let problem = "lm_head.weight is not model.embed_tokens.weight, as tie_word_embeddings says";
     ModelError::malformed(file, problem)

@@ -35,12 +35,13 @@ const HARMLESS: [&str; 9] = [
     "task_type",
 ];
 
-/// Ways to fill fresh matrices that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change
-/// the base's weights, and do so again whenever PEFT loads such a file: its matrices do not belong to the plain base.
+/// Ways to fill fresh matrices that leave the base as it is. The others (PiSSA, OLoRA, CorDA,
+/// LoftQ, LoRA-GA) change the base's weights, and do so again whenever PEFT loads such a file: its
+/// matrices do not belong to the plain base.
 const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
-/// The settings and the name of the base. Any other key that is set to something (not null, false, zero or empty) is
-/// an option that is not implemented, and is refused by name.
+/// The settings and the name of the base. Any other key that is set to something (not null, false,
+/// zero or empty) is an option that is not implemented, and is refused by name.
 pub(crate) fn read_config(path: &Path) -> Result<(LoraConfig, Option<String>), ModelError> {
     let bytes = read_limited(path, MAX_BYTES)?;
     let fields = Fields {

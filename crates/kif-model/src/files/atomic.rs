@@ -16,7 +16,8 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ModelError> 
     })
 }
 
-/// As [`write_atomic`], for contents that come piece by piece. If `fill` fails, nothing is left over.
+/// As [`write_atomic`], for contents that come piece by piece. If `fill` fails, nothing is left
+/// over.
 pub(crate) fn write_atomic_with(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,

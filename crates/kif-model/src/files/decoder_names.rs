@@ -2,8 +2,9 @@
 
 use super::decoder_config::{DecoderConfig, Family};
 
-/// Name and shape of every tensor that a decoder-only model must have. Linear weights are `[out, in]`, embedding and head
-/// `[V, D]`; `lm_head.weight` is among them iff the configuration says that the head is not tied.
+/// Name and shape of every tensor that a decoder-only model must have. Linear weights are
+/// `[out, in]`, embedding and head `[V, D]`; `lm_head.weight` is among them iff the configuration
+/// says that the head is not tied.
 pub fn decoder_tensors(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     let DecoderConfig {
         family,
@@ -47,8 +48,8 @@ pub fn decoder_tensors(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-/// Name and shape of tensors that the file may have besides [`decoder_tensors`]: a copy of the embedding as head, and the
-/// frequencies that old files carry and no implementation reads.
+/// Name and shape of tensors that the file may have besides [`decoder_tensors`]: a copy of the
+/// embedding as head, and the frequencies that old files carry and no implementation reads.
 pub fn decoder_optional_tensors(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     let frequencies = |layer| {
         let name = format!("model.layers.{layer}.self_attn.rotary_emb.inv_freq");

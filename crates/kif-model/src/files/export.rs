@@ -10,8 +10,8 @@ use crate::ModelError;
 
 /// Writes `config.json` and `model.safetensors` so that transformers loads them.
 ///
-/// The tensors must be those that `config` asks for. The configuration is written last: a folder that has it is
-/// complete.
+/// The tensors must be those that `config` asks for. The configuration is written last: a folder
+/// that has it is complete.
 pub fn write_model(
     dir: &Path,
     config: &ModelConfig,

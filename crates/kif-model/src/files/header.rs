@@ -1,7 +1,8 @@
 //! The header of a safetensors file, checked before anything behind it is believed or allocated.
 //!
-//! A file is: length N of the header (8 bytes, little-endian), the header (JSON: name -> dtype, shape, first and last
-//! byte), the values. Values of all tensors must follow each other without holes or overlaps and end with the file.
+//! A file is: length N of the header (8 bytes, little-endian), the header (JSON: name -> dtype,
+//! shape, first and last byte), the values. Values of all tensors must follow each other without
+//! holes or overlaps and end with the file.
 
 use std::fs::File;
 use std::io::Read;

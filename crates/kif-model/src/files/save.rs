@@ -42,7 +42,8 @@ impl Dtype {
     }
 }
 
-/// Writes the tensors `(name, shape)`, which must be sorted by name; `values` delivers them one by one.
+/// Writes the tensors `(name, shape)`, which must be sorted by name; `values` delivers them one by
+/// one.
 ///
 /// The same tensors give the same bytes, and the bytes are those of the `safetensors` library.
 pub(crate) fn write_tensors(
@@ -76,7 +77,8 @@ pub(crate) fn write_tensors(
     })
 }
 
-/// The header of a safetensors file of these tensors in this order, without its length in front; padded to whole words.
+/// The header of a safetensors file of these tensors in this order, without its length in front;
+/// padded to whole words.
 pub fn safetensors_header(tensors: &[(&str, &[usize])], dtype: Dtype) -> Vec<u8> {
     // transformers refuses files whose metadata does not name a framework.
     let mut text = String::from(r#"{"__metadata__":{"format":"pt"}"#);

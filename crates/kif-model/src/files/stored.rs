@@ -43,9 +43,10 @@ impl Stored {
         }
         let mut options = MmapOptions::new();
         options.offset(info.at).len(info.n_bytes as usize);
-        // SAFETY: the map is only read, as bytes, of which any are valid, and the header's check saw that the file reaches
-        // this far. That nobody changes the file meanwhile cannot be seen from here: [`Weights`](super::Weights) demands it
-        // of its callers, as every reader of mapped weights does.
+        // SAFETY: the map is only read, as bytes, of which any are valid, and the header's check
+        // saw that the file reaches this far. That nobody changes the file meanwhile cannot be seen
+        // from here: [`Weights`](super::Weights) demands it of its callers, as every reader of
+        // mapped weights does.
         let bytes = unsafe { options.map(&self.file) };
         let bytes = bytes.map_err(|error| ModelError::io("mapping", &self.path, error))?;
         Ok(Values::Mapped(Mapped { bytes, dtype }))

@@ -1,4 +1,5 @@
-//! The values of a tensor, in memory or mapped from their file, where they are read a few rows at a time.
+//! The values of a tensor, in memory or mapped from their file, where they are read a few rows at a
+//! time.
 
 use std::ops::Range;
 

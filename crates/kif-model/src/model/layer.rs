@@ -41,8 +41,8 @@ impl<E: Engine> Linear<E> {
     }
 }
 
-/// What the first and later readers of one activation do about its gradient: `(add, write)`, where the last reader
-/// writes. Where nothing trainable lies below, both leave it out.
+/// What the first and later readers of one activation do about its gradient: `(add, write)`, where
+/// the last reader writes. Where nothing trainable lies below, both leave it out.
 pub(crate) fn shared_input(is_lowest: bool) -> (InputGradient, InputGradient) {
     if is_lowest {
         (InputGradient::Skip, InputGradient::Skip)

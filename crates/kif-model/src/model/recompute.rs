@@ -1,9 +1,10 @@
-//! Backward with little memory: only what enters each block is kept, and the rest is computed once more when its turn
-//! comes (Chen et al. 2016, arXiv 1604.06174).
+//! Backward with little memory: only what enters each block is kept, and the rest is computed once
+//! more when its turn comes (Chen et al. 2016, arXiv 1604.06174).
 //!
-//! A block is computed from the same input by the same operations, and gradients are added in the same order as on one
-//! long tape: loss and gradients are the same bits. The price is nearly a second forward pass. dfdx's own operations
-//! keep the gradients of activations until the end, so the stock engine saves only about half.
+//! A block is computed from the same input by the same operations, and gradients are added in the
+//! same order as on one long tape: loss and gradients are the same bits. The price is nearly a
+//! second forward pass. dfdx's own operations keep the gradients of activations until the end, so
+//! the stock engine saves only about half.
 
 use dfdx::prelude::{
     Backward, Device, Gradients, Merge, OwnedTape, PutTape, Rank0, SplitTape, Tape, Tensor, Trace,
@@ -30,7 +31,8 @@ impl<D: Device<f32>> Segments<D> {
         })
     }
 
-    /// Goes back along the tape of `out`, which is `first` computed once more, from the gradient that `first` has got.
+    /// Goes back along the tape of `out`, which is `first` computed once more, from the gradient
+    /// that `first` has got.
     pub(crate) fn backward(
         self,
         out: Act<D, OwnedTape<f32, D>>,

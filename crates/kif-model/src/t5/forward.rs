@@ -140,7 +140,8 @@ impl<E: Engine> T5<E> {
         core.project_onto(x, hidden, &layer.wo, pass)
     }
 
-    /// What the encoder's blocks share in a pass over `inputs`, whose rows have `weights` where rows are routed.
+    /// What the encoder's blocks share in a pass over `inputs`, whose rows have `weights` where
+    /// rows are routed.
     pub(super) fn encoder_pass(
         &self,
         inputs: &Ragged,
@@ -191,8 +192,8 @@ impl<E: Engine> T5<E> {
         core.norm(x, &self.encoder.final_norm)
     }
 
-    /// What the decoder's blocks share in a pass over `inputs`; row i attends to row i of `encoded` and has its weights
-    /// where rows are routed.
+    /// What the decoder's blocks share in a pass over `inputs`; row i attends to row i of `encoded`
+    /// and has its weights where rows are routed.
     pub(super) fn decoder_pass(
         &self,
         encoded: &Ragged,

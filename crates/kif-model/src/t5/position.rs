@@ -1,6 +1,7 @@
 //! T5's relative positions: distances fall into buckets, exact when near and logarithmic when far.
 
-/// Bucket of one distance (key position - query position), as Hugging Face's `_relative_position_bucket`.
+/// Bucket of one distance (key position - query position), as Hugging Face's
+/// `_relative_position_bucket`.
 pub(crate) fn bucket(
     distance: isize,
     bidirectional: bool,
@@ -46,7 +47,8 @@ mod tests {
 
     #[test]
     fn near_keys_have_buckets_of_their_own_and_far_ones_share() {
-        // Printed by transformers' T5Attention._relative_position_bucket with 32 buckets and distance 128.
+        // Printed by transformers' T5Attention._relative_position_bucket with 32 buckets and
+        // distance 128.
         let encoder: Vec<usize> = [-200, -64, -32, -16, -8, -1, 0, 1, 8, 16, 64, 127]
             .iter()
             .map(|&d| bucket(d, true, 32, 128))

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{golden, layout_of, read_json};
 
-/// Reads the golden adapter with some keys of its configuration changed; a key of `remove` is taken away.
+/// Reads the golden adapter with some keys of its configuration changed; a key of `remove` is taken
+/// away.
 fn read_with(changes: &Value, remove: &str) -> Result<Adapter, ModelError> {
     let (from, to) = (golden("tiny-t5/adapter"), tempfile::tempdir().unwrap());
     let mut config = read_json(&from.join("adapter_config.json"));

@@ -1,4 +1,5 @@
-//! Decoder-only models: what is read, what is refused by name, and files that transformers and peft wrote.
+//! Decoder-only models: what is read, what is refused by name, and files that transformers and peft
+//! wrote.
 
 use std::path::Path;
 

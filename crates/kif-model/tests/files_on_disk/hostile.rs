@@ -1,4 +1,5 @@
-//! Truncated, flipped and hostile safetensors files: always a typed error, never a panic, never a huge allocation.
+//! Truncated, flipped and hostile safetensors files: always a typed error, never a panic, never a
+//! huge allocation.
 
 use std::path::{Path, PathBuf};
 

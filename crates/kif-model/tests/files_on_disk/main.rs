@@ -1,5 +1,5 @@
-//! Models and adapters on disk: against files that Python made, against broken and hostile files, and against
-//! themselves.
+//! Models and adapters on disk: against files that Python made, against broken and hostile files,
+//! and against themselves.
 
 mod adapter;
 mod base;

@@ -264,8 +264,8 @@ fn spreads<K: Ord>(values: BTreeMap<K, Vec<(usize, f64)>>) -> BTreeMap<K, Spread
         .collect()
 }
 
-/// Last scores of the cell of another regime with the same order and seed: what some metrics compare
-/// with.
+/// Last scores of the cell of another regime with the same order and seed: what some metrics
+/// compare with.
 fn reference(record: &Record, all: &[Record], regime: Regime) -> Option<Vec<f64>> {
     let found = all.iter().find(|other| {
         other.settings.method.regime() == regime

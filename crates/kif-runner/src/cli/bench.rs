@@ -9,10 +9,13 @@ use kif_protocol::{Arch, Protocol};
 use kif_report::report;
 use kif_runner::run as runs;
 
-use super::common::{Answer, ComputeArguments, TemplateArgument, check_out_folder, print};
+use super::common::{
+    Answer, ComputeArguments, TemplateArgument, check_out_folder, methods_help, print,
+};
 
 /// Arguments of `kif bench`. What is not given stays as the protocol has it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = methods_help(|_| true))]
 pub(crate) struct Arguments {
     /// quick, standard, long, superni, standard-llama, long-llama, or a RON file
     #[arg(default_value = "quick")]

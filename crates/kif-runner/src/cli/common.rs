@@ -8,6 +8,7 @@ use clap::Args;
 use kif_data::Limits;
 use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::process;
+use kif_methods::MethodConfig;
 use kif_model::{
     Adapter, LanguageModel, LoraConfig, ModelConfig, PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE,
     StoredPrompts, StoredRouted, Trainable, required,
@@ -119,6 +120,15 @@ impl From<Answer> for ScoreKind {
             Answer::Labels => Self::Labels,
         }
     }
+}
+
+/// Names and lines of the methods that a command takes, for its help.
+pub(crate) fn methods_help(takes: impl Fn(&MethodConfig) -> bool) -> String {
+    let methods = MethodConfig::all().into_iter().filter(takes);
+    let line = |method: MethodConfig| format!("\n  {:<20} {}", method.name(), method.summary());
+    std::iter::once("Methods:".to_owned())
+        .chain(methods.map(line))
+        .collect()
 }
 
 /// A base with an adapter on it, with several and a router, or with soft prompts in front.

@@ -15,11 +15,13 @@ use kif_runner::codec::{Codec, check_vocabulary};
 use kif_runner::learn::{LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 
 use super::common::{
-    ComputeArguments, Loaded, TemplateArgument, at_least_one, check_out_folder, load, print,
+    ComputeArguments, Loaded, TemplateArgument, at_least_one, check_out_folder, load, methods_help,
+    print,
 };
 
 /// Arguments of `kif learn`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = methods_help(|method| !method.needs_stream()))]
 pub(crate) struct Arguments {
     /// Base model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]

@@ -1,7 +1,7 @@
 //! Row 0 of every matrix: what the base answers before any task.
 //!
-//! A fresh adapter changes nothing (its B is zero), so these answers depend on neither method, order nor seed: they are
-//! made once per task and kept in the run's `base.json`.
+//! A fresh adapter changes nothing (its B is zero), so these answers depend on neither method,
+//! order nor seed: they are made once per task and kept in the run's `base.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

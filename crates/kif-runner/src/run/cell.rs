@@ -1,4 +1,5 @@
-//! One cell: a method learns a stream in one order with one seed, and is evaluated after every task.
+//! One cell: a method learns a stream in one order with one seed, and is evaluated after every
+//! task.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -187,14 +188,16 @@ impl Session<'_> {
         };
         training.run(&mut observer)?;
         observer.finish();
-        // A method may drop its state at the end of a task, so a resumed run repeats `end` from here.
+        // A method may drop its state at the end of a task, so a resumed run repeats `end` from
+        // here.
         let trained = training.state();
         observer.save(&trained)?;
         training.end()?;
         Ok(trained)
     }
 
-    /// The rows of the highest loss, in nats per target token and without dropout, where that is the policy.
+    /// The rows of the highest loss, in nats per target token and without dropout, where that is
+    /// the policy.
     fn choose_memory(&mut self, phase: &Phase, trained: &State) -> Result<()> {
         let CellContext {
             protocol, inputs, ..
@@ -221,7 +224,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The evaluations of a phase that are not done yet; `trained` is what to save if they are stopped.
+    /// The evaluations of a phase that are not done yet; `trained` is what to save if they are
+    /// stopped.
     fn evaluate(&mut self, phase: &Phase, trained: &State) -> Result<()> {
         for &task in &phase.evaluated {
             let name = &self.order[task];
@@ -284,7 +288,8 @@ impl Session<'_> {
     fn finish(mut self) -> Result<()> {
         let n_tasks = self.order.len();
         if self.regime == Regime::PerTask {
-            // Nothing is learned after a task's own training: what it scored then is what it scores in the end.
+            // Nothing is learned after a task's own training: what it scored then is what it scores
+            // in the end.
             for task in 0..n_tasks {
                 if let Some(score) = self.partial.scores.get(task + 1, task) {
                     self.partial.scores.set(n_tasks, task, score);
@@ -356,7 +361,8 @@ impl Session<'_> {
         }
     }
 
-    /// What is kept after the last task; `memory` has the positions of the rows that each task leaves in it.
+    /// What is kept after the last task; `memory` has the positions of the rows that each task
+    /// leaves in it.
     fn carried(&self, memory: &[Vec<usize>]) -> Kept {
         let mut kept = Kept {
             state_bytes: self.method.kept_bytes() + frozen_slot_bytes(self.learner.layout()),

@@ -53,7 +53,8 @@ pub struct PreparedTask {
 }
 
 impl Inputs {
-    /// Reads and encodes all tasks that the protocol's orders name; `out` takes the files that the program brings along.
+    /// Reads and encodes all tasks that the protocol's orders name; `out` takes the files that the
+    /// program brings along.
     pub fn load(protocol: &Protocol, out: &Path) -> Result<Self> {
         let unpacked = out.join("embedded");
         let model = match &protocol.model {
@@ -113,8 +114,9 @@ impl Inputs {
         &self.orders[order - 1]
     }
 
-    /// Positions of the rows that each of the first `n_tasks` tasks of an order leaves in the memory, once so many were
-    /// learned. `highest` are those with the highest losses, which only a run knows, of each of them.
+    /// Positions of the rows that each of the first `n_tasks` tasks of an order leaves in the
+    /// memory, once so many were learned. `highest` are those with the highest losses, which only a
+    /// run knows, of each of them.
     pub fn kept(
         &self,
         protocol: &Protocol,
@@ -204,8 +206,8 @@ impl PreparedTask {
     }
 }
 
-/// Puts validation rows, cut from the training rows, in the place of the test rows. The same rows for every method,
-/// order and seed.
+/// Puts validation rows, cut from the training rows, in the place of the test rows. The same rows
+/// for every method, order and seed.
 fn hold_out(task: &mut Task, fraction: f64) {
     let (train, validation) = validation_split(task.train.len(), fraction, SUBSET_SEED, 0);
     let choose = |indices: &[usize]| indices.iter().map(|&i| task.train[i].clone()).collect();
@@ -222,7 +224,8 @@ fn subset(rows: Vec<Row>, limit: Option<usize>) -> Vec<Row> {
     }
 }
 
-/// The score of always answering the most frequent first reference of the training rows; the first seen of equals.
+/// The score of always answering the most frequent first reference of the training rows; the first
+/// seen of equals.
 fn majority(train: &[Row], test: &TestSet, score: ScoreKind, codec: &Codec) -> Result<f64> {
     let mut counts: Vec<(String, usize)> = Vec::new();
     let mut slots: BTreeMap<String, usize> = BTreeMap::new();

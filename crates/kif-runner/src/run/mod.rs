@@ -1,8 +1,9 @@
-//! A run: every cell of methods x orders x seeds, on disk in one directory, stopped and continued at any time.
+//! A run: every cell of methods x orders x seeds, on disk in one directory, stopped and continued
+//! at any time.
 //!
 //! ```text
 //! <out>/protocol.ron lock.json report.md report.html
-//!       base.json                      answers of the base, shared by all cells: row 0 of every matrix
+//!       base.json          answers of the base, shared by all cells: row 0 of every matrix
 //!       cells/<method>-o<order>-s<seed>/record.json adapter/ checkpoint/
 //! ```
 
@@ -63,8 +64,8 @@ pub struct Outcome {
 
 /// Runs all cells of `protocol` that `out` does not have yet, and writes the report.
 ///
-/// A raised `stop` saves everything and ends with [`Stopped`](kif_io::signal::Stopped); the same call goes on from there
-/// with the same bits.
+/// A raised `stop` saves everything and ends with [`Stopped`](kif_io::signal::Stopped); the same
+/// call goes on from there with the same bits.
 pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> {
     // Before anything is written: the lock of a run that cannot be would refuse the one that can.
     base_options(protocol, 0, &Parts::default())
@@ -114,7 +115,8 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     })
 }
 
-/// All cells, so that every method has been seen once before the next order, and every order before the next seed.
+/// All cells, so that every method has been seen once before the next order, and every order before
+/// the next seed.
 fn cells(protocol: &Protocol) -> Vec<Cell> {
     let mut cells = Vec::new();
     for &seed in &protocol.seeds {
@@ -135,7 +137,8 @@ fn cells(protocol: &Protocol) -> Vec<Cell> {
     cells
 }
 
-/// Compares the run with what is on disk, and writes down what it is made of. Returns the protocol to run.
+/// Compares the run with what is on disk, and writes down what it is made of. Returns the protocol
+/// to run.
 fn check_lock(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> {
     let path = out.join("lock.json");
     let mut lock = Lock::new(protocol, &inputs.data_files, &inputs.model_files)?;

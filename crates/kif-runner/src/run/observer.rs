@@ -1,4 +1,5 @@
-//! What a cell does between two steps: it notes losses and masks, saves itself, stops, and shows how far it is.
+//! What a cell does between two steps: it notes losses and masks, saves itself, stops, and shows
+//! how far it is.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

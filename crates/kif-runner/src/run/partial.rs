@@ -25,7 +25,8 @@ pub(super) struct Partial {
     /// What masks have chosen so far.
     #[serde(default)]
     pub(super) fusion: Option<FusionTrace>,
-    /// Under the policy of the highest loss: positions of the rows that each learned task leaves in the memory.
+    /// Under the policy of the highest loss: positions of the rows that each learned task leaves in
+    /// the memory.
     #[serde(default)]
     pub(super) highest: Vec<Vec<usize>>,
 }

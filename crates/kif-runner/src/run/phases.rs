@@ -1,4 +1,5 @@
-//! In which phases a cell learns and is evaluated: one phase per task, one for all tasks, or each task alone.
+//! In which phases a cell learns and is evaluated: one phase per task, one for all tasks, or each
+//! task alone.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ pub(super) struct Phase {
 
 /// The phases of a regime on `n_tasks` tasks.
 ///
-/// In a stream every task seen so far is evaluated, and the next one, which forward transfer needs. Joint training has
-/// only the last row. Tasks alone have only the diagonal.
+/// In a stream every task seen so far is evaluated, and the next one, which forward transfer needs.
+/// Joint training has only the last row. Tasks alone have only the diagonal.
 pub(super) fn phases(regime: Regime, n_tasks: usize) -> Vec<Phase> {
     let one = |task_idx: usize, evaluated: Vec<usize>| Phase {
         task_idx,
@@ -80,8 +81,8 @@ pub(super) fn view(
     }
 }
 
-/// Units of one row that is trained on, against those of one test row that is answered: a pass forward and backward
-/// costs about three passes forward. It only matters for the time left.
+/// Units of one row that is trained on, against those of one test row that is answered: a pass
+/// forward and backward costs about three passes forward. It only matters for the time left.
 pub(super) const UNITS_PER_TRAINED_ROW: u64 = 3;
 
 /// Rows that are trained on in a phase, with the steps that a method adds to them.
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_examined_on_what_it_has_seen_and_on_the_next_task() {
+    fn a_stream_is_evaluated_on_what_it_has_seen_and_on_the_next_task() {
         let evaluated: Vec<_> = phases(Regime::Stream, 3)
             .into_iter()
             .map(|p| (p.after, p.evaluated))

@@ -144,8 +144,8 @@ impl Shape {
         Ok(scores)
     }
 
-    /// Sums of rows, weighted by scores: of rows of keys a sum for every query, `scores rows`, and of rows of queries one for
-    /// every key, `scores^T rows`.
+    /// Sums of rows, weighted by scores: of rows of keys a sum for every query, `scores rows`, and
+    /// of rows of queries one for every key, `scores^T rows`.
     fn mix(
         &self,
         gpu: &Gpu,
@@ -384,7 +384,8 @@ pub(super) fn attention_cached(
     Ok(out)
 }
 
-/// Attention of one new token of each text to the rows of its prompt and to its own, which come from the host.
+/// Attention of one new token of each text to the rows of its prompt and to its own, which come
+/// from the host.
 pub(super) fn attention_step(
     engine: &CudaEngine,
     q: &Act<Cuda>,

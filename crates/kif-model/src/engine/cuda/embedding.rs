@@ -6,8 +6,8 @@ use super::device::{Address, Format, Grid, Result, arguments, take_gradient};
 use super::{CudaEngine, CudaWeight, Groups};
 use crate::engine::Act;
 
-/// `[ids, D]`; ids from the end of `table` on are rows of `more`. The gradient of what is trained adds every row's
-/// gradient to the row of its id, in order.
+/// `[ids, D]`; ids from the end of `table` on are rows of `more`. The gradient of what is trained
+/// adds every row's gradient to the row of its id, in order.
 pub(super) fn embed<T: Tape<f32, Cuda>>(
     engine: &CudaEngine,
     table: &CudaWeight,

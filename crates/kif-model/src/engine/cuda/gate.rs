@@ -50,7 +50,8 @@ impl DeviceGate {
         )
     }
 
-    /// Adds the gradient of the weights for the gradient `g_gated[tokens, rank]` of the gated `hidden`.
+    /// Adds the gradient of the weights for the gradient `g_gated[tokens, rank]` of the gated
+    /// `hidden`.
     pub(super) fn add_gradient(
         &self,
         gpu: &Gpu,

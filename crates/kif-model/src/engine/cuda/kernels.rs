@@ -32,8 +32,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 
 /// PTX of all kernels for a device of this compute capability.
 ///
-/// The device compiles it further. PTX for an older device runs on a newer one, so what is newer than this list gets its
-/// last entry.
+/// The device compiles it further. PTX for an older device runs on a newer one, so what is newer
+/// than this list gets its last entry.
 pub(super) fn compile(capability: (i32, i32)) -> Result<String, ModelError> {
     let arch = match capability {
         (..7, _) | (7, ..5) => {

@@ -1,5 +1,5 @@
-//! Losses of the output head on the tape. The gradient is made in the forward pass, chunk by chunk, so that the logits of
-//! all rows never exist together unless the head is trained.
+//! Losses of the output head on the tape. The gradient is made in the forward pass, chunk by chunk,
+//! so that the logits of all rows never exist together unless the head is trained.
 
 use dfdx::prelude::*;
 

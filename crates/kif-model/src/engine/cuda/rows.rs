@@ -1,4 +1,5 @@
-//! Biases, rotations and choices of rows on the tape. Their inputs have no other consumer, so gradients are written, not added.
+//! Biases, rotations and choices of rows on the tape. Their inputs have no other consumer, so
+//! gradients are written, not added.
 
 use dfdx::prelude::*;
 

@@ -1,6 +1,8 @@
-//! Every operation against the CPU's: losses and the gradient of everything trained, on random ragged shapes.
+//! Every operation against the CPU's: losses and the gradient of everything trained, on random
+//! ragged shapes.
 //!
-//! Inputs are rows of trained tables, so that their gradients can be read through the border of the engine, too.
+//! Inputs are rows of trained tables, so that their gradients can be read through the border of the
+//! engine, too.
 
 use dfdx::prelude::{Backward, HasShape, Merge, OwnedTape, PutTape, SplitTape, WithEmptyTape};
 use kif_data::chance::{Purpose, below, key, stream, uniform};
@@ -61,7 +63,8 @@ const OPERATIONS: [Operation; 17] = [
     Operation::GroupedAttention,
 ];
 
-/// An engine, its trained weights in the order in which they were made, and the chance that they come from.
+/// An engine, its trained weights in the order in which they were made, and the chance that they
+/// come from.
 struct Bench<'a, E: Engine> {
     engine: &'a E,
     rng: ChaCha8Rng,

@@ -1,4 +1,5 @@
-//! The feed-forward block's activations on the tape. Their inputs have no other consumer, so gradients are moved.
+//! The feed-forward block's activations on the tape. Their inputs have no other consumer, so
+//! gradients are moved.
 
 use dfdx::prelude::*;
 

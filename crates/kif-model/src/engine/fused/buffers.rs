@@ -1,7 +1,8 @@
 //! Buffers that are used again from operation to operation and from step to step.
 //!
-//! A fresh `vec![0.0; n]` is filled with zeros that the kernels overwrite at once: on small models that took a third of
-//! a step. Gradients that have been consumed come back here, and outputs are taken from here.
+//! A fresh `vec![0.0; n]` is filled with zeros that the kernels overwrite at once: on small models
+//! that took a third of a step. Gradients that have been consumed come back here, and outputs are
+//! taken from here.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -8,8 +8,8 @@ use super::{Fused, FusedWeight, Kept, buffers, take_gradient};
 use crate::ModelError;
 use crate::engine::Act;
 
-/// `[ids, D]`; ids from the end of `table` on are rows of `more`. The gradient of what is trained adds every row's
-/// gradient to the row of its id, in order.
+/// `[ids, D]`; ids from the end of `table` on are rows of `more`. The gradient of what is trained
+/// adds every row's gradient to the row of its id, in order.
 pub(super) fn embed<T: Tape<f32, Cpu>>(
     engine: &Fused,
     table: &FusedWeight,

@@ -23,7 +23,8 @@ struct SavedLowRank {
 }
 
 impl SavedLowRank {
-    /// Adds the gradients of A, B and gate, and of `x` if it has one, for the gradient `gy[tokens, n_out]` of the layer's output.
+    /// Adds the gradients of A, B and gate, and of `x` if it has one, for the gradient
+    /// `gy[tokens, n_out]` of the layer's output.
     fn backward(
         self,
         x: &Act<Cpu>,
@@ -146,7 +147,8 @@ pub(super) fn linear<T: Tape<f32, Cpu>>(
                 saved.backward(x, &gy, gradients, input_gradient != InputGradient::Skip)?;
             }
             match residual_ghost {
-                // The last consumer in the forward pass is the first in the backward pass: nothing is there yet.
+                // The last consumer in the forward pass is the first in the backward pass: nothing
+                // is there yet.
                 Some(residual) => buffers::replace(gradients.get_or_alloc_mut(&residual)?, gy),
                 None => buffers::give(gy),
             }
@@ -217,7 +219,8 @@ fn save(low_rank: LowRank<'_, FusedWeight, Act<Cpu>>, hidden: Vec<f32>) -> Optio
     })
 }
 
-/// `x` after dropout, or nothing where there is none. Made again in the backward pass: cheaper than keeping it.
+/// `x` after dropout, or nothing where there is none. Made again in the backward pass: cheaper than
+/// keeping it.
 fn dropped(x: &[f32], width: usize, dropout: Option<(Dropout, u64)>) -> Option<Vec<f32>> {
     let (dropout, stream) = dropout?;
     let mut y = buffers::take(x.len());

@@ -1,5 +1,5 @@
-//! Cross-entropy of the output head on the tape. The gradient is made in the forward pass, chunk by chunk, so that
-//! the logits of all rows never exist together.
+//! Cross-entropy of the output head on the tape. The gradient is made in the forward pass, chunk by
+//! chunk, so that the logits of all rows never exist together.
 
 use dfdx::prelude::*;
 
@@ -70,8 +70,8 @@ pub(super) fn divergence<T: Tape<f32, Cpu>>(
     of_logits(engine, x, x_scaled, head, scale, weight, tape, divergence)
 }
 
-/// `weight * sum(losses(logits))`; `losses` gives the loss of every row and puts the gradient of their sum in the place
-/// of the logits, `[rows, V]`.
+/// `weight * sum(losses(logits))`; `losses` gives the loss of every row and puts the gradient of
+/// their sum in the place of the logits, `[rows, V]`.
 fn of_logits<T: Tape<f32, Cpu>>(
     engine: &Fused,
     x: Act<Cpu>,

@@ -1,7 +1,7 @@
 //! The CPU engine: `kif-kernels` as operations on dfdx's tape.
 //!
-//! Frozen weights are prepacked and are no dfdx tensors, so no gradient of theirs is ever made. A gradient is taken
-//! out of dfdx's store by the operation that consumes it, which frees it at once.
+//! Frozen weights are prepacked and are no dfdx tensors, so no gradient of theirs is ever made. A
+//! gradient is taken out of dfdx's store by the operation that consumes it, which frees it at once.
 
 mod activation;
 mod attention;
@@ -45,8 +45,8 @@ impl Fused {
         }
     }
 
-    /// How a weight is kept. Trained ones keep full precision, for their updates would vanish, and so do those that are
-    /// small anyway. What the logits are made of is never kept in 8 bits.
+    /// How a weight is kept. Trained ones keep full precision, for their updates would vanish, and
+    /// so do those that are small anyway. What the logits are made of is never kept in 8 bits.
     fn precision_of(&self, spec: WeightSpec) -> Precision {
         match (self.precision, spec.role) {
             _ if spec.trainable => Precision::F32,

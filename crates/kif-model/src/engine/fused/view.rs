@@ -23,8 +23,9 @@ pub(super) fn view<T>(tensor: &Act<Cpu, T>) -> &[f32] {
             && last_row == (n_rows - 1) * n_cols * size_of::<f32>(),
         "a strided tensor of {n_rows} x {n_cols} has no view"
     );
-    // SAFETY: rows and columns have the strides of a contiguous tensor, so `len` values from `first` on lie in the one
-    // `Vec<f32>` that the tensor keeps alive and that nobody can change while the tensor is borrowed.
+    // SAFETY: rows and columns have the strides of a contiguous tensor, so `len` values from
+    // `first` on lie in the one `Vec<f32>` that the tensor keeps alive and that nobody can change
+    // while the tensor is borrowed.
     unsafe { std::slice::from_raw_parts(first, len) }
 }
 

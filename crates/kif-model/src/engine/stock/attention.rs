@@ -131,7 +131,8 @@ pub(super) fn attention_step<D: Device<f32>>(
     attention(engine, q, joined(0)?, joined(1)?, &shape, None)
 }
 
-/// Row of every padded place; padding repeats row 0, whose score is masked and whose output is never read.
+/// Row of every padded place; padding repeats row 0, whose score is masked and whose output is
+/// never read.
 fn padded_rows(spans: &[Span], longest: usize) -> Vec<usize> {
     spans
         .iter()
@@ -175,7 +176,8 @@ fn score_bias<D: Device<f32>, T: Tape<f32, D>>(
     n_queries: usize,
     n_keys: usize,
 ) -> Result<Act3<D, T>, ModelError> {
-    // Where queries continue a cached sequence they are the last positions of it, the same number in every row.
+    // Where queries continue a cached sequence they are the last positions of it, the same number
+    // in every row.
     let offset = shape.keys[0].len as isize - shape.queries[0].len as isize;
     let same_offset = |(q, k): (&Span, &Span)| k.len as isize - q.len as isize == offset;
     assert!(

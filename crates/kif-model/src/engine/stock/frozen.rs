@@ -6,8 +6,8 @@ use crate::engine::Act;
 
 /// `x W^T` for x `[n, in]` and W `[out, in]`, without a gradient for W.
 ///
-/// The backward pass runs a nested tape whose only parameter is x: dfdx offers no other device-independent way to add
-/// to a gradient that is already stored.
+/// The backward pass runs a nested tape whose only parameter is x: dfdx offers no other
+/// device-independent way to add to a gradient that is already stored.
 pub(super) fn product<D: Device<f32>, T: Tape<f32, D>>(
     x: Act<D, T>,
     weight: &Act<D>,
@@ -24,8 +24,8 @@ pub(super) fn product<D: Device<f32>, T: Tape<f32, D>>(
             // Allocated first: reading a gradient that nothing has touched would panic.
             gradients.get_or_alloc_mut(&out)?;
             let gx: Act<D> = gradients.get(&out).try_matmul(weight)?;
-            // The gradient of sum(x * gx) with respect to x is gx. The store must be a leaky one: others drop
-            // everything but leaves when the nested pass ends.
+            // The gradient of sum(x * gx) with respect to x is gx. The store must be a leaky one:
+            // others drop everything but leaves when the nested pass ends.
             let all = std::mem::replace(gradients, Gradients::leaky());
             *gradients = x
                 .traced(all)

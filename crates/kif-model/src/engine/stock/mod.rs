@@ -1,7 +1,8 @@
-//! The same operations with dfdx's own tensor operations, on any device: the oracle of the tests, and the way to a GPU.
+//! The same operations with dfdx's own tensor operations, on any device: the oracle of the tests,
+//! and the way to a GPU.
 //!
-//! Only attention needs rectangles: it pads inside itself. dfdx computes a gradient for both sides of a product;
-//! [`frozen::product`] leaves the frozen side out.
+//! Only attention needs rectangles: it pads inside itself. dfdx computes a gradient for both sides
+//! of a product; [`frozen::product`] leaves the frozen side out.
 
 mod attention;
 mod frozen;
@@ -55,7 +56,8 @@ impl<D: Device<f32>> Stock<D> {
             .map_err(device_error)
     }
 
-    /// Rows of `more` for ids from the table's end on: both looked up everywhere, and the wrong one multiplied by 0.
+    /// Rows of `more` for ids from the table's end on: both looked up everywhere, and the wrong one
+    /// multiplied by 0.
     fn embed_from_both<T: Tape<f32, D>>(
         &self,
         table: &StockWeight<D>,
@@ -423,9 +425,11 @@ impl<D: Device<f32>> Engine for Stock<D> {
     }
 }
 
-/// The factor of every input value, `[tokens, width]`: 0 or `1 / (1 - p)`, as the fused engine draws it.
+/// The factor of every input value, `[tokens, width]`: 0 or `1 / (1 - p)`, as the fused engine
+/// draws it.
 ///
-/// Value i of the layer's ChaCha8 stream is its i-th 16-bit word; it is dropped where the word is below `p * 2^16`.
+/// Value i of the layer's ChaCha8 stream is its i-th 16-bit word; it is dropped where the word is
+/// below `p * 2^16`.
 fn dropout_mask(dropout: Dropout, stream: u64, (n_rows, width): (usize, usize)) -> Vec<f32> {
     let mut rng = ChaCha8Rng::from_seed(dropout.key);
     rng.set_stream(stream);

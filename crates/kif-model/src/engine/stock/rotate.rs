@@ -1,4 +1,5 @@
-//! Rotary position embedding as `x cos + swap(x) sin`, the swap being a product with a matrix of 0, 1 and -1.
+//! Rotary position embedding as `x cos + swap(x) sin`, the swap being a product with a matrix of 0,
+//! 1 and -1.
 
 use dfdx::prelude::*;
 

@@ -3,8 +3,8 @@
 use kif_fusion::FusionWeights;
 use serde::{Deserialize, Deserializer};
 
-use super::kif::{ClearedAverages, EstimatedIn, ImportanceWeights, KifConfig, KifFusion, KifScope};
-use super::two_loop::{OuterOptimizer, TwoLoopConfig};
+use super::super::two_loop::{OuterOptimizer, TwoLoopConfig};
+use super::{ClearedAverages, EstimatedIn, ImportanceWeights, KifConfig, KifFusion, KifScope};
 use crate::task_view::MemoryOrder;
 
 /// Both spellings at once; [`KifConfig::try_from`] sees to it that only one is used.
