@@ -8,11 +8,14 @@
 //! to 0..1. Nothing is rehearsed.
 
 use anyhow::Result;
+use kif_data::Batch;
 use kif_importance::{Sensitivity, SensitivityConfig};
 use kif_model::{LORA_A, LORA_B, ParamLayout, ParamSpec};
 
-use super::bytes_of;
+use super::{Method, bytes_of};
+use crate::learner::Learner;
 use crate::state::State;
+use crate::task_view::TaskView;
 
 /// Evenly spaced parameters in the flat vector: a matrix, a row of A, a column of B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +203,61 @@ impl Skills {
             _ => Some(of("method.past", self.units.len())?.to_vec()),
         };
         Ok(())
+    }
+}
+
+/// What tells one consolidation from another: its steps, and the weights of its average.
+pub(super) trait Consolidation: Send {
+    /// A learning step whose gradient `skills` takes in.
+    fn step(&self, skills: &mut Skills, learner: &mut Learner, batch: &Batch) -> Result<f64>;
+
+    /// The weight of the present in every unit, by importance to the present and to the past,
+    /// `[units]`.
+    fn weights(&self, present: &[f32], past: &[f32]) -> Result<Vec<f32>>;
+
+    /// Weight of the past in the importance that is carried on.
+    fn past_share(&self) -> f64;
+}
+
+/// Steps, and one average at the end of a task, as a method.
+pub(super) struct Consolidated<R> {
+    rule: R,
+    skills: Skills,
+}
+
+impl<R: Consolidation> Consolidated<R> {
+    pub(super) fn new(rule: R, skills: Skills) -> Self {
+        Self { rule, skills }
+    }
+}
+
+impl<R: Consolidation> Method for Consolidated<R> {
+    fn begin_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
+        self.skills.begin_task(learner.params());
+        Ok(())
+    }
+
+    fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
+        self.rule.step(&mut self.skills, learner, batch)
+    }
+
+    fn end_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
+        let weigh = |present: &[f32], past: &[f32]| self.rule.weights(present, past);
+        let share = self.rule.past_share();
+        let merged = self.skills.consolidate(learner.params(), share, weigh)?;
+        merged.map_or(Ok(()), |merged| learner.set_params(&merged))
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.skills.kept_bytes()
+    }
+
+    fn save_state(&self, state: &mut State) {
+        self.skills.save_state(state);
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        self.skills.load_state(state)
     }
 }
 

@@ -12,13 +12,11 @@ use kif_data::Batch;
 use kif_model::{LORA_A, ParamLayout, ParamSpec};
 use serde::{Deserialize, Serialize};
 
-use super::skills::{Skills, Unit};
+use super::skills::{Consolidated, Consolidation, Skills, Unit};
 use super::tasl::{averages, check_beta};
 use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
-use crate::state::State;
-use crate::task_view::TaskView;
 
 /// How importance is smoothed, how soft the choice is, and how strong the penalty.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,7 +72,12 @@ impl MethodSpec for TasLoraConfig {
     }
 
     fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
-        Box::new(TasLora::new(*self, layout))
+        let skills = Skills::new(Unit::ranks(layout), averages(self.beta), layout.n_params());
+        let rule = TasLora {
+            config: *self,
+            specs: layout.specs().to_vec(),
+        };
+        Box::new(Consolidated::new(rule, skills))
     }
 }
 
@@ -134,31 +137,14 @@ fn add_orthogonality_gradient(specs: &[ParamSpec], weight: f64, params: &[f32], 
     }
 }
 
-/// Steps with the penalty, and one average at the end of a task.
-pub(super) struct TasLora {
+/// Steps with the penalty.
+struct TasLora {
     config: TasLoraConfig,
-    skills: Skills,
     specs: Vec<ParamSpec>,
 }
 
-impl TasLora {
-    pub(super) fn new(config: TasLoraConfig, layout: &ParamLayout) -> Self {
-        let units = Unit::ranks(layout);
-        Self {
-            config,
-            skills: Skills::new(units, averages(config.beta), layout.n_params()),
-            specs: layout.specs().to_vec(),
-        }
-    }
-}
-
-impl Method for TasLora {
-    fn begin_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
-        self.skills.begin_task(learner.params());
-        Ok(())
-    }
-
-    fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
+impl Consolidation for TasLora {
+    fn step(&self, skills: &mut Skills, learner: &mut Learner, batch: &Batch) -> Result<f64> {
         let (specs, weight) = (&self.specs, self.config.orthogonality);
         let loss = learner.gradient_with(batch, |params, grad| {
             add_orthogonality_gradient(specs, weight, params, grad);
@@ -166,29 +152,17 @@ impl Method for TasLora {
         // `w g' = w g - (w g)^2 / 2`
         let pairs = learner.params().iter().zip(learner.grad());
         let second: Vec<f32> = pairs.map(|(w, g)| g - 0.5 * w * g * g).collect();
-        self.skills.update(learner.params(), &second);
+        skills.update(learner.params(), &second);
         learner.apply()?;
         Ok(loss)
     }
 
-    fn end_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
-        let tau = self.config.temperature;
-        let weigh = |present: &[f32], past: &[f32]| Ok(weights(present, past, tau));
-        let share = self.config.past_share;
-        let merged = self.skills.consolidate(learner.params(), share, weigh)?;
-        merged.map_or(Ok(()), |merged| learner.set_params(&merged))
+    fn weights(&self, present: &[f32], past: &[f32]) -> Result<Vec<f32>> {
+        Ok(weights(present, past, self.config.temperature))
     }
 
-    fn kept_bytes(&self) -> u64 {
-        self.skills.kept_bytes()
-    }
-
-    fn save_state(&self, state: &mut State) {
-        self.skills.save_state(state);
-    }
-
-    fn load_state(&mut self, state: &State) -> Result<()> {
-        self.skills.load_state(state)
+    fn past_share(&self) -> f64 {
+        self.config.past_share
     }
 }
 

@@ -13,12 +13,10 @@ use kif_importance::{SensitivityConfig, quantile};
 use kif_model::ParamLayout;
 use serde::{Deserialize, Serialize};
 
-use super::skills::{Skills, Unit};
+use super::skills::{Consolidated, Consolidation, Skills, Unit};
 use super::{Method, MethodSpec};
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
-use crate::state::State;
-use crate::task_view::TaskView;
 
 /// How importance is smoothed, and what makes a unit important.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +69,12 @@ impl MethodSpec for TaslConfig {
     }
 
     fn build(&self, layout: &ParamLayout) -> Box<dyn Method> {
-        Box::new(Tasl::new(*self, layout))
+        let skills = Skills::new(
+            Unit::matrices(layout),
+            averages(self.beta),
+            layout.n_params(),
+        );
+        Box::new(Consolidated::new(*self, skills))
     }
 }
 
@@ -106,54 +109,20 @@ fn weights(present: &[f32], past: &[f32], config: &TaslConfig) -> Result<Vec<f32
     Ok(present.iter().zip(past).map(weight).collect())
 }
 
-/// Plain steps, and one average at the end of a task.
-pub(super) struct Tasl {
-    config: TaslConfig,
-    skills: Skills,
-}
-
-impl Tasl {
-    pub(super) fn new(config: TaslConfig, layout: &ParamLayout) -> Self {
-        let units = Unit::matrices(layout);
-        Self {
-            config,
-            skills: Skills::new(units, averages(config.beta), layout.n_params()),
-        }
-    }
-}
-
-impl Method for Tasl {
-    fn begin_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
-        self.skills.begin_task(learner.params());
-        Ok(())
-    }
-
-    fn observe(&mut self, learner: &mut Learner, batch: &Batch) -> Result<f64> {
+impl Consolidation for TaslConfig {
+    fn step(&self, skills: &mut Skills, learner: &mut Learner, batch: &Batch) -> Result<f64> {
         let loss = learner.gradient(batch)?;
-        self.skills.update(learner.params(), learner.grad());
+        skills.update(learner.params(), learner.grad());
         learner.apply()?;
         Ok(loss)
     }
 
-    fn end_task(&mut self, learner: &mut Learner, _: &TaskView) -> Result<()> {
-        let config = self.config;
-        let weigh = |present: &[f32], past: &[f32]| weights(present, past, &config);
-        let merged = self
-            .skills
-            .consolidate(learner.params(), config.past_share, weigh)?;
-        merged.map_or(Ok(()), |merged| learner.set_params(&merged))
+    fn weights(&self, present: &[f32], past: &[f32]) -> Result<Vec<f32>> {
+        weights(present, past, self)
     }
 
-    fn kept_bytes(&self) -> u64 {
-        self.skills.kept_bytes()
-    }
-
-    fn save_state(&self, state: &mut State) {
-        self.skills.save_state(state);
-    }
-
-    fn load_state(&mut self, state: &State) -> Result<()> {
-        self.skills.load_state(state)
+    fn past_share(&self) -> f64 {
+        self.past_share
     }
 }
 
