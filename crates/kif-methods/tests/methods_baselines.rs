@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::quick::{Arch, Quick, RANK, on_every_base};
+use common::quick::{Arch, N_TASKS, Quick, RANK, on_every_base};
 use common::{batches, begin, distance, dot, learn, named};
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::ewc::EwcFisher;
 use kif_methods::methods::{EwcConfig, MethodSpec, MiguConfig, OLoraConfig, VrMclConfig, save};
-use kif_methods::{Learner, MethodConfig, Sampler};
+use kif_methods::{Learner, MethodConfig, Regime, Sampler};
 use kif_model::{LORA_A, LORA_B, ModelOptions, Trainable};
 
 // With so many rows of every task.
@@ -394,23 +394,23 @@ fn momentum_reduces_the_variance_of_the_hypergradient(quick: &Quick) {
 /// behind.
 fn every_baseline_learns_a_task_of_the_stream(quick: &Quick) {
     let loss = |learner: &Learner, rows: &[Encoded]| common::loss_on(learner, rows);
-    for name in [
-        "a_gem",
-        "aim_merging",
-        "ella",
-        "ewc",
-        "ewc-textbook",
-        "forever",
-        "inc_lora",
-        "migu",
-        "o_lora",
-        "slao",
-        "tas_lora",
-        "tasl",
-        "vr_mcl",
-        "kif-no-share",
-    ] {
-        let config = MethodConfig::by_name(name).unwrap();
+    // Others are shown to learn in files of their own, or with the numbers of PyTorch.
+    let shown_here = |config: &MethodConfig| {
+        use MethodConfig::{Halve, Kif, Replay, ReplayMatched, SeqLora, SeqLoraMatched};
+        let parts = config.parts(N_TASKS);
+        let one_of_many = config.name() == "kif-no-share";
+        let is_schedule = matches!(
+            config,
+            Halve(_) | Kif(_) | Replay(_) | ReplayMatched(_) | SeqLora(_) | SeqLoraMatched(_)
+        );
+        let is_stream = config.regime() == Regime::Stream;
+        is_stream
+            && parts.prompts.is_none()
+            && parts.router.is_none()
+            && (one_of_many || !is_schedule)
+    };
+    for config in MethodConfig::all().into_iter().filter(shown_here) {
+        let name = config.name();
         let (mut learner, mut method) = quick.start(&config, 0.05);
         learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
         let before = loss(&learner, &quick.tasks[1].rows);

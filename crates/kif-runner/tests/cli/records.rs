@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kif_methods::MethodConfig;
+use kif_methods::methods::KifConfig;
+use kif_methods::methods::kif::KifFusion;
+use kif_methods::{MethodConfig, Regime};
 use kif_model::Weights;
 use kif_report::record::Record;
 
@@ -55,29 +57,33 @@ fn records_of_all_methods_survive_reading_and_writing() {
             // A number for each of the matrices or ranks.
             "tasl" => n_bytes(N_TENSORS),
             "tas_lora" => n_bytes(N_TENSORS / 2 * record.settings.adapter.rank),
-            // The adapter or prompt of the first of two tasks.
-            "inc_lora" | "o_lora" | "ella" | "prog_prompt" => n_bytes(p / 2),
+            "prog_prompt" => n_bytes(p / 2),
             // Ids of the rows that it drew; how many is tested where they are drawn.
             "lfpt5" => kept.state_bytes / 4 * 4,
             // All parameters but those of one adapter; SAPT has the weights of two tasks between
             // two adapters, too.
             "moe_lora" => n_bytes(p - n_values(&one_adapter(&path))),
             "sapt_lora" => n_bytes(p - n_values(&one_adapter(&path)) + 4),
+            // The adapter of the first of two tasks.
+            _ if method.parts(2).n_slots == 2 => n_bytes(p / 2),
             _ => 0,
         };
         assert_eq!(kept.state_bytes, state, "{name}");
-        let rehearses = ["replay", "replay_matched", "halve", "a_gem"].contains(&name)
-            || ["aim_merging", "forever", "sapt_lora", "vr_mcl"].contains(&name)
-            || name.starts_with("kif-");
-        let rows = match name {
-            "joint" => 80,
-            _ if rehearses => 16,
+        let rows = match method.regime() {
+            Regime::Joint => 80,
+            _ if method.keeps_memory() => 16,
             _ => 0,
         };
         assert_eq!(kept.rows, rows, "{name}");
         // 4 words and an end token, then a word and an end token.
         assert_eq!(kept.row_bytes, rows * n_bytes(5 + 2), "{name}");
-        let masked = name.starts_with("kif-") && name != "kif-soft";
+        let masked = matches!(
+            method,
+            MethodConfig::Kif(KifConfig {
+                fusion: KifFusion::Masked { .. },
+                ..
+            })
+        );
         assert_eq!(record.fusion.is_some(), masked, "{name}");
         if let Some(trace) = record.fusion {
             assert_eq!(trace.sizes.iter().sum::<u64>(), p as u64);
