@@ -4,8 +4,8 @@
 //!
 //! A [`Learner`] owns a model, its optimizer and its schedule. A [`Method`] owns the learning step:
 //! it reads a [`TaskView`] and batches, and decides what becomes of the learner's parameters.
-//! [`MethodSpec`](methods::MethodSpec) is what it says of itself, [`TaskTraining`] takes it through a
-//! task.
+//! [`MethodSpec`](methods::MethodSpec) is what it says of itself, [`TaskTraining`] takes it through
+//! a task.
 
 // A method's file says `kif_methods` for this crate, whether it lies inside or outside of it.
 extern crate self as kif_methods;
