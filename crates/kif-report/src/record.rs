@@ -248,6 +248,21 @@ impl FusionTrace {
         }
     }
 
+    /// Adds what the masks of one round in task `task` chose, if they chose, to a trace that begins
+    /// with its first round.
+    pub fn note(
+        trace: &mut Option<Self>,
+        layout: &ParamLayout,
+        task: usize,
+        round: Option<&[Regions]>,
+    ) {
+        if let Some(round) = round {
+            trace
+                .get_or_insert_with(|| Self::new(layout))
+                .add(task, round);
+        }
+    }
+
     /// Adds what the masks of one round in task `task` chose of each tensor.
     pub fn add(&mut self, task: usize, round: &[Regions]) {
         assert_eq!(round.len(), self.sizes.len(), "regions, tensors");

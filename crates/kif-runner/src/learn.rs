@@ -331,13 +331,12 @@ impl TrainingObserver for LearnObserver<'_> {
     fn after_step(&mut self, training: &TaskTraining<'_>, outcome: StepOutcome) -> Result<()> {
         self.position.losses.push(outcome.loss);
         self.position.memory_losses.extend(outcome.memory_losses);
-        if let Some(regions) = outcome.regions {
-            let trace = self.position.fusion.get_or_insert_with(|| {
-                let layout = training.learner().layout();
-                FusionTrace::new(layout)
-            });
-            trace.add(self.task_idx, &regions);
-        }
+        FusionTrace::note(
+            &mut self.position.fusion,
+            training.learner().layout(),
+            self.task_idx,
+            outcome.regions.as_deref(),
+        );
         self.progress.advance(1);
         Ok(())
     }

@@ -66,13 +66,12 @@ impl TrainingObserver for CellObserver<'_> {
 
     fn after_step(&mut self, training: &TaskTraining<'_>, outcome: StepOutcome) -> Result<()> {
         self.partial.current_losses.push(outcome.loss);
-        if let Some(regions) = outcome.regions {
-            let trace = self.partial.fusion.get_or_insert_with(|| {
-                let layout = training.learner().layout();
-                FusionTrace::new(layout)
-            });
-            trace.add(self.task_idx, &regions);
-        }
+        FusionTrace::note(
+            &mut self.partial.fusion,
+            training.learner().layout(),
+            self.task_idx,
+            outcome.regions.as_deref(),
+        );
         self.progress.advance(self.shares.next());
         Ok(())
     }
