@@ -1,5 +1,6 @@
 //! Repository tasks: `cargo xtask bench`, `perf`, `test`, `ci`, `format`, `structure`, `methods`,
-//! `fixtures`, `reproduction`, `cuda-*`. Thin: it starts cargo and `kif`, and computes nothing.
+//! `fixtures`, `reproduction`, `cuda-*`. It starts cargo and `kif`, and holds
+//! the source against its limits; it computes nothing that a result depends on.
 
 mod ci;
 mod cuda;
@@ -31,7 +32,7 @@ enum Task {
     /// `quick`)
     #[command(disable_help_flag = true)]
     Bench {
-        /// Everything behind `bench`, handed on as it is; `--help` shows what `kif bench` knows
+        /// Everything after `bench`, handed on as it is; `--help` shows what `kif bench` knows
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

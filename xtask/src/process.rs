@@ -119,7 +119,7 @@ fn hand_over(command: &mut Command) -> Result<ExitCode> {
     ))
 }
 
-/// The commit of the checkout, with `-dirty` behind it when tracked files were changed.
+/// The commit of the checkout, with `-dirty` at its end when tracked files were changed.
 fn git_commit() -> Option<String> {
     let git = |args: &[&str]| {
         let output = Command::new("git")

@@ -2,8 +2,7 @@
 
 use ron::extensions::Extensions;
 
-/// RON as protocols use it: `Some(...)` may be left out, and so may the inner brackets of
-/// `kif((...))`.
+/// RON in which `Some(...)` may be left out, and so may the inner brackets of `name((...))`.
 pub fn ron_options() -> ron::Options {
     ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)

@@ -27,12 +27,13 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The published one over `total_steps`: 50 steps up to 3e-4, then down to 0.
-    pub fn published(total_steps: u64) -> Self {
+    /// `warmup_steps` up to `peak`, and down so slowly that no task ends: how many steps it has is
+    /// said by [`over`](Self::over).
+    pub fn warmed_up(peak: f64, warmup_steps: u64) -> Self {
         Self::Linear {
-            peak: 3e-4,
-            warmup_steps: 50,
-            total_steps,
+            peak,
+            warmup_steps,
+            total_steps: u64::MAX,
         }
     }
 

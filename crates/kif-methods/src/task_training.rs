@@ -35,10 +35,8 @@ pub enum BatchOrder {
 /// What a training is, beside its rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainingPlan {
-    /// Learning rate at the end of the warm-up.
-    pub lr: f64,
-    /// Steps of linear warm-up.
-    pub warmup_steps: u64,
+    /// The rates; over how many steps, rows and duration decide.
+    pub schedule: Schedule,
     /// How long.
     pub duration: TaskDuration,
     /// In which order rows make batches.
@@ -92,11 +90,7 @@ impl<'a> TaskTraining<'a> {
             TaskDuration::Epochs(epochs) => epochs * rows.len().div_ceil(view.batch_size) as u64,
             TaskDuration::Steps(steps) => steps,
         };
-        let schedule = Schedule::Linear {
-            peak: plan.lr,
-            warmup_steps: plan.warmup_steps,
-            total_steps,
-        };
+        let schedule = plan.schedule.over(total_steps);
         learner.begin_task(view.index, &view.name, schedule);
         method.begin_task(learner, view)?;
         Ok(Self {

@@ -110,7 +110,7 @@ fn learner(trajectory: &Trajectory, clip: f32) -> Learner {
         ..LearnerConfig::default()
     };
     config.optimizer.clip = clip;
-    let mut learner = Learner::new(model, config, Schedule::published(40));
+    let mut learner = Learner::new(model, config, Schedule::warmed_up(3e-4, 50));
     let start = trajectory.params("start", &learner);
     learner.set_params(&start).unwrap();
     let schedule = Schedule::Linear {

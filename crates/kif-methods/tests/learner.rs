@@ -17,7 +17,7 @@ fn learner(change: impl FnOnce(&mut LearnerConfig)) -> Learner {
     Learner::new(
         Box::new(Quadratic::new(Parts::default())),
         config,
-        Schedule::published(u64::MAX),
+        Schedule::warmed_up(3e-4, 50),
     )
 }
 

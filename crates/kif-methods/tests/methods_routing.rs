@@ -18,7 +18,7 @@ on_every_base! {
     stored_weights_survive_a_stop: 16,
     exactly_top_k_experts_answer_for_every_token: 16,
     the_contrastive_loss_makes_experts_less_alike: 64,
-    both_learn_a_task_of_the_stream: 64,
+    all_learn_a_task_of_the_stream: 64,
 }
 
 fn sapt(config: SaptLoraConfig) -> MethodConfig {
@@ -275,9 +275,10 @@ fn the_contrastive_loss_makes_experts_less_alike(quick: &Quick) {
     assert!(with < most, "{with} after {without}");
 }
 
-fn both_learn_a_task_of_the_stream(quick: &Quick) {
-    for name in ["sapt_lora", "moe_lora"] {
-        let config = MethodConfig::by_name(name).unwrap();
+fn all_learn_a_task_of_the_stream(quick: &Quick) {
+    let routes = |config: &MethodConfig| config.parts(N_TASKS).router.is_some();
+    for config in MethodConfig::all().into_iter().filter(routes) {
+        let name = config.name();
         let (mut learner, mut method) = quick.start(&config, 0.05);
         for task in &quick.tasks[..2] {
             let before = common::loss_on(&learner, &task.rows);

@@ -57,7 +57,7 @@ impl Protocol {
         } = self.training;
         expect(epochs >= 1, "training.epochs", &epochs, COUNT);
         expect(batch_size >= 1, "training.batch_size", &batch_size, COUNT);
-        let rates = self.training.schedule(1).check();
+        let rates = self.training.schedule().check();
         if let Err(e) = self.learner_config(0).check().and(rates) {
             let field = format!("training.{}", e.field);
             expect(false, &field, &e.value, e.expected);
@@ -65,7 +65,7 @@ impl Protocol {
         for (method, lr) in &self.lr_of {
             let known = self.method(method).is_some();
             expect(known, "lr_of", method, &known_methods());
-            if let Err(e) = self.training_of(method).schedule(1).check() {
+            if let Err(e) = self.training_of(method).schedule().check() {
                 expect(false, &format!("lr_of.{method}"), lr, e.expected);
             }
         }

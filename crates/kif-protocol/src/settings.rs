@@ -115,20 +115,15 @@ impl Default for TrainingSettings {
 }
 
 impl TrainingSettings {
-    /// The rates of a task of `total_steps`.
-    pub fn schedule(&self, total_steps: u64) -> Schedule {
-        Schedule::Linear {
-            peak: self.lr,
-            warmup_steps: self.warmup_steps,
-            total_steps,
-        }
+    /// The rates; over how many steps, each task decides.
+    pub fn schedule(&self) -> Schedule {
+        Schedule::warmed_up(self.lr, self.warmup_steps)
     }
 
     /// How a task is learned from its rows.
     pub fn plan(&self) -> TrainingPlan {
         TrainingPlan {
-            lr: self.lr,
-            warmup_steps: self.warmup_steps,
+            schedule: self.schedule(),
             duration: TaskDuration::Epochs(self.epochs),
             order: BatchOrder::Shuffled,
         }

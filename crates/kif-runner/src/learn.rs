@@ -11,7 +11,7 @@ use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::hash::hash_of;
 use kif_io::memory::peak_rss_mib;
 use kif_io::progress::Progress;
-use kif_io::signal::{StopFlag, Stopped};
+use kif_io::signal::StopFlag;
 use kif_methods::{
     BatchOrder, LearnerConfig, MemoryOrder, MethodConfig, Schedule, SettingError, StepOutcome,
     TaskDuration, TaskTraining, TaskView, TrainingObserver, TrainingPlan,
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::nll_per_row;
+use crate::pause::Pause;
 
 /// How often a long training is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
@@ -188,10 +189,9 @@ pub fn learn(
         task_idx: view.index,
         position: &mut position,
         checkpoints: &checkpoints,
-        stop,
+        pause: Pause::new(stop, SAVE_EVERY),
         progress: &mut progress,
         clock: Instant::now(),
-        last_save: Instant::now(),
     };
     training.run(&mut observer)?;
     observer.note_time();
@@ -237,13 +237,9 @@ pub fn learn(
 }
 
 impl LearnSettings {
-    /// The rates of the task; over how many steps, its rows decide.
+    /// The rates; over how many steps, rows and duration decide.
     fn schedule(&self) -> Schedule {
-        Schedule::Linear {
-            peak: self.lr,
-            warmup_steps: self.warmup_steps,
-            total_steps: 0,
-        }
+        Schedule::warmed_up(self.lr, self.warmup_steps)
     }
 
     /// Whether every value is in its range.
@@ -253,8 +249,7 @@ impl LearnSettings {
 
     fn plan(&self) -> TrainingPlan {
         TrainingPlan {
-            lr: self.lr,
-            warmup_steps: self.warmup_steps,
+            schedule: self.schedule(),
             duration: self.duration,
             order: if self.no_shuffle {
                 BatchOrder::Given
@@ -301,11 +296,10 @@ struct LearnObserver<'a> {
     task_idx: usize,
     position: &'a mut Position,
     checkpoints: &'a Path,
-    stop: &'a StopFlag,
+    pause: Pause<'a>,
     progress: &'a mut Progress,
     /// When the time that is not yet noted began.
     clock: Instant,
-    last_save: Instant,
 }
 
 impl LearnObserver<'_> {
@@ -316,16 +310,13 @@ impl LearnObserver<'_> {
 
 impl TrainingObserver for LearnObserver<'_> {
     fn before_step(&mut self, training: &TaskTraining<'_>) -> Result<()> {
-        let stopped = self.stop.is_raised();
-        if stopped || self.last_save.elapsed() >= SAVE_EVERY {
-            self.note_time();
-            checkpoint::save(self.checkpoints, self.position, &training.state())?;
-            (self.clock, self.last_save) = (Instant::now(), Instant::now());
-        }
-        if stopped {
-            return Err(Stopped.into());
-        }
-        Ok(())
+        let Some(pause) = self.pause.is_due() else {
+            return Ok(());
+        };
+        self.note_time();
+        checkpoint::save(self.checkpoints, self.position, &training.state())?;
+        self.clock = Instant::now();
+        self.pause.end(pause)
     }
 
     fn after_step(&mut self, training: &TaskTraining<'_>, outcome: StepOutcome) -> Result<()> {

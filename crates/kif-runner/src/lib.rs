@@ -16,6 +16,7 @@ pub mod embedded;
 pub mod evaluate;
 pub mod exit;
 pub mod learn;
+mod pause;
 pub mod perf;
 pub mod run;
 pub mod selftest;

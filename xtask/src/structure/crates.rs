@@ -13,10 +13,9 @@ pub(crate) struct Crate {
     pub(crate) needs: BTreeSet<String>,
     /// Those that its tests, benches and examples are built with.
     pub(crate) tests_need: BTreeSet<String>,
+    /// Those that no file of its own names.
+    pub(crate) unused: BTreeSet<String>,
 }
-
-/// Edges that tests may have beside those of the drawing, each with its reason.
-pub(crate) const OF_TESTS: [(&str, &str, &str); 0] = [];
 
 /// The crates in the answer of `cargo metadata --no-deps`.
 pub(crate) fn of_metadata(metadata: &serde_json::Value) -> Vec<Crate> {
@@ -40,6 +39,23 @@ pub(crate) fn of_metadata(metadata: &serde_json::Value) -> Vec<Crate> {
             found
         })
         .collect()
+}
+
+/// Notes what no source names of what a crate is built with; `sources` are texts by package.
+pub(crate) fn note_unused<'a>(
+    crates: &mut [Crate],
+    sources: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) {
+    for found in crates {
+        let own = |text: &(&str, &str)| text.0 == found.name;
+        let is_named = |other: &str| {
+            let module = other.replace('-', "_");
+            let mut texts = sources.clone().filter(own);
+            texts.any(|(_, text)| text.contains(&module))
+        };
+        let all = found.needs.union(&found.tests_need);
+        found.unused = all.filter(|other| !is_named(other)).cloned().collect();
+    }
 }
 
 /// A line of the drawing: where it stands, and what it says.
@@ -81,12 +97,7 @@ fn drawing(text: &str, file: &str) -> Result<Drawing, Finding> {
 }
 
 /// Every difference between the workspace and the drawing in `text`, and circles in the drawing.
-pub(crate) fn check(
-    crates: &[Crate],
-    text: &str,
-    file: &str,
-    of_tests: &[(&str, &str, &str)],
-) -> Vec<Finding> {
+pub(crate) fn check(crates: &[Crate], text: &str, file: &str) -> Vec<Finding> {
     let drawn = match drawing(text, file) {
         Ok(drawn) => drawn,
         Err(finding) => return vec![finding],
@@ -121,25 +132,15 @@ pub(crate) fn check(
             );
         }
         for other in found.tests_need.difference(allowed) {
-            if !of_tests
-                .iter()
-                .any(|edge| (edge.0, edge.1) == (name, other))
-            {
-                say(
-                    *line,
-                    format!(
-                        "tests of {name} need {other}, which neither the drawing nor the list has"
-                    ),
-                );
-            }
-        }
-    }
-    for (from, to, _) in of_tests {
-        let needed = |found: &&Crate| found.name == *from && found.tests_need.contains(*to);
-        if !crates.iter().any(|found| needed(&found)) {
             say(
-                1,
-                format!("tests of {from} do not need {to}: take it off the list of tests"),
+                *line,
+                format!("tests of {name} need {other}, which the drawing does not have"),
+            );
+        }
+        for other in &found.unused {
+            say(
+                *line,
+                format!("{name} is built with {other} and never names it"),
             );
         }
     }
@@ -173,16 +174,16 @@ mod tests {
             name: name.to_owned(),
             needs: owned(needs),
             tests_need: owned(tests_need),
+            ..Crate::default()
         }
     }
 
     /// Findings as `line: text` for a drawing of these lines, of which the first is line 2.
-    fn found(crates: &[Crate], lines: &str, of_tests: &[(&str, &str, &str)]) -> Vec<String> {
+    fn found(crates: &[Crate], lines: &str) -> Vec<String> {
         check(
             crates,
             &format!("```crates\n{lines}\n```\nx -> y\n"),
             "a.md",
-            of_tests,
         )
         .into_iter()
         .map(|finding| format!("{}: {}", finding.line, finding.text))
@@ -211,16 +212,16 @@ mod tests {
     #[test]
     fn the_drawing_is_neither_too_small_nor_too_large() {
         let crates = [named("a", &["b"], &[]), named("b", &[], &[])];
-        assert!(found(&crates, "a -> b\nb", &[]).is_empty());
+        assert!(found(&crates, "a -> b\nb").is_empty());
         assert_eq!(
-            found(&crates, "a\nb -> a", &[]),
+            found(&crates, "a\nb -> a"),
             [
                 "2: a needs b, which the drawing does not have",
                 "3: b does not need a: take it out of the drawing",
             ]
         );
         assert_eq!(
-            found(&crates, "a -> b\nc ->", &[]),
+            found(&crates, "a -> b\nc ->"),
             [
                 "1: expected a line for b in the block `crates`",
                 "3: c is no crate of the workspace",
@@ -229,41 +230,46 @@ mod tests {
     }
 
     #[test]
-    fn tests_may_need_what_is_drawn_or_listed() {
+    fn tests_may_need_what_is_drawn() {
         let crates = [
             named("a", &["b"], &["b", "c"]),
             named("b", &[], &[]),
             named("c", &[], &[]),
         ];
-        let lines = "a -> b\nb\nc";
         assert_eq!(
-            found(&crates, lines, &[]),
-            ["2: tests of a need c, which neither the drawing nor the list has"]
+            found(&crates, "a -> b\nb\nc"),
+            ["2: tests of a need c, which the drawing does not have"]
         );
-        assert!(found(&crates, lines, &[("a", "c", "golden numbers")]).is_empty());
-        let stale = [("a", "c", "golden numbers"), ("b", "c", "no longer")];
-        assert_eq!(
-            found(&crates, lines, &stale),
-            ["1: tests of b do not need c: take it off the list of tests"]
+    }
+
+    #[test]
+    fn a_crate_that_no_file_names_is_found() {
+        let mut crates = [named("k-a", &["k-b", "k-c"], &[]), named("k-b", &[], &[])];
+        note_unused(
+            &mut crates,
+            [("k-a", "use k_b::B;"), ("k-b", "use k_c::C;")].into_iter(),
         );
+        assert_eq!(crates[0].unused, BTreeSet::from(["k-c".to_owned()]));
+        let expected = "2: k-a is built with k-c and never names it";
+        assert!(found(&crates, "k-a -> k-b k-c\nk-b").contains(&expected.to_owned()));
     }
 
     #[test]
     fn circles_and_broken_drawings_are_named() {
         let crates = [named("a", &["b"], &[]), named("b", &["a"], &[])];
         assert_eq!(
-            found(&crates, "a -> b\nb -> a", &[]),
+            found(&crates, "a -> b\nb -> a"),
             ["2: a circle of crates: a, b"]
         );
         assert_eq!(
-            found(&crates, "a b", &[]),
+            found(&crates, "a b"),
             ["2: expected `crate -> its crates`, got `a b`"]
         );
         assert_eq!(
-            found(&crates, "a -> b\na", &[]),
+            found(&crates, "a -> b\na"),
             ["3: expected one line for a, got a second"]
         );
-        let none = check(&crates, "a -> b\n", "a.md", &[]);
+        let none = check(&crates, "a -> b\n", "a.md");
         assert_eq!(none[0].text, "expected a block fenced as ```crates");
     }
 }

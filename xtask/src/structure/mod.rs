@@ -23,18 +23,6 @@ use limits::{CRATE, Exception, FILE, FUNCTION};
 use modules::Modules;
 use tree::Tree;
 
-/// The checks that the tree has to pass.
-const IN_FORCE: &[Check] = &[
-    Check::Crates,
-    Check::Modules,
-    Check::Files,
-    Check::TestFiles,
-    Check::Functions,
-    Check::TestFunctions,
-    Check::Sizes,
-    Check::Comments,
-];
-
 /// Columns of a comment, its indent among them.
 const COLUMNS: usize = 100;
 
@@ -44,11 +32,8 @@ const DRAWING: &str = "docs/architecture.md";
 /// What `cargo xtask structure` shall do.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What to look at [default: what `cargo xtask ci` looks at]
+    /// What to look at [default: everything]
     checks: Vec<Check>,
-    /// Look at everything
-    #[arg(long, conflicts_with = "checks")]
-    all: bool,
     /// Print what there is, the largest first, and judge nothing
     #[arg(long)]
     list: bool,
@@ -94,10 +79,9 @@ impl fmt::Display for Finding {
 
 /// `cargo xtask structure`.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let checks = match (options.all, options.checks.as_slice()) {
-        (true, _) => Check::value_variants(),
-        (false, []) => IN_FORCE,
-        (false, named) => named,
+    let checks = match options.checks.as_slice() {
+        [] => Check::value_variants(),
+        named => named,
     };
     let tree = Tree::read()?;
     if options.list {
@@ -116,7 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// The step of continuous integration: fails with everything that is not as expected.
 pub(crate) fn check() -> Result<()> {
-    hold(IN_FORCE, &Tree::read()?)
+    hold(Check::value_variants(), &Tree::read()?)
 }
 
 fn hold(checks: &[Check], tree: &Tree) -> Result<()> {
@@ -153,7 +137,7 @@ fn findings(check: Check, tree: &Tree) -> Result<Vec<Finding>> {
         Check::Crates => {
             let path = tree.root.join(DRAWING);
             let text = fs::read_to_string(&path).with_context(|| format!("reading {DRAWING}"))?;
-            crates::check(&tree.crates, &text, DRAWING, &crates::OF_TESTS)
+            crates::check(&tree.crates, &text, DRAWING)
         }
         Check::Modules => {
             let modules = modules_of(tree)?;

@@ -75,9 +75,14 @@ impl Tree {
         }
         packages.sort_by(|a, b| a.name.cmp(&b.name));
         sources.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut crates = crates::of_metadata(&metadata);
+        let texts = sources
+            .iter()
+            .map(|source| (source.package.as_str(), source.text.as_str()));
+        crates::note_unused(&mut crates, texts);
         Ok(Self {
             root,
-            crates: crates::of_metadata(&metadata),
+            crates,
             packages,
             sources,
         })

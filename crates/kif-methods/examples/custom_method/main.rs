@@ -74,12 +74,11 @@ fn distance_after_both(config: AnchorConfig) -> Result<f64> {
     });
     let options = ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()));
     let model = from_parts(&base, random_weights(&base, 1), &options)?;
-    let schedule = Schedule::published(STEPS);
+    let schedule = Schedule::warmed_up(1e-2, 3);
     let mut learner = Learner::new(model, LearnerConfig::default(), schedule);
     let mut method = config.build(learner.layout());
     let plan = TrainingPlan {
-        lr: 1e-2,
-        warmup_steps: 3,
+        schedule,
         duration: TaskDuration::Steps(STEPS),
         order: BatchOrder::Shuffled,
     };

@@ -38,6 +38,13 @@ macro_rules! methods {
                 preset.or_else(|| first_preset(name))
             }
 
+            /// Its name in protocols, which is a name for its first preset as well.
+            pub fn key(&self) -> &'static str {
+                match self {
+                    $(Self::$Variant(_) => stringify!($module),)*
+                }
+            }
+
             /// The method with a learner of what it trains, in a stream of `n_tasks`. `model` was
             /// loaded with its [`parts`](MethodSpec::parts); `schedule` holds until a task begins.
             pub fn start(

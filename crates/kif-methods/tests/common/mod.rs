@@ -406,11 +406,7 @@ pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
         micro_tokens: 8,
         ..LearnerConfig::default()
     };
-    let schedule = Schedule::Linear {
-        peak: 0.02,
-        warmup_steps: 0,
-        total_steps: u64::MAX,
-    };
+    let schedule = Schedule::warmed_up(0.02, 0);
     let model = Quadratic::new(parts);
     let seen = model.seen.clone();
     let learner = Learner::new(Box::new(model), config, schedule);

@@ -134,11 +134,7 @@ impl Quick {
             dropout,
             ..LearnerConfig::default()
         };
-        let schedule = Schedule::Linear {
-            peak: config.peak_rate().unwrap_or(3e-3),
-            warmup_steps: 2,
-            total_steps: u64::MAX,
-        };
+        let schedule = Schedule::warmed_up(config.peak_rate().unwrap_or(3e-3), 2);
         config.start(model, settings, schedule, N_TASKS).unwrap()
     }
 

@@ -1,7 +1,6 @@
 //! Writing a file so that its path holds either the old contents or all of the new ones.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use kif_io::atomic;
@@ -10,19 +9,10 @@ use crate::ModelError;
 
 /// Writes `bytes` to `path`.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    write_atomic_with(path, |out| {
+    atomic::write_with(path, |out| {
         out.write_all(bytes)
             .map_err(|e| ModelError::io("writing", path, e))
     })
-}
-
-/// As [`write_atomic`], for contents that come piece by piece. If `fill` fails, nothing is left
-/// over.
-pub(crate) fn write_atomic_with(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,
-) -> Result<(), ModelError> {
-    atomic::write_with(path, fill)
 }
 
 /// Creates a folder, with those above it, that a later [`write_atomic`] writes into.

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::Path;
 
 use half::bf16;
+use kif_io::atomic;
 use serde_json::json;
 
-use super::atomic::write_atomic_with;
 use crate::ModelError;
 
 /// How values are stored.
@@ -53,7 +53,7 @@ pub(crate) fn write_tensors(
     mut values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
 ) -> Result<(), ModelError> {
     let header = safetensors_header(tensors, dtype);
-    write_atomic_with(path, |out| {
+    atomic::write_with(path, |out| {
         let io = |e| ModelError::io("writing", path, e);
         out.write_all(&(header.len() as u64).to_le_bytes())
             .map_err(io)?;

@@ -23,5 +23,5 @@ pub trait Insights {
 }
 
 impl Capability for dyn Insights + '_ {
-    const WANTED: &'static str = "a look inside this model";
+    const WANTED: &'static str = "insight into the layers of this model";
 }

@@ -136,7 +136,7 @@ impl KeptRun<'_> {
             let share = 100.0 * evaluation.validation;
             let _ = write!(
                 text,
-                "; examined on {share:.0} % of the training rows, which were held out"
+                "; evaluated on {share:.0} % of the training rows, which were held out"
             );
         }
         let commit = self.lock.map_or("unknown", |lock| &lock.program.git_commit);

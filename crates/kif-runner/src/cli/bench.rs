@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     /// Test rows of a task: a fixed, class-balanced choice
     #[arg(long, value_name = "N")]
     limit_test: Option<usize>,
-    /// Hold this share of every task's training rows out and examine it in place of the test rows
+    /// Hold this share of every task's training rows out and evaluate it in place of the test rows
     #[arg(long, value_name = "SHARE")]
     validation: Option<f64>,
     /// exact: what the model writes; labels: the likeliest training label, which tells forgotten

@@ -125,7 +125,13 @@ impl From<Answer> for ScoreKind {
 /// Names and lines of the methods that a command takes, for its help.
 pub(crate) fn methods_help(takes: impl Fn(&MethodConfig) -> bool) -> String {
     let methods = MethodConfig::all().into_iter().filter(takes);
-    let line = |method: MethodConfig| format!("\n  {:<20} {}", method.name(), method.summary());
+    let names = |method: &MethodConfig| match (method.name(), method.key()) {
+        (name, key) if name != key && MethodConfig::by_name(key).as_ref() == Some(method) => {
+            format!("{name}, {key}")
+        }
+        (name, _) => name.to_owned(),
+    };
+    let line = |method: MethodConfig| format!("\n  {:<20} {}", names(&method), method.summary());
     std::iter::once("Methods:".to_owned())
         .chain(methods.map(line))
         .collect()

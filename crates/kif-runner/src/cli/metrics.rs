@@ -81,7 +81,7 @@ fn table(matrix: &NamedMatrix) -> Table {
 fn text(printed: Printed) -> String {
     match printed {
         Printed::Value(value) => format!("{:.2}", 100.0 * value),
-        Printed::NotEvaluated => "needs cells that were not examined".to_owned(),
+        Printed::NotEvaluated => "needs cells that were not evaluated".to_owned(),
         Printed::NeedsSingleTask => "needs --single-task".to_owned(),
         Printed::OneTask => "none of one task".to_owned(),
         Printed::NotPrinted => "not printed".to_owned(),

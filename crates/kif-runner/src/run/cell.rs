@@ -24,6 +24,7 @@ use super::phases::{self, Phase};
 use super::{Cell, Inputs, load_base};
 use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
+use crate::pause::Pause;
 
 /// Most rows that are answered at once.
 const BATCH_ROWS: usize = 64;
@@ -49,11 +50,10 @@ pub(super) fn run(
     let parts = cell.config.parts(order.len());
     let protocol = context.protocol;
     let model = load_base(protocol, &context.inputs.model, cell.seed, &parts)?;
-    let training = protocol.training_of(&cell.method);
     let (learner, method) = cell.config.start(
         model,
         protocol.learner_config(cell.seed),
-        training.schedule(0),
+        protocol.training_of(&cell.method).schedule(),
         order.len(),
     )?;
     let mut session = Session {
@@ -66,7 +66,6 @@ pub(super) fn run(
         learner,
         method,
         partial: Partial::new(order.len()),
-        last_save: Instant::now(),
         progress,
     };
     session.evaluate_base(base)?;
@@ -85,7 +84,6 @@ struct Session<'a> {
     learner: Learner,
     method: Box<dyn Method>,
     partial: Partial,
-    last_save: Instant,
     progress: &'a mut Progress,
 }
 
@@ -96,7 +94,7 @@ impl Session<'_> {
             if base.get(name).is_none() {
                 self.progress
                     .label(format!("{}: base on {name}", self.title));
-                let evaluation = self.answer(i)?;
+                let evaluation = self.evaluated(i)?;
                 base.keep(name, evaluation)?;
             }
             if let Some(evaluation) = base.get(name) {
@@ -179,9 +177,7 @@ impl Session<'_> {
             task_idx: phase.task_idx,
             partial: &mut self.partial,
             checkpoints: &checkpoints,
-            save_every: save_every(protocol),
-            last_save: &mut self.last_save,
-            stop: self.context.stop,
+            pause: Pause::new(self.context.stop, save_every(protocol)),
             progress: self.progress,
             shares,
             clock: Instant::now(),
@@ -191,7 +187,7 @@ impl Session<'_> {
         // A method may drop its state at the end of a task, so a resumed run repeats `end` from
         // here.
         let trained = training.state();
-        observer.save(&trained)?;
+        checkpoint::save(&checkpoints, observer.partial, &trained)?;
         training.end()?;
         Ok(trained)
     }
@@ -240,7 +236,7 @@ impl Session<'_> {
                 self.title, phase.after
             ));
             self.method.before_evaluation(&mut self.learner, task)?;
-            let evaluation = match self.answer(task) {
+            let evaluation = match self.evaluated(task) {
                 Err(error) if error.is::<Stopped>() => {
                     self.save(trained)?;
                     return Err(error);
@@ -262,7 +258,7 @@ impl Session<'_> {
     }
 
     /// What the model answers on a task now.
-    fn answer(&mut self, task: usize) -> Result<Evaluation> {
+    fn evaluated(&mut self, task: usize) -> Result<Evaluation> {
         let inputs = self.context.inputs;
         let task = inputs.task(&self.order[task]);
         let settings = &self.context.protocol.evaluation;
@@ -385,7 +381,6 @@ impl Session<'_> {
 
     fn save(&mut self, state: &State) -> Result<()> {
         checkpoint::save(&self.checkpoints(), &self.partial, state)?;
-        self.last_save = Instant::now();
         Ok(())
     }
 

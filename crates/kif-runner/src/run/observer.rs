@@ -2,17 +2,17 @@
 //! how far it is.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use kif_io::memory::peak_rss_mib;
 use kif_io::progress::Progress;
-use kif_io::signal::{StopFlag, Stopped};
-use kif_methods::{State, StepOutcome, TaskTraining, TrainingObserver};
+use kif_methods::{StepOutcome, TaskTraining, TrainingObserver};
 use kif_report::record::FusionTrace;
 
 use super::partial::Partial;
 use crate::checkpoint;
+use crate::pause::Pause;
 
 /// Watches the training of one task of a cell.
 pub(super) struct CellObserver<'a> {
@@ -21,9 +21,7 @@ pub(super) struct CellObserver<'a> {
     pub(super) partial: &'a mut Partial,
     /// Where the cell is saved.
     pub(super) checkpoints: &'a Path,
-    pub(super) save_every: Duration,
-    pub(super) last_save: &'a mut Instant,
-    pub(super) stop: &'a StopFlag,
+    pub(super) pause: Pause<'a>,
     pub(super) progress: &'a mut Progress,
     /// Units of progress, step by step.
     pub(super) shares: Shares,
@@ -38,13 +36,6 @@ impl CellObserver<'_> {
         self.partial.current_timing().peak_rss_mib = peak_rss_mib();
     }
 
-    /// Saves the cell as it is, with the state of learner and method.
-    pub(super) fn save(&mut self, state: &State) -> Result<()> {
-        checkpoint::save(self.checkpoints, self.partial, state)?;
-        *self.last_save = Instant::now();
-        Ok(())
-    }
-
     fn note_time(&mut self) {
         self.partial.current_timing().train_s += self.clock.elapsed().as_secs_f64();
     }
@@ -52,16 +43,13 @@ impl CellObserver<'_> {
 
 impl TrainingObserver for CellObserver<'_> {
     fn before_step(&mut self, training: &TaskTraining<'_>) -> Result<()> {
-        let stopped = self.stop.is_raised();
-        if stopped || self.last_save.elapsed() >= self.save_every {
-            self.note_time();
-            self.save(&training.state())?;
-            self.clock = Instant::now();
-        }
-        if stopped {
-            return Err(Stopped.into());
-        }
-        Ok(())
+        let Some(pause) = self.pause.is_due() else {
+            return Ok(());
+        };
+        self.note_time();
+        checkpoint::save(self.checkpoints, self.partial, &training.state())?;
+        self.clock = Instant::now();
+        self.pause.end(pause)
     }
 
     fn after_step(&mut self, training: &TaskTraining<'_>, outcome: StepOutcome) -> Result<()> {

@@ -3,22 +3,34 @@
 use std::fs;
 use std::path::Path;
 
+use kif_methods::MethodConfig;
+use kif_methods::methods::Parts;
 use kif_report::record::Record;
 use serde_json::Value;
 
 use crate::kit::{arg, fail, files, golden, small_benchmark, succeed};
 use crate::runs::bench;
 
+/// Names of the methods that train such parts in a stream of two tasks.
+fn names(have: impl Fn(&Parts) -> bool) -> Vec<&'static str> {
+    let methods = MethodConfig::all().into_iter();
+    methods
+        .filter(|method| have(&method.parts(2)))
+        .map(|method| method.name())
+        .collect()
+}
+
 /// `kif score` writes with them what the run wrote, and they are refused where they would be taken
 /// for one adapter.
 #[test]
 fn adapters_with_a_router_answer_as_in_their_run() {
     let folder = tempfile::tempdir().unwrap();
-    let protocol = small_benchmark(folder.path(), "\"sapt_lora\", \"moe_lora\"");
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
     let out = folder.path().join("run");
-    bench(&protocol, &out, &[]);
+    let methods = names(|parts| parts.router.is_some());
+    bench(&protocol, &out, &["--methods", &methods.join(",")]);
     let model = golden("tiny-t5");
-    for method in ["sapt_lora", "moe_lora"] {
+    for method in methods {
         let cell = out.join(format!("cells/{method}-o1-s1"));
         let record = Record::read(&cell.join("record.json")).unwrap();
         let adapter = cell.join("adapter");
@@ -87,7 +99,7 @@ fn soft_prompts_are_written_read_back_and_no_adapter() {
     let folder = tempfile::tempdir().unwrap();
     let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
     let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
-    let methods = ["l2p", "lfpt5", "prog_prompt"];
+    let methods = names(|parts| parts.prompts.is_some());
     bench(&protocol, &out, &["--methods", &methods.join(",")]);
     // Row 0 is that of the base, whoever makes it first.
     let plain = folder.path().join("plain");

@@ -42,7 +42,7 @@ fn a_plain_matrix_is_read_with_and_without_the_base() {
             "Mammoth",
             "65.00",
             "-40.00",
-            "needs cells that were not examined",
+            "needs cells that were not evaluated",
             "40.00"
         ]
     );
@@ -105,7 +105,10 @@ fn a_run_says_what_its_cells_would_have_been() {
     assert!(!stdout.contains("per_task, order"), "{stdout}");
     // Joint training has no matrix but its last row.
     let joint = &stdout[stdout.find("joint, order 1").unwrap()..];
-    assert_eq!(line(joint, "SAPT")[2], "needs cells that were not examined");
+    assert_eq!(
+        line(joint, "SAPT")[2],
+        "needs cells that were not evaluated"
+    );
     let seq_lora = &stdout[stdout.find("seq_lora, order 1").unwrap()..];
     assert!(
         line(seq_lora, "AIMMerging")[3].parse::<f64>().is_ok(),

@@ -83,22 +83,27 @@ impl StoredKif {
         if let Some(fusion) = self.fusion {
             return only("fusion", &flat).map(|()| fusion);
         }
-        if let Some(temperature) = self.temperature {
-            return Ok(KifFusion::Soft { temperature });
-        }
-        Ok(KifFusion::Masked {
-            quantile: required(self.quantile, "quantile", "fusion")?,
-            scope: required(self.scope, "scope", "fusion")?,
-            weights: required(self.weights, "weights", "fusion")?,
-        })
+        let masked = || {
+            Ok::<_, String>(KifFusion::Masked {
+                quantile: required(self.quantile, "quantile", "fusion")?,
+                scope: required(self.scope, "scope", "fusion")?,
+                weights: required(self.weights, "weights", "fusion")?,
+            })
+        };
+        let Some(temperature) = self.temperature else {
+            return masked();
+        };
+        // What the temperature switches off had to be in its range all the same.
+        masked()?.check().map_err(|error| error.to_string())?;
+        Ok(KifFusion::Soft { temperature })
     }
 }
 
-/// An error that names the first flat field that stands beside the struct which has it inside.
+/// An error that names the first flat field that stands beside the nested one.
 fn only(nested: &str, flat: &[(&str, bool)]) -> Result<(), String> {
     match flat.iter().find(|(_, is_given)| *is_given) {
         Some((field, _)) => Err(format!(
-            "`{field}` stands beside `{nested}`, which has it inside"
+            "`{field}` cannot stand beside `{nested}`: both say the same, in two spellings"
         )),
         None => Ok(()),
     }
@@ -129,15 +134,18 @@ impl TryFrom<StoredKif> for KifConfig {
 mod tests {
     use super::*;
 
-    /// What a record from before 0.2 has of `kif-paper`, with what is between `scope` and the end.
+    /// What a record from before 0.2 has of `kif-paper`.
+    const FLAT: &str = r#"{"inner_steps": 8, "outer_steps": 4, "sensitivity_beta": 0.55,
+        "uncertainty_beta": null, "quantile": 0.8, "scope": "global",
+        "outer_optimizer": {"own": {"lr": 0.001}}, "outer_loss_scale": 1.0,
+        "importance_weights": "before", "cleared": "inner_and_outer",
+        "weights": {"inner_only": [1.0, 0.0], "outer_only": [0.0, 1.0], "both": [1.0, 1.0],
+        "neither": [0.0, 0.0]}, "memory_order": "drawn", "slow_average": null}"#;
+
+    /// The same with more fields at its end.
     fn flat(rest: &str) -> Result<KifConfig, serde_json::Error> {
-        serde_json::from_str(&format!(
-            r#"{{"inner_steps": 8, "outer_steps": 4, "sensitivity_beta": 0.55, "uncertainty_beta": null,
-            "quantile": 0.8, "scope": "global", "outer_optimizer": {{"own": {{"lr": 0.001}}}},
-            "outer_loss_scale": 1.0, "importance_weights": "before", "cleared": "inner_and_outer",
-            "weights": {{"inner_only": [1.0, 0.0], "outer_only": [0.0, 1.0], "both": [1.0, 1.0],
-            "neither": [0.0, 0.0]}}, "memory_order": "drawn", "slow_average": null{rest}}}"#
-        ))
+        let text = FLAT.strip_suffix('}').unwrap();
+        serde_json::from_str(&format!("{text}{rest}}}"))
     }
 
     #[test]
@@ -152,19 +160,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_temperature_switches_off_is_checked_all_the_same() {
+        let mut stored: serde_json::Value = serde_json::from_str(FLAT).unwrap();
+        stored["temperature"] = 0.25.into();
+        stored["quantile"] = 7.into();
+        let error = serde_json::from_value::<KifConfig>(stored).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "quantile is 7, expected a number in [0, 1]"
+        );
+    }
+
+    #[test]
     fn a_setting_that_is_given_twice_is_refused_by_name() {
         let nested = serde_json::to_string(&TwoLoopConfig::paper()).unwrap();
         let error = flat(&format!(r#", "two_loop": {nested}"#))
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("`inner_steps` stands beside `two_loop`"),
+            error.contains("`inner_steps` cannot stand beside `two_loop`"),
             "{error}"
         );
         let fusion = r#", "fusion": {"soft": {"temperature": 0.25}}"#;
         let error = flat(fusion).unwrap_err().to_string();
         assert!(
-            error.contains("`quantile` stands beside `fusion`"),
+            error.contains("`quantile` cannot stand beside `fusion`"),
             "{error}"
         );
     }
