@@ -1,10 +1,8 @@
 //! What the baselines claim, on the bases that the program brings along: EWC, O-LoRA, IncLoRA,
 //! MIGU, A-GEM, VR-MCL.
 
-mod common;
-
-use common::quick::{Arch, N_TASKS, Quick, RANK, on_every_base};
-use common::{batches, begin, distance, dot, learn, named};
+use crate::common::quick::{Arch, N_TASKS, Quick, RANK, on_every_base};
+use crate::common::{batches, begin, distance, dot, learn, named};
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::ewc::EwcFisher;
 use kif_methods::methods::{EwcConfig, MethodSpec, MiguConfig, OLoraConfig, VrMclConfig, save};
@@ -393,7 +391,7 @@ fn momentum_reduces_the_variance_of_the_hypergradient(quick: &Quick) {
 /// A run that stops inside the second task and goes on elsewhere, with all that earlier tasks left
 /// behind.
 fn every_baseline_learns_a_task_of_the_stream(quick: &Quick) {
-    let loss = |learner: &Learner, rows: &[Encoded]| common::loss_on(learner, rows);
+    let loss = |learner: &Learner, rows: &[Encoded]| crate::common::loss_on(learner, rows);
     // Others are shown to learn in files of their own, or with the numbers of PyTorch.
     let shown_here = |config: &MethodConfig| {
         use MethodConfig::{Halve, Kif, Replay, ReplayMatched, SeqLora, SeqLoraMatched};

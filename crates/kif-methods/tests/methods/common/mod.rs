@@ -1,8 +1,6 @@
 //! A model small enough to check by hand, and streams for it.
-// Every test binary compiles this as a module of its own and uses a part of it.
-#![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
-pub mod quick;
+pub(crate) mod quick;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -19,12 +17,12 @@ use kif_model::{
 };
 
 /// The method that is called so.
-pub fn named(name: &str) -> MethodConfig {
+pub(crate) fn named(name: &str) -> MethodConfig {
     MethodConfig::by_name(name).unwrap()
 }
 
 /// Parameters of the toy model, in an A and a B of 4.
-pub const P: usize = 8;
+pub(crate) const P: usize = 8;
 
 /// The nll of target token `t` is `1/2 |theta - e_t|^2`: every token pulls its own parameter to 1,
 /// the others to 0. With more slots than one, token `t` has the parameters `t`, `t + P`, `t + 2 P`
@@ -35,7 +33,7 @@ pub const P: usize = 8;
 /// It notes the input tokens of all rows that it is shown and has not written. Dropout shifts the
 /// gradient by up to 0.01 as its key says. Input token [`POISON`] makes the loss NaN, input token
 /// [`EXPLODE`] one gradient infinite.
-pub struct Quadratic {
+pub(crate) struct Quadratic {
     theta: Vec<f32>,
     layout: ParamLayout,
     parts: Parts,
@@ -45,15 +43,15 @@ pub struct Quadratic {
 }
 
 /// First input tokens of the rows that a model was shown.
-pub type Seen = Arc<Mutex<BTreeSet<u32>>>;
+pub(crate) type Seen = Arc<Mutex<BTreeSet<u32>>>;
 
-pub const POISON: u32 = 1000;
-pub const EXPLODE: u32 = 1001;
+pub(crate) const POISON: u32 = 1000;
+pub(crate) const EXPLODE: u32 = 1001;
 /// The first input token of texts that the model writes.
-pub const WRITTEN: u32 = 2000;
+pub(crate) const WRITTEN: u32 = 2000;
 
 impl Quadratic {
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let mut layout = ParamLayout::default();
         match parts.prompts {
             None => {
@@ -381,7 +379,7 @@ impl Insights for Quadratic {
 }
 
 /// A row with one input token.
-pub fn row(input: u32, targets: &[u32]) -> Encoded {
+pub(crate) fn row(input: u32, targets: &[u32]) -> Encoded {
     Encoded {
         input_ids: vec![input],
         target_ids: targets.to_vec(),
@@ -390,17 +388,17 @@ pub fn row(input: u32, targets: &[u32]) -> Encoded {
 }
 
 /// A learner without warm-up at a rate that the toy learns with.
-pub fn learner(dropout: f32) -> Learner {
+pub(crate) fn learner(dropout: f32) -> Learner {
     watched_learner(Parts::default(), dropout).0
 }
 
 /// A learner with the parts that `config` wants for the toy stream.
-pub fn learner_for(config: &MethodConfig, dropout: f32) -> Learner {
+pub(crate) fn learner_for(config: &MethodConfig, dropout: f32) -> Learner {
     watched_learner(config.parts(N_TASKS), dropout).0
 }
 
 /// A learner, and what its model is shown.
-pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
+pub(crate) fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
     let config = LearnerConfig {
         dropout,
         micro_tokens: 8,
@@ -415,18 +413,18 @@ pub fn watched_learner(parts: Parts, dropout: f32) -> (Learner, Seen) {
 
 /// All methods that train one adapter, as the toy has it; the others are tested on the embedded
 /// bases.
-pub fn methods_of_one_slot() -> Vec<MethodConfig> {
+pub(crate) fn methods_of_one_slot() -> Vec<MethodConfig> {
     let mut methods = MethodConfig::all();
     methods.retain(|config| config.parts(N_TASKS) == Parts::default());
     methods
 }
 
 /// Tasks of the toy stream.
-pub const N_TASKS: usize = 3;
+pub(crate) const N_TASKS: usize = 3;
 
 /// Three tasks of 13 rows: task k writes token k, some rows twice; 4 rows of each are kept. Every
 /// row has another input token.
-pub fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
+pub(crate) fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
     let rows = |k: u32| -> Vec<Encoded> {
         (0..13)
             .map(|i| {
@@ -456,7 +454,7 @@ pub fn stream(memory_order: MemoryOrder) -> Vec<TaskView> {
 }
 
 /// Batches of all epochs of a task, in the order of the run.
-pub fn batches(method: &dyn Method, task: &TaskView, n_epochs: u64) -> Vec<Batch> {
+pub(crate) fn batches(method: &dyn Method, task: &TaskView, n_epochs: u64) -> Vec<Batch> {
     let rows = method.training_rows(task);
     let mut batches = Vec::new();
     for epoch in 0..n_epochs {
@@ -471,14 +469,19 @@ pub fn batches(method: &dyn Method, task: &TaskView, n_epochs: u64) -> Vec<Batch
 }
 
 /// Starts a task with the learner's schedule over `n_steps`.
-pub fn begin(learner: &mut Learner, method: &mut dyn Method, task: &TaskView, n_steps: usize) {
+pub(crate) fn begin(
+    learner: &mut Learner,
+    method: &mut dyn Method,
+    task: &TaskView,
+    n_steps: usize,
+) {
     let schedule = learner.schedule().over(n_steps as u64);
     learner.begin_task(task.index, &task.name, schedule);
     method.begin_task(learner, task).unwrap();
 }
 
 /// A whole task; returns the losses.
-pub fn learn(
+pub(crate) fn learn(
     learner: &mut Learner,
     method: &mut dyn Method,
     task: &TaskView,
@@ -495,7 +498,7 @@ pub fn learn(
 }
 
 /// The parameters after learning all `tasks` with `config`.
-pub fn params_after(config: &MethodConfig, tasks: &[TaskView], n_epochs: u64) -> Vec<f32> {
+pub(crate) fn params_after(config: &MethodConfig, tasks: &[TaskView], n_epochs: u64) -> Vec<f32> {
     let mut learner = learner_for(config, 0.0);
     let mut method = config.build(learner.layout());
     for task in tasks {
@@ -505,7 +508,7 @@ pub fn params_after(config: &MethodConfig, tasks: &[TaskView], n_epochs: u64) ->
 }
 
 /// Mean loss over rows, without dropout.
-pub fn loss_on(learner: &Learner, rows: &[Encoded]) -> f64 {
+pub(crate) fn loss_on(learner: &Learner, rows: &[Encoded]) -> f64 {
     let nll = learner
         .model()
         .nll_per_row(&Batch::from_rows(rows))
@@ -514,7 +517,7 @@ pub fn loss_on(learner: &Learner, rows: &[Encoded]) -> f64 {
 }
 
 /// The largest difference of two vectors.
-pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter()
         .zip(b)
         .map(|(a, b)| (a - b).abs())
@@ -522,7 +525,7 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The inner product, summed in f64.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
         .zip(b)
         .map(|(a, b)| f64::from(*a) * f64::from(*b))

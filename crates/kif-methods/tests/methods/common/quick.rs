@@ -12,7 +12,7 @@ use super::learn;
 
 /// The bases in `fixtures/quick`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arch {
+pub(crate) enum Arch {
     T5,
     Decoder,
 }
@@ -40,20 +40,20 @@ macro_rules! on_every_base {
 pub(crate) use on_every_base;
 
 /// Tasks that are taken.
-pub const N_TASKS: usize = 3;
+pub(crate) const N_TASKS: usize = 3;
 /// Rank of one adapter.
-pub const RANK: usize = 4;
+pub(crate) const RANK: usize = 4;
 
 /// A base and the first tasks of the stream.
-pub struct Quick {
-    pub arch: Arch,
-    pub model: PathBuf,
-    pub tasks: Vec<TaskView>,
+pub(crate) struct Quick {
+    pub(crate) arch: Arch,
+    pub(crate) model: PathBuf,
+    pub(crate) tasks: Vec<TaskView>,
 }
 
 impl Quick {
     /// `n_rows` rows of every task; 8 of them are kept.
-    pub fn of(arch: Arch, n_rows: usize) -> Self {
+    pub(crate) fn of(arch: Arch, n_rows: usize) -> Self {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/quick"));
         let model = root.join(match arch {
             Arch::T5 => "base",
@@ -109,12 +109,12 @@ impl Quick {
         ModelConfig::read(&self.model).unwrap().own_targets(lora)
     }
 
-    pub fn lora(&self, config: &MethodConfig) -> LoraConfig {
+    pub(crate) fn lora(&self, config: &MethodConfig) -> LoraConfig {
         self.one_lora().side_by_side(config.parts(N_TASKS).n_slots)
     }
 
     /// A bound that is another number on either base.
-    pub fn bound(&self, t5: f64, decoder: f64) -> f64 {
+    pub(crate) fn bound(&self, t5: f64, decoder: f64) -> f64 {
         match self.arch {
             Arch::T5 => t5,
             Arch::Decoder => decoder,
@@ -122,12 +122,12 @@ impl Quick {
     }
 
     /// What the model trains for `config`.
-    pub fn trainable(&self, config: &MethodConfig) -> Trainable {
+    pub(crate) fn trainable(&self, config: &MethodConfig) -> Trainable {
         config.parts(N_TASKS).trainable(self.one_lora())
     }
 
     /// A fresh learner for `config` and the method itself.
-    pub fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
+    pub(crate) fn start(&self, config: &MethodConfig, dropout: f32) -> (Learner, Box<dyn Method>) {
         let options = ModelOptions::cpu(self.trainable(config));
         let model = kif_model::load(&self.model, &options).unwrap();
         let settings = LearnerConfig {
@@ -139,7 +139,7 @@ impl Quick {
     }
 
     /// The learner after the first `n_tasks` tasks.
-    pub fn learned(&self, config: &MethodConfig, n_tasks: usize, epochs: u64) -> Learner {
+    pub(crate) fn learned(&self, config: &MethodConfig, n_tasks: usize, epochs: u64) -> Learner {
         let (mut learner, mut method) = self.start(config, 0.0);
         for task in &self.tasks[..n_tasks] {
             learn(&mut learner, method.as_mut(), task, epochs);

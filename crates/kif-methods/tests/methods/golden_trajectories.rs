@@ -1,12 +1,10 @@
 //! KIF against PyTorch: 27 steps with three fusion rounds on a small T5, in both presets
 //! (`fixtures/golden/make_golden.py`).
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::distance;
+use crate::common::distance;
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::KifConfig;
 use kif_methods::{

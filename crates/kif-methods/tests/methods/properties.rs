@@ -1,12 +1,12 @@
 //! Invariants of every method: same seed, same bits; resumed equals uninterrupted; no row is read
 //! that the method is not given; the base stays as it is.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::quick::{Quick, on_every_base};
-use common::{N_TASKS, batches, begin, learn, learner_for, params_after, stream, watched_learner};
+use crate::common::quick::{Quick, on_every_base};
+use crate::common::{
+    N_TASKS, batches, begin, learn, learner_for, params_after, stream, watched_learner,
+};
 use kif_data::{Batch, Encoded};
 use kif_methods::{
     Learner, MemoryOrder, Method, MethodConfig, Regime, Schedule, State, TaskView, methods,
@@ -158,7 +158,7 @@ fn no_row_is_read_before_its_time_and_of_earlier_tasks_only_the_memory() {
                     assert!(seen.is_subset(&given), "{name} in task {}", task.index);
                     assert!(seen.difference(&own).count() <= memory.len(), "{name}");
                     let reads = !seen.is_disjoint(&memory);
-                    // What LFPT5 draws may begin as a row of the memory does; `methods_prompts.rs`
+                    // What LFPT5 draws may begin as a row of the memory does; `prompts.rs`
                     // shows that it reads none.
                     if !matches!(config, MethodConfig::Lfpt5(_)) {
                         assert_eq!(reads, task.index > 0 && config.keeps_memory(), "{name}");

@@ -1,8 +1,6 @@
 //! What KIF becomes when its masks or weights are trivial, and where its rounds begin and end.
 
-mod common;
-
-use common::{P, batches, begin, distance, learn, learner, named, params_after, stream};
+use crate::common::{P, batches, begin, distance, learn, learner, named, params_after, stream};
 use kif_fusion::{FusionWeights, Regions};
 use kif_importance::quantile;
 use kif_methods::methods::kif::{ClearedAverages, KifFusion, KifScope};
@@ -105,7 +103,7 @@ fn halves_everywhere_are_plain_averaging() {
 fn the_first_task_is_plain_fine_tuning_to_the_bit() {
     let tasks = stream(MemoryOrder::Drawn);
     let plain = params_after(&named("seq_lora"), &tasks[..1], 5);
-    for config in common::methods_of_one_slot() {
+    for config in crate::common::methods_of_one_slot() {
         let name = config.name();
         // Its penalty is there from the first task on.
         let has_own_loss = name == "tas_lora";
@@ -131,7 +129,7 @@ fn steps_after_the_last_full_round_stay_unfused() {
 #[test]
 fn nothing_but_parameters_goes_from_task_to_task() {
     let tasks = stream(MemoryOrder::Drawn);
-    let methods = common::methods_of_one_slot().into_iter();
+    let methods = crate::common::methods_of_one_slot().into_iter();
     for config in methods.filter(|config| !config.needs_stream()) {
         let mut learner = learner(0.0);
         let mut method = config.build(learner.layout());
@@ -139,7 +137,7 @@ fn nothing_but_parameters_goes_from_task_to_task() {
         let between = learner.params().to_vec();
         learn(&mut learner, method.as_mut(), &tasks[2], 3);
 
-        let mut fresh = common::learner(0.0);
+        let mut fresh = crate::common::learner(0.0);
         fresh.set_params(&between).unwrap();
         let mut method = config.build(fresh.layout());
         learn(&mut fresh, method.as_mut(), &tasks[2], 3);

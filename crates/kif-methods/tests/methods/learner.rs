@@ -1,8 +1,6 @@
 //! Averaging, clipping and counting of the learner, on numbers that can be checked by hand.
 
-mod common;
-
-use common::{P, Quadratic, distance, row};
+use crate::common::{P, Quadratic, distance, row};
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::Parts;
 use kif_methods::{Accumulate, Learner, LearnerConfig, Schedule};

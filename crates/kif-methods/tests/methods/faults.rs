@@ -1,10 +1,8 @@
 //! A loss or gradient that is not finite stops the run before the update.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{EXPLODE, P, POISON, batches, begin, learner, named, row, stream};
+use crate::common::{EXPLODE, P, POISON, batches, begin, learner, named, row, stream};
 use kif_data::Batch;
 use kif_methods::{MemoryOrder, MethodConfig, NonFinite, Quantity, State, methods};
 

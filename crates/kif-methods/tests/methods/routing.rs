@@ -1,10 +1,8 @@
 //! What methods claim that route between adapters, on the bases that the program brings along:
 //! SAPT-LoRA, MoELoRA.
 
-mod common;
-
-use common::quick::{Arch, N_TASKS, Quick, on_every_base};
-use common::{begin, learn, named};
+use crate::common::quick::{Arch, N_TASKS, Quick, on_every_base};
+use crate::common::{begin, learn, named};
 use kif_data::Batch;
 use kif_methods::methods::{MoeLoraConfig, SaptLoraConfig, resume, save};
 use kif_methods::{Learner, MethodConfig, TaskView};
@@ -281,9 +279,9 @@ fn all_learn_a_task_of_the_stream(quick: &Quick) {
         let name = config.name();
         let (mut learner, mut method) = quick.start(&config, 0.05);
         for task in &quick.tasks[..2] {
-            let before = common::loss_on(&learner, &task.rows);
+            let before = crate::common::loss_on(&learner, &task.rows);
             learn(&mut learner, method.as_mut(), task, 8);
-            let after = common::loss_on(&learner, &task.rows);
+            let after = crate::common::loss_on(&learner, &task.rows);
             println!("{name} on {}: {before} -> {after}", task.name);
             assert!(after < 0.8 * before, "{name}: {after} of {before}");
         }

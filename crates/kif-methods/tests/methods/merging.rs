@@ -1,10 +1,8 @@
 //! What the methods that merge adapters claim, on the bases that the program brings along: TaSL,
 //! TasLoRA, AIMMerging, FOREVER.
 
-mod common;
-
-use common::quick::{Quick, RANK, on_every_base};
-use common::{batches, begin, learn, loss_on, named};
+use crate::common::quick::{Quick, RANK, on_every_base};
+use crate::common::{batches, begin, learn, loss_on, named};
 use kif_importance::quantile;
 use kif_methods::methods::{ForeverConfig, TasLoraConfig, save};
 use kif_methods::{Learner, Method, MethodConfig};

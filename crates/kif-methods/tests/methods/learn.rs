@@ -1,8 +1,6 @@
 //! Every method learns the toy stream, each in its own way.
 
-mod common;
-
-use common::{batches, begin, learn, learner, loss_on, named, params_after, stream};
+use crate::common::{batches, begin, learn, learner, loss_on, named, params_after, stream};
 use kif_methods::methods::{EwcConfig, SeqLoraMatchedConfig, TaslConfig, VrMclConfig};
 use kif_methods::{MemoryOrder, MethodConfig, Regime};
 
@@ -33,9 +31,9 @@ fn fit(config: MethodConfig) -> MethodConfig {
 fn every_method_learns_the_toy_stream() {
     // Both loops find the same 2 of the toy's 8 parameters important, and without the shared region
     // these stay. And its A and B are no product, so an orthogonal start is a new beginning. Both
-    // learn in `methods_baselines.rs`.
+    // learn in `baselines.rs`.
     let cannot = |config: &MethodConfig| ["kif-no-share", "slao"].contains(&config.name());
-    let methods = common::methods_of_one_slot().into_iter();
+    let methods = crate::common::methods_of_one_slot().into_iter();
     for config in methods.filter(|config| !cannot(config)).map(fit) {
         let mut learner = learner(0.05);
         let mut method = config.build(learner.layout());
@@ -69,7 +67,7 @@ fn methods_with_a_memory_forget_less_than_plain_fine_tuning() {
         loss_on(&learner, &tasks[0].rows) - before
     };
     let plain = forgotten(&named("seq_lora"));
-    let methods = common::methods_of_one_slot().into_iter();
+    let methods = crate::common::methods_of_one_slot().into_iter();
     for config in methods.filter(|config| config.keeps_memory()).map(fit) {
         let (name, now) = (config.name(), forgotten(&config));
         // `forever` has few days in so few steps.
@@ -134,7 +132,7 @@ fn matched_methods_take_four_steps_more_after_every_eighth() {
 #[test]
 fn passes_that_only_go_forward_are_counted_apart() {
     let tasks = stream(MemoryOrder::Drawn);
-    for config in common::methods_of_one_slot() {
+    for config in crate::common::methods_of_one_slot() {
         let name = config.name();
         let mut learner = learner(0.0);
         let mut method = config.build(learner.layout());

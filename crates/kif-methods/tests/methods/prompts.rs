@@ -1,11 +1,9 @@
 //! What the methods with soft prompts claim, on the embedded bases.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::quick::{Quick, on_every_base};
-use common::{batches, begin, distance, learn, loss_on};
+use crate::common::quick::{Quick, on_every_base};
+use crate::common::{batches, begin, distance, learn, loss_on};
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::{self, L2pConfig, Lfpt5Config, ProgPromptConfig};
 use kif_methods::{Learner, Method, MethodConfig, State, TaskView};

@@ -1,11 +1,9 @@
 //! What methods with an adapter for each task claim, on both bases of `fixtures/quick`.
 
-mod common;
-
 use std::ops::Range;
 
-use common::quick::{N_TASKS, Quick, RANK, on_every_base};
-use common::{distance, dot, learn, named};
+use crate::common::quick::{N_TASKS, Quick, RANK, on_every_base};
+use crate::common::{distance, dot, learn, named};
 use kif_data::Batch;
 use kif_methods::methods::{EllaConfig, OLoraConfig};
 use kif_methods::{Learner, MethodConfig, TaskView};
