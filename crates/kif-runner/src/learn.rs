@@ -153,8 +153,8 @@ struct Position {
 
 /// Learns the task and writes the adapter with `learn.json` into `out`.
 ///
-/// A raised `stop` leaves `out/checkpoint` and ends with [`Stopped`]; the same call goes on from
-/// there with the same bits.
+/// A raised `stop` leaves `out/checkpoint` and ends with [`Stopped`](kif_io::signal::Stopped); the
+/// same call goes on from there with the same bits.
 pub fn learn(
     model: Box<dyn LanguageModel>,
     settings: &LearnSettings,
