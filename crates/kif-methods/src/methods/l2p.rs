@@ -83,15 +83,11 @@ impl MethodSpec for L2pConfig {
     }
 
     fn parts(&self, _: usize) -> Parts {
-        let prompts = PromptConfig {
+        Parts::prompts(PromptConfig {
             n_prompts: self.pool_size,
             length: self.length,
             selection: PromptSelection::Pool { top_k: self.top_k },
-        };
-        Parts {
-            prompts: Some(prompts),
-            ..Parts::default()
-        }
+        })
     }
 
     fn peak_rate(&self) -> Option<f64> {

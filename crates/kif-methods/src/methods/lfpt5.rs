@@ -98,15 +98,11 @@ impl MethodSpec for Lfpt5Config {
     }
 
     fn parts(&self, _: usize) -> Parts {
-        let prompts = PromptConfig {
+        Parts::prompts(PromptConfig {
             n_prompts: 2,
             length: self.length,
             selection: PromptSelection::Fixed,
-        };
-        Parts {
-            prompts: Some(prompts),
-            ..Parts::default()
-        }
+        })
     }
 
     fn peak_rate(&self) -> Option<f64> {

@@ -32,6 +32,14 @@ impl Parts {
         }
     }
 
+    /// Soft prompts in the place of an adapter.
+    pub fn prompts(prompts: PromptConfig) -> Self {
+        Self {
+            prompts: Some(prompts),
+            ..Self::default()
+        }
+    }
+
     /// What the model is to train, where one adapter would be `lora`.
     pub fn trainable(&self, lora: LoraConfig) -> Trainable {
         let adapters = || lora.side_by_side(self.n_slots);

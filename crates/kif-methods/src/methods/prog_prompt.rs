@@ -52,15 +52,11 @@ impl MethodSpec for ProgPromptConfig {
     }
 
     fn parts(&self, n_tasks: usize) -> Parts {
-        let prompts = PromptConfig {
+        Parts::prompts(PromptConfig {
             n_prompts: n_tasks,
             length: self.length,
             selection: PromptSelection::Fixed,
-        };
-        Parts {
-            prompts: Some(prompts),
-            ..Parts::default()
-        }
+        })
     }
 
     fn peak_rate(&self) -> Option<f64> {
