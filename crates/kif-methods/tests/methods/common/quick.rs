@@ -31,13 +31,22 @@ macro_rules! on_every_base {
             $(
                 #[test]
                 fn $test() {
-                    super::$test(&Quick::of(Arch::$arch, $n_rows));
+                    crate::common::quick::on_one_thread(|| {
+                        super::$test(&Quick::of(Arch::$arch, $n_rows));
+                    });
                 }
             )*
         }
     };
 }
 pub(crate) use on_every_base;
+
+/// The harness fills the processor with tests. Were each product shared between threads as well,
+/// they would spend a third of their time waiting for each other; no bit depends on it.
+pub(crate) fn on_one_thread(test: impl FnOnce() + Send) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+    pool.build().unwrap().install(test);
+}
 
 /// Tasks that are taken.
 pub(crate) const N_TASKS: usize = 3;
