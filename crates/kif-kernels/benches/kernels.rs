@@ -87,6 +87,7 @@ fn attention_of_a_batch(c: &mut Criterion) {
         head_dim: WIDTH / N_HEADS,
         scale: 1.0,
         causal: false,
+        window: None,
         bias: Some(RelativeBias {
             by_distance: &by_distance,
             min_distance: -127,

@@ -155,6 +155,8 @@ mod tests {
                 theta: 1e4,
                 scaling: None,
             },
+            window: None,
+            query_pre_attn_scalar: None,
             tie_word_embeddings: true,
             bos_token_id: None,
             eos_token_id: vec![3],

@@ -373,6 +373,8 @@ impl Sizes {
                 theta: self.rope_theta.unwrap_or(ROPE_THETA),
                 scaling: None,
             },
+            window: None,
+            query_pre_attn_scalar: None,
             tie_word_embeddings: self.tied,
             bos_token_id: None,
             eos_token_id: vec![end],

@@ -11,7 +11,7 @@ use kif_methods::{Learner, LearnerConfig, MemoryOrder, MethodConfig, Schedule, T
 use kif_model::{
     DecoderConfig, DeviceKind, Dropout, EngineKind, Family, FeedForward, LanguageModel, LoraConfig,
     ModelConfig, ModelError, ModelOptions, Precision, PromptConfig, PromptSelection, Rope,
-    T5Config, Trainable, from_parts, random_weights, required,
+    T5Config, Trainable, Window, from_parts, random_weights, required,
 };
 
 /// One comparison.
@@ -97,6 +97,7 @@ fn cases() -> Vec<Case> {
         ),
         case("Qwen2", decoder(Family::Qwen2, false), lora(&of_decoder)),
         case("Qwen3", decoder(Family::Qwen3, true), lora(&of_decoder)),
+        case("Gemma 3", decoder(Family::Gemma3, true), lora(&of_decoder)),
         case(
             "Qwen2, all weights",
             decoder(Family::Qwen2, true),
@@ -138,6 +139,16 @@ fn decoder(family: Family, tied: bool) -> ModelConfig {
             theta: 1e4,
             scaling: None,
         },
+        window: match family {
+            // Shorter than most rows.
+            Family::Gemma3 => Some(Window {
+                length: 7,
+                rope_theta: Some(100.0),
+                layers: vec![true, false],
+            }),
+            _ => None,
+        },
+        query_pre_attn_scalar: None,
         tie_word_embeddings: tied,
         bos_token_id: None,
         eos_token_id: vec![1],

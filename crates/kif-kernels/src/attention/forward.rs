@@ -118,13 +118,18 @@ unsafe fn one_head(
                 );
                 for i in 0..n_rows {
                     let n_visible = shape.n_visible(s, first + i);
+                    let first_visible = shape.first_visible(s, first + i);
                     let row = scores.add(i * keys.len);
+                    row.write_bytes(0, first_visible);
                     row.add(n_visible).write_bytes(0, keys.len - n_visible);
-                    let visible = std::slice::from_raw_parts_mut(row, n_visible);
+                    let visible = std::slice::from_raw_parts_mut(
+                        row.add(first_visible),
+                        n_visible - first_visible,
+                    );
                     let bias = shape.bias.as_ref().map(|bias| {
                         let of_head =
                             &bias.by_distance[head * shape.n_distances()..][..shape.n_distances()];
-                        &of_head[shape.bias_columns(bias, s, first + i)]
+                        &of_head[shape.bias_columns(bias, s, first + i)][first_visible..]
                     });
                     scale_and_add(set, visible, shape.scale, bias.unwrap_or(&[]));
                     softmax(set, visible);
@@ -172,6 +177,7 @@ mod tests {
             head_dim: 1,
             scale: 1.0,
             causal: true,
+            window: None,
             bias: None,
         };
         let (mut y, mut probs) = ([0.0; 2], Vec::new());

@@ -48,6 +48,8 @@ pub struct AttentionShape<'a> {
     pub scale: f32,
     /// Query i sees the keys up to `i + (len_k - len_q)` only.
     pub causal: bool,
+    /// Keys that a query sees at most: the last of those that it would see. All without a number.
+    pub window: Option<usize>,
     /// Added to the scaled scores.
     pub bias: Option<RelativeBias<'a>>,
 }
@@ -96,7 +98,7 @@ impl AttentionShape<'_> {
         self.probs_offsets().last().unwrap_or(&0) * self.head_dim * 4
     }
 
-    /// Keys that query `i` of sequence `s` sees: a prefix of them.
+    /// How many keys there are up to the last that query `i` of sequence `s` sees.
     fn n_visible(&self, s: usize, i: usize) -> usize {
         let (n_queries, n_keys) = (self.queries[s].len, self.keys[s].len);
         if self.causal {
@@ -106,7 +108,13 @@ impl AttentionShape<'_> {
         }
     }
 
-    /// The columns of the bias for the keys that query `i` of sequence `s` sees.
+    /// The first of the keys that query `i` of sequence `s` sees.
+    fn first_visible(&self, s: usize, i: usize) -> usize {
+        let window = self.window.unwrap_or(usize::MAX);
+        self.n_visible(s, i).saturating_sub(window)
+    }
+
+    /// The columns of the bias for the keys up to the last that query `i` of sequence `s` sees.
     fn bias_columns(&self, bias: &RelativeBias, s: usize, i: usize) -> std::ops::Range<usize> {
         let position = i as isize + self.keys[s].len as isize - self.queries[s].len as isize;
         let (first, n_visible) = (-position - bias.min_distance, self.n_visible(s, i));

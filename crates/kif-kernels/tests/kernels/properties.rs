@@ -310,6 +310,7 @@ struct Case {
     head_dim: usize,
     scale: f32,
     causal: bool,
+    window: Option<usize>,
     bias: Option<(Vec<f32>, isize)>,
     seed: u64,
 }
@@ -324,6 +325,7 @@ impl Case {
             head_dim: self.head_dim,
             scale: self.scale,
             causal: self.causal,
+            window: self.window,
             bias: self
                 .bias
                 .as_ref()
@@ -368,9 +370,11 @@ fn cases(max_queries: usize, max_keys: usize) -> impl Strategy<Value = Case> {
         (1usize..4, 1usize..4),
         prop_oneof![1usize..7, Just(8), Just(33), Just(64), Just(130)],
         any::<(bool, bool, bool, u64)>(),
+        prop::option::of(1..max_keys),
     )
         .prop_map(
-            move |(lengths, gap, (n_kv_heads, group), head_dim, (scaled, causal, biased, seed))| {
+            move |(lengths, gap, (n_kv_heads, group), head_dim, flags, window)| {
+                let (scaled, causal, biased, seed) = flags;
                 let n_heads = n_kv_heads * group;
                 let (queries, n_query_rows) =
                     laid_out(&lengths.iter().map(|l| l.0).collect::<Vec<_>>(), gap);
@@ -394,6 +398,7 @@ fn cases(max_queries: usize, max_keys: usize) -> impl Strategy<Value = Case> {
                     head_dim,
                     scale,
                     causal,
+                    window,
                     bias,
                     seed,
                 }
@@ -443,7 +448,7 @@ proptest! {
         let lengths: Vec<usize> = case.keys.iter().zip(&own).map(|(p, o)| p.len + o.len).collect();
         let (keys, _) = laid_out(&lengths, 0);
         let queries: Vec<Span> = (0..own.len()).map(|start| Span { start, len: 1 }).collect();
-        let whole = AttentionShape { queries: &queries, keys: &keys, bias: None, ..shape };
+        let whole = AttentionShape { queries: &queries, keys: &keys, bias: None, window: None, ..shape };
         let wanted = twin::Attention {
             q: wide(&q), k: wide(&joined(&prompt_k, &own_k)), v: wide(&joined(&prompt_v, &own_v)), bias: vec![],
         }.outputs(&whole);
@@ -522,7 +527,8 @@ proptest! {
 
     #[test]
     fn decoding_step_by_step_has_the_bits_of_the_whole_sequence(
-        len in 1usize..80, head_dim in 1usize..70, n_heads in 1usize..3, biased: bool, seed: u64,
+        len in 1usize..80, head_dim in 1usize..70, n_heads in 1usize..3, biased: bool,
+        window in prop::option::of(1usize..80), seed: u64,
     ) {
         let width = n_heads * head_dim;
         let (q, k, v) = (noise(seed, len * width), noise(seed ^ 1, len * width), noise(seed ^ 2, len * width));
@@ -531,7 +537,7 @@ proptest! {
         on_each_set(|_| {
             let spans = [Span { start: 0, len }];
             let shape =
-                AttentionShape { queries: &spans, keys: &spans, n_heads, n_kv_heads: n_heads, head_dim, scale: 1.0, causal: true, bias };
+                AttentionShape { queries: &spans, keys: &spans, n_heads, n_kv_heads: n_heads, head_dim, scale: 1.0, causal: true, window, bias };
             let mut whole = vec![0.0; len * width];
             attention(&q, &k, &v, shape, &mut whole, None);
             for step in [0, len / 2, len - 1] {
@@ -561,6 +567,7 @@ fn gradients_of_shared_keys_are_refused() {
         head_dim: 1,
         scale: 1.0,
         causal: false,
+        window: None,
         bias: None,
     };
     let (q, k) = ([1.0; 2], [1.0; 1]);

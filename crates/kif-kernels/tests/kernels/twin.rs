@@ -105,18 +105,23 @@ impl Attention {
                 for i in 0..queries.len {
                     let q = &self.q[at(queries.start + i)];
                     let position = i as isize + keys.len as isize - queries.len as isize;
-                    let seen = (0..keys.len).filter(|&j| !shape.causal || j as isize <= position);
-                    let weights: Vec<f64> = seen
+                    let end = if shape.causal {
+                        position + 1
+                    } else {
+                        keys.len as isize
+                    };
+                    let first = shape.window.map_or(0, |window| end - window as isize);
+                    let seen = (0..keys.len).filter(|&j| (first..end).contains(&(j as isize)));
+                    let weights: Vec<(usize, f64)> = seen
                         .map(|j| {
                             let k = &self.k[at_key(keys.start + j)];
                             let score: f64 = q.iter().zip(k).map(|(q, k)| q * k).sum();
-                            (f64::from(shape.scale) * score
-                                + self.bias_at(shape, head, j as isize - position))
-                            .exp()
+                            let bias = self.bias_at(shape, head, j as isize - position);
+                            (j, (f64::from(shape.scale) * score + bias).exp())
                         })
                         .collect();
-                    let total: f64 = weights.iter().sum();
-                    for (j, weight) in weights.iter().enumerate() {
+                    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+                    for &(j, weight) in &weights {
                         for (y, v) in y[at(queries.start + i)]
                             .iter_mut()
                             .zip(&self.v[at_key(keys.start + j)])

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Decoder, Layer, angles};
 use crate::engine::{Engine, Role};
-use crate::files::{DecoderConfig, Family, Weights, decoder_optional_tensors, decoder_tensors};
+use crate::files::{DecoderConfig, Rope, Weights, decoder_optional_tensors, decoder_tensors};
 use crate::model::{Builder, Linear, Model, Sizes};
 use crate::{ModelError, ModelOptions};
 
@@ -29,7 +29,9 @@ impl<E: Engine> Decoder<E> {
     ) -> Result<Model<E, Self>, ModelError> {
         weights.expect(&decoder_tensors(config), &decoder_optional_tensors(config))?;
         let origin = weights.origin().to_owned();
-        let mut builder = Builder::new(engine, weights, options)?;
+        let family = config.family;
+        let builder = Builder::new(engine, weights, options)?;
+        let mut builder = builder.with_norm_offset(family.norm_offset());
         builder.check_targets(&TARGETS)?;
         let table = [config.vocab_size, config.hidden_size];
         let name = "model.embed_tokens.weight";
@@ -56,12 +58,17 @@ impl<E: Engine> Decoder<E> {
             vocab_size: config.vocab_size,
             width: config.hidden_size,
             epsilon: config.rms_norm_eps,
+            embedding_scale: match family.scales_embeddings() {
+                true => (config.hidden_size as f32).sqrt(),
+                false => 1.0,
+            },
             logit_scale: 1.0,
             end_ids: config.eos_token_id.clone(),
         };
         let network = Self {
             config: config.clone(),
             frequencies: angles::frequencies(config.rope, config.head_dim),
+            window_frequencies: angles::frequencies(rope_of_windows(config), config.head_dim),
             layers,
             final_norm,
         };
@@ -77,6 +84,17 @@ impl<E: Engine> Decoder<E> {
 fn contradiction(file: &Path) -> ModelError {
     let problem = "lm_head.weight is not model.embed_tokens.weight, as tie_word_embeddings says";
     ModelError::malformed(file, problem)
+}
+
+/// The rotary angles of layers that see only a window.
+fn rope_of_windows(config: &DecoderConfig) -> Rope {
+    match config.window.as_ref().and_then(|window| window.rope_theta) {
+        Some(theta) => Rope {
+            theta,
+            scaling: None,
+        },
+        None => config.rope,
+    }
 }
 
 fn layer<E: Engine>(
@@ -95,9 +113,15 @@ fn layer<E: Engine>(
     let (attention, mlp) = (module("self_attn"), module("mlp"));
     type Make<'a, E> =
         fn(&mut Builder<'a, E>, &str, &str, usize, usize) -> Result<Linear<E>, ModelError>;
-    let projection: Make<'_, E> = match config.family {
-        Family::Qwen2 => Builder::linear_with_bias,
-        Family::Llama | Family::Qwen3 => Builder::linear,
+    let projection: Make<'_, E> = match config.family.has_biases() {
+        true => Builder::linear_with_bias,
+        false => Builder::linear,
+    };
+    let has_output_norms = config.family.has_output_norms();
+    // Where blocks' outputs are normed, the name belongs to that of attention's.
+    let feed_forward_norm = match has_output_norms {
+        true => "pre_feedforward_layernorm",
+        false => "post_attention_layernorm",
     };
     Ok(Layer {
         attention_norm: builder.norm(&module("input_layernorm"), width)?,
@@ -105,14 +129,21 @@ fn layer<E: Engine>(
         k: projection(builder, &attention, "k_proj", kv_heads, width)?,
         v: projection(builder, &attention, "v_proj", kv_heads, width)?,
         o: builder.linear(&attention, "o_proj", width, heads)?,
-        head_norms: match config.family {
-            Family::Qwen3 => Some([
+        head_norms: match config.family.has_head_norms() {
+            true => Some([
                 builder.norm(&format!("{attention}.q_norm"), dim)?,
                 builder.norm(&format!("{attention}.k_norm"), dim)?,
             ]),
-            Family::Llama | Family::Qwen2 => None,
+            false => None,
         },
-        feed_forward_norm: builder.norm(&module("post_attention_layernorm"), width)?,
+        output_norms: match has_output_norms {
+            true => Some([
+                builder.norm(&module("post_attention_layernorm"), width)?,
+                builder.norm(&module("post_feedforward_layernorm"), width)?,
+            ]),
+            false => None,
+        },
+        feed_forward_norm: builder.norm(&module(feed_forward_norm), width)?,
         gate: builder.linear(&mlp, "gate_proj", inner, width)?,
         up: builder.linear(&mlp, "up_proj", inner, width)?,
         down: builder.linear(&mlp, "down_proj", width, inner)?,

@@ -12,10 +12,17 @@ use crate::{Dropout, ModelError};
 
 /// What all layers share in one pass over whole rows.
 pub(super) struct Pass<E: Engine> {
-    pub(super) shape: Attention,
-    pub(super) angles: Angles,
+    sight: Sight,
+    /// Of layers that see only a window.
+    window_sight: Option<Sight>,
     pub(super) adapters: AdapterPass<E>,
     wanted: Option<Wanted<E>>,
+}
+
+/// Who sees whom, and from where.
+pub(super) struct Sight {
+    pub(super) shape: Attention,
+    pub(super) angles: Angles,
 }
 
 /// What is read of the last layer's output: after its attention nothing else is computed.
@@ -36,7 +43,26 @@ impl<E: Engine> Decoder<E> {
         wanted: Option<Vec<usize>>,
     ) -> Pass<E> {
         let config = &self.config;
-        let positions = rows.rows().flat_map(|row| 0..row.len());
+        let positions = || rows.rows().flat_map(|row| 0..row.len());
+        let shape = Attention {
+            queries: spans(rows),
+            keys: spans(rows),
+            n_heads: config.num_attention_heads,
+            n_kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            scale: self.scale(),
+            causal: true,
+            window: None,
+        };
+        let longest = rows.rows().map(<[u32]>::len).max().unwrap_or(0);
+        let window_sight = config.window.as_ref().map(|window| Sight {
+            shape: Attention {
+                // Rows that fit into the window see all.
+                window: Some(window.length).filter(|length| *length < longest),
+                ..shape.clone()
+            },
+            angles: angles::angles(&self.window_frequencies, positions()),
+        });
         let numbered = rows.rows().enumerate();
         let row_of: Arc<[usize]> = numbered
             .flat_map(|(i, row)| std::iter::repeat_n(i, row.len()))
@@ -49,16 +75,11 @@ impl<E: Engine> Decoder<E> {
             }
         });
         Pass {
-            shape: Attention {
-                queries: spans(rows),
-                keys: spans(rows),
-                n_heads: config.num_attention_heads,
-                n_kv_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
-                scale: self.scale(),
-                causal: true,
+            sight: Sight {
+                shape,
+                angles: angles::angles(&self.frequencies, positions()),
             },
-            angles: angles::angles(&self.frequencies, positions),
+            window_sight,
             adapters: AdapterPass::of_rows(weights, row_of, dropout),
             wanted,
         }
@@ -66,7 +87,22 @@ impl<E: Engine> Decoder<E> {
 
     /// Factor on attention scores.
     pub(super) fn scale(&self) -> f32 {
-        (self.config.head_dim as f32).powf(-0.5)
+        let scalar = self.config.query_pre_attn_scalar;
+        (scalar.unwrap_or(self.config.head_dim) as f32).powf(-0.5)
+    }
+
+    /// The tokens that layer `i` sees at most; all without a number.
+    pub(super) fn window(&self, i: usize) -> Option<usize> {
+        let window = self.config.window.as_ref();
+        window.filter(|w| w.layers[i]).map(|w| w.length)
+    }
+
+    /// Who sees whom in layer `i`.
+    pub(super) fn sight<'a>(&self, i: usize, pass: &'a Pass<E>) -> &'a Sight {
+        match (&pass.window_sight, self.window(i)) {
+            (Some(sight), Some(_)) => sight,
+            _ => &pass.sight,
+        }
     }
 
     /// Queries, keys and values of a layer for its input `x`, turned by their positions.
@@ -111,8 +147,26 @@ impl<E: Engine> Decoder<E> {
             }
             _ => (x, mixed, &pass.adapters),
         };
-        let x = core.project_onto(x, mixed, &layer.o, adapters)?;
+        let x = self.attend_onto(core, x, mixed, layer, adapters)?;
         self.feed_forward(core, x, layer, adapters)
+    }
+
+    /// What attention read, `mixed`, added to the residual stream.
+    pub(super) fn attend_onto<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        x: Act<E::Device, T>,
+        mixed: Act<E::Device, T>,
+        layer: &Layer<E>,
+        adapters: &AdapterPass<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        match &layer.output_norms {
+            None => core.project_onto(x, mixed, &layer.o, adapters),
+            Some([of_attention, _]) => {
+                let out = core.project(mixed, &layer.o, adapters, InputGradient::Write)?;
+                core.norm_onto(x, out, of_attention)
+            }
+        }
     }
 
     /// The feed-forward block with norm and residual.
@@ -127,8 +181,17 @@ impl<E: Engine> Decoder<E> {
         let (add, write) = (InputGradient::Add, InputGradient::Write);
         let gate = core.project(normed.with_empty_tape(), &layer.gate, adapters, add)?;
         let up = core.project(normed, &layer.up, adapters, write)?;
-        let hidden = core.engine.gated_silu(gate, up)?;
-        core.project_onto(x, hidden, &layer.down, adapters)
+        let hidden = match self.config.family.has_gelu() {
+            true => core.engine.gated_gelu(gate, up)?,
+            false => core.engine.gated_silu(gate, up)?,
+        };
+        match &layer.output_norms {
+            None => core.project_onto(x, hidden, &layer.down, adapters),
+            Some([_, of_block]) => {
+                let out = core.project(hidden, &layer.down, adapters, write)?;
+                core.norm_onto(x, out, of_block)
+            }
+        }
     }
 
     /// Layer `i` over whole rows; the last one gives the wanted places alone.
@@ -142,8 +205,9 @@ impl<E: Engine> Decoder<E> {
         let (layer, adapters) = (&self.layers[i], &pass.adapters);
         let is_lowest = i == 0 && !trains_inputs(core);
         let input = x.with_empty_tape();
-        let [q, k, v] = self.projections(core, input, layer, &pass.angles, adapters, is_lowest)?;
-        let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
+        let Sight { shape, angles } = self.sight(i, pass);
+        let [q, k, v] = self.projections(core, input, layer, angles, adapters, is_lowest)?;
+        let mixed = core.engine.attention(q, k, v, shape, None)?;
         self.after_attention(core, i, x, mixed, pass)
     }
 }

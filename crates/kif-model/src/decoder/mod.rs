@@ -1,4 +1,4 @@
-//! Decoder-only models (Llama, Qwen2, Qwen3), written once over [`Engine`].
+//! Decoder-only models ([`Family`](crate::Family)), written once over [`Engine`].
 //!
 //! A row is the prompt and behind it the target; the hidden state of every token predicts the next.
 //! Only those that predict target tokens are computed after the last attention.
@@ -25,6 +25,9 @@ struct Layer<E: Engine> {
     o: Linear<E>,
     /// Gains of the norms of every head of q and k, `[1, head_dim]`, where there are such norms.
     head_norms: Option<[Param<E>; 2]>,
+    /// Gains of the norms of what attention and the feed-forward block add to the residual stream,
+    /// where there are such norms.
+    output_norms: Option<[Param<E>; 2]>,
     feed_forward_norm: Param<E>,
     gate: Linear<E>,
     up: Linear<E>,
@@ -36,6 +39,8 @@ pub(crate) struct Decoder<E: Engine> {
     config: DecoderConfig,
     /// Angle per position of every pair of a head, `[head_dim / 2]`.
     frequencies: Vec<f32>,
+    /// The same of layers that see only a window.
+    window_frequencies: Vec<f32>,
     layers: Vec<Layer<E>>,
     final_norm: Param<E>,
 }
@@ -51,6 +56,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
                 linear.params_mut(&mut all);
             }
             all.extend(layer.head_norms.iter_mut().flatten());
+            all.extend(layer.output_norms.iter_mut().flatten());
             all.push(&mut layer.feed_forward_norm);
             for linear in [&mut layer.gate, &mut layer.up, &mut layer.down] {
                 linear.params_mut(&mut all);

@@ -1,6 +1,7 @@
 //! Texts that go on from prompts, token by token, with keys and values kept: those of a prompt
 //! once, whatever number of texts answer it.
 
+use super::forward::Sight;
 use super::{Decoder, angles};
 use crate::ModelError;
 use crate::engine::{Act, Engine, Span, Step};
@@ -36,10 +37,10 @@ impl<E: Engine> Decoder<E> {
         let mut x: Act<E::Device> = core.embed(&core.embedding, rows)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let adapters = &pass.adapters;
-            let [q, k, v] =
-                self.projections(core, x.clone(), layer, &pass.angles, adapters, true)?;
+            let Sight { shape, angles } = self.sight(i, &pass);
+            let [q, k, v] = self.projections(core, x.clone(), layer, angles, adapters, true)?;
             of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
-            let mixed = core.engine.attention(q, k, v, &pass.shape, None)?;
+            let mixed = core.engine.attention(q, k, v, shape, None)?;
             x = self.after_attention(core, i, x, mixed, &pass)?;
         }
         let hidden = core.norm(x, &self.final_norm)?;
@@ -76,27 +77,36 @@ impl<E: Engine> Decoder<E> {
             .iter()
             .map(|&p| written.prompts[p])
             .collect();
-        let positions = prompts.iter().map(|prompt| prompt.len + position);
-        let angles = angles::angles(&self.frequencies, positions);
+        let positions = || prompts.iter().map(|prompt| prompt.len + position);
+        let angles = angles::angles(&self.frequencies, positions());
+        let window_angles = angles::angles(&self.window_frequencies, positions());
         let adapters = AdapterPass::of_rows(
             written.weights.as_ref(),
             written.answers.clone().into(),
             None,
         );
-        let table = &core.embedding.weight;
-        let mut x: Act<E::Device> = core.engine.embed(table, None, ids)?;
-        for ((layer, of_prompts), cache) in
-            (self.layers.iter().zip(&written.of_prompts)).zip(&mut written.caches)
+        let mut x: Act<E::Device> = core.embed_ids(&core.embedding, ids)?;
+        for (i, ((layer, of_prompts), cache)) in (self.layers.iter().zip(&written.of_prompts))
+            .zip(&mut written.caches)
+            .enumerate()
         {
-            let [q, k, v] = self.projections(core, x.clone(), layer, &angles, &adapters, true)?;
+            let window = self.window(i);
+            let angles = if window.is_some() {
+                &window_angles
+            } else {
+                &angles
+            };
+            let [q, k, v] = self.projections(core, x.clone(), layer, angles, &adapters, true)?;
             cache.append(
                 position,
                 &core.engine.to_host(&k)?,
                 &core.engine.to_host(&v)?,
             );
+            let own = cache.spans(ids.len(), position + 1);
+            let (prompts, own) = newest(&prompts, own, window);
             let step = Step {
                 prompts: &prompts,
-                own: &cache.spans(ids.len(), position + 1),
+                own: &own,
                 n_heads: self.config.num_attention_heads,
                 n_kv_heads: self.config.num_key_value_heads,
                 head_dim: self.config.head_dim,
@@ -105,9 +115,46 @@ impl<E: Engine> Decoder<E> {
             let [keys, values] = of_prompts;
             let own = [cache.keys.as_slice(), &cache.values];
             let mixed = core.engine.attention_step(q, [keys, values], own, &step)?;
-            x = core.project_onto(x, mixed, &layer.o, &adapters)?;
+            x = self.attend_onto(core, x, mixed, layer, &adapters)?;
             x = self.feed_forward(core, x, layer, &adapters)?;
         }
         core.logits(core.norm(x, &self.final_norm)?)
+    }
+}
+
+/// Of the rows of each prompt, and of those of each text behind it, the newest that a window shows.
+fn newest(prompts: &[Span], own: Vec<Span>, window: Option<usize>) -> (Vec<Span>, Vec<Span>) {
+    let Some(window) = window else {
+        return (prompts.to_vec(), own);
+    };
+    let last = |span: &Span, n: usize| {
+        let len = span.len.min(n);
+        Span {
+            start: span.start + span.len - len,
+            len,
+        }
+    };
+    let both = prompts.iter().zip(&own).map(|(prompt, own)| {
+        let own = last(own, window);
+        (last(prompt, window - own.len), own)
+    });
+    both.unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_shows_the_end_of_the_prompt_and_then_of_the_text() {
+        let span = |start, len| Span { start, len };
+        let (prompts, own) = ([span(3, 4)], vec![span(10, 2)]);
+        let all = (prompts.to_vec(), own.clone());
+        assert_eq!(newest(&prompts, own.clone(), None), all);
+        assert_eq!(newest(&prompts, own.clone(), Some(9)), all);
+        let three = (vec![span(6, 1)], own.clone());
+        assert_eq!(newest(&prompts, own.clone(), Some(3)), three);
+        let one = (vec![span(7, 0)], vec![span(11, 1)]);
+        assert_eq!(newest(&prompts, own, Some(1)), one);
     }
 }

@@ -113,6 +113,8 @@ pub(crate) struct Attention {
     pub(crate) scale: f32,
     /// Query i sees keys up to `i + (n_keys - n_queries)`.
     pub(crate) causal: bool,
+    /// Keys that a query sees at most, the last ones. All without a number.
+    pub(crate) window: Option<usize>,
 }
 
 /// The angles of rotary embedding for each token of a pass, `[tokens, head_dim / 2]`; shared by all
@@ -188,6 +190,20 @@ pub(crate) trait Engine: Clone {
         x: Act<Self::Device, T>,
         gain: &Self::Weight,
         eps: f32,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// `residual + x`; neither has a later consumer.
+    fn add<T: Tape<f32, Self::Device>>(
+        &self,
+        residual: Act<Self::Device, T>,
+        x: Act<Self::Device, T>,
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
+    /// `factor * x`; `x` has no other consumer.
+    fn scale<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        factor: f32,
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
     /// `residual + x W^T + low_rank(x)`.

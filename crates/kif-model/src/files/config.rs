@@ -13,7 +13,7 @@ use crate::{LoraConfig, ModelError};
 pub enum ModelConfig {
     /// Encoder-decoder with relative position biases (T5, T5 v1.1, flan-T5).
     T5(T5Config),
-    /// Decoder-only with rotary position embedding (Llama, Qwen2, Qwen3).
+    /// Decoder-only with rotary position embedding (Llama, Mistral, Qwen2, Qwen3, Gemma 3).
     Decoder(DecoderConfig),
 }
 

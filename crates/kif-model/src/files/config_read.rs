@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::config::ModelConfig;
-use super::decoder_config::Family;
+use super::family::Family;
 use super::fields::Fields;
 use super::gguf::{Gguf, is_gguf};
 use super::json::short;
@@ -43,7 +43,7 @@ impl ModelConfig {
     }
 
     fn of_fields(fields: &Fields) -> Result<Self, ModelError> {
-        let expected = "\"t5\", \"llama\", \"qwen2\" or \"qwen3\"";
+        let expected = "\"t5\", \"llama\", \"mistral\", \"qwen2\", \"qwen3\" or \"gemma3_text\"";
         let name = fields.parse::<String>("model_type", "a string")?;
         let name = name
             .ok_or_else(|| fields.bad("model_type", format!("is missing, expected {expected}")))?;

@@ -1,48 +1,14 @@
-//! The configuration of a decoder-only model, as Llama, Qwen2 and Qwen3 have it.
+//! The configuration of a decoder-only model.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::fields::{Fields, bad};
-use super::json::{short, shortest};
+use super::family::{Family, LAYER_TYPES};
+use super::fields::bad;
+use super::json::shortest;
 use crate::ModelError;
-
-/// Decoder-only architectures. They differ in what stands between the projections and attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// Nothing.
-    Llama,
-    /// Biases on q, k and v.
-    Qwen2,
-    /// Norms of every head of q and k.
-    Qwen3,
-}
-
-impl Family {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
-
-    /// `model_type` in `config.json`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-
-    /// The entry of `architectures`.
-    pub fn architecture(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
-        }
-    }
-}
 
 /// Rotary position embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +33,19 @@ pub struct Llama3Scaling {
     pub high_freq_factor: f32,
     /// Positions that the base was trained on first.
     pub original_max_position_embeddings: usize,
+}
+
+/// Layers that see only the newest tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Tokens that a query sees at most, itself among them. At least 1.
+    pub length: usize,
+    /// Base of these layers' rotary angles, which are not scaled; that of all others without a
+    /// number.
+    pub rope_theta: Option<f32>,
+    /// Which layers they are, `[num_hidden_layers]`.
+    pub layers: Vec<bool>,
 }
 
 /// Sizes and choices of a decoder-only model; field names are Hugging Face's.
@@ -95,6 +74,12 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f32,
     /// Position embedding.
     pub rope: Rope,
+    /// Layers that see only a window, in families that have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// Attention scores are divided by its square root; by that of `head_dim` without a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_pre_attn_scalar: Option<usize>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Id that begins a text, where there is one; kept for files.
@@ -123,11 +108,19 @@ impl DecoderConfig {
                 1 << 30,
             ),
         ];
-        for (field, value, limit) in sizes {
+        let more = [
+            self.window
+                .as_ref()
+                .map(|w| ("sliding_window", w.length, 1 << 30)),
+            self.query_pre_attn_scalar
+                .map(|n| ("query_pre_attn_scalar", n, 1 << 20)),
+        ];
+        for (field, value, limit) in sizes.into_iter().chain(more.into_iter().flatten()) {
             if !(1..=limit).contains(&value) {
                 return Err(bad(path, field, format!("{value} is outside 1..={limit}")));
             }
         }
+        self.validate_window(path)?;
         let (heads, shared) = (self.num_attention_heads, self.num_key_value_heads);
         if !heads.is_multiple_of(shared) {
             let problem = format!("{shared} is no divisor of {heads} attention heads");
@@ -173,12 +166,35 @@ impl DecoderConfig {
                 return Err(bad(path, "original_max_position_embeddings", problem));
             }
         }
+        if let Some(theta) = self.window.as_ref().and_then(|window| window.rope_theta) {
+            numbers.push(("rope_local_base_freq", theta, 1.0..=1e12));
+        }
         for (field, value, bounds) in numbers {
             if !bounds.contains(&value) {
                 return Err(bad(path, field, format!("{value} is outside {bounds:?}")));
             }
         }
         Ok(())
+    }
+
+    /// A window is one that a file of the family can tell of.
+    fn validate_window(&self, path: &Path) -> Result<(), ModelError> {
+        let Some(window) = &self.window else {
+            return Ok(());
+        };
+        let (n, expected) = (window.layers.len(), self.num_hidden_layers);
+        let problem = if !self.family.has_windows() {
+            format!("{} has no window", self.family.model_type())
+        } else if n != expected {
+            format!("{n} entries for {expected} layers")
+        } else if self.family == Family::Mistral
+            && (window.layers.contains(&false) || window.rope_theta.is_some())
+        {
+            "all layers of a Mistral have the same window and angles".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(bad(path, "layer_types", problem))
     }
 
     /// The text of a `config.json` with the keys that transformers reads, older releases and newer
@@ -202,7 +218,8 @@ impl DecoderConfig {
             [one] => json!(one),
             several => json!(several),
         };
-        json!({
+        let (activation_field, activation) = self.family.activation();
+        let mut fields = json!({
             "architectures": [self.family.architecture()],
             "model_type": self.family.model_type(),
             "vocab_size": self.vocab_size,
@@ -213,182 +230,45 @@ impl DecoderConfig {
             "num_key_value_heads": self.num_key_value_heads,
             "head_dim": self.head_dim,
             "max_position_embeddings": self.max_position_embeddings,
-            "hidden_act": "silu",
+            activation_field: activation,
             "rms_norm_eps": shortest(self.rms_norm_eps),
             "rope_theta": shortest(theta),
             "rope_scaling": scaling,
             "rope_parameters": rope,
             "tie_word_embeddings": self.tie_word_embeddings,
-            "attention_bias": self.family == Family::Qwen2,
+            "attention_bias": self.family.has_biases(),
             "bos_token_id": self.bos_token_id,
             "eos_token_id": ends,
             "initializer_range": shortest(self.initializer_range),
             "torch_dtype": dtype,
             "use_cache": true,
-        })
-    }
-}
-
-/// Keys of the rope settings that are read; any other would change the angles in a way that is not
-/// implemented.
-const ROPE_KEYS: [&str; 7] = [
-    "rope_type",
-    "type",
-    "rope_theta",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-];
-
-impl Fields<'_> {
-    /// One token id or a list of them.
-    pub(super) fn ids(&self, field: &str) -> Result<Option<Vec<u32>>, ModelError> {
-        let expected = "a token id or a list of them";
-        match self.get(field) {
-            Some(Value::Array(_)) => self.parse(field, expected),
-            _ => Ok(self.parse(field, expected)?.map(|id| vec![id])),
-        }
+        });
+        self.add_windows(&mut fields);
+        fields
     }
 
-    pub(super) fn decoder(&self, family: Family) -> Result<DecoderConfig, ModelError> {
-        self.refuse_options(family)?;
-        let (hidden_size, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
-        let default_dim = match family {
-            Family::Qwen3 => 128,
-            Family::Llama | Family::Qwen2 => hidden_size / heads.max(1),
-        };
-        // transformers' own defaults.
-        let default_end = || match family {
-            Family::Llama => vec![2],
-            Family::Qwen2 | Family::Qwen3 => Vec::new(),
-        };
-        let config = DecoderConfig {
-            family,
-            vocab_size: self.size("vocab_size")?,
-            hidden_size,
-            intermediate_size: self.size("intermediate_size")?,
-            num_hidden_layers: self.size("num_hidden_layers")?,
-            num_attention_heads: heads,
-            num_key_value_heads: self.size_or("num_key_value_heads", heads)?,
-            head_dim: self.size_or("head_dim", default_dim)?,
-            max_position_embeddings: self.size_or("max_position_embeddings", 2048)?,
-            rms_norm_eps: self.number_or("rms_norm_eps", 1e-6)?,
-            rope: self.rope()?,
-            tie_word_embeddings: self
-                .parse("tie_word_embeddings", "true or false")?
-                .unwrap_or(false),
-            bos_token_id: self.parse("bos_token_id", "one token id")?,
-            eos_token_id: self.ids("eos_token_id")?.unwrap_or_else(default_end),
-            initializer_range: self.number_or("initializer_range", 0.02)?,
-        };
-        config.validate(self.path)?;
-        Ok(config)
-    }
-
-    /// Options that change the output and are not implemented.
-    fn refuse_options(&self, family: Family) -> Result<(), ModelError> {
-        let refuse = |field: &str, value: &Value| {
-            Err(self.bad(field, format!("{} is not supported", short(value))))
-        };
-        let act: Option<String> = self.parse("hidden_act", "a string")?;
-        if act.is_some_and(|act| act != "silu") {
-            return refuse("hidden_act", &self.values["hidden_act"]);
+    /// What files of families with windows have besides.
+    fn add_windows(&self, fields: &mut Value) {
+        let window = self.window.as_ref();
+        if self.family.has_windows() {
+            // Without a number transformers takes one of its own.
+            fields["sliding_window"] = json!(window.map(|window| window.length));
         }
-        for field in ["attention_bias", "mlp_bias", "use_sliding_window"] {
-            let set: bool = self.parse(field, "true or false")?.unwrap_or(false);
-            // Qwen2 has its biases whatever is said.
-            if set && !(field == "attention_bias" && family == Family::Qwen2) {
-                return refuse(field, &self.values[field]);
-            }
+        if self.family != Family::Gemma3 {
+            return;
         }
-        if let Some(value) = self
-            .get("sliding_window")
-            .filter(|_| family == Family::Llama)
-        {
-            return refuse("sliding_window", value);
-        }
-        let layers: Vec<String> = self
-            .parse("layer_types", "a list of names")?
-            .unwrap_or_default();
-        if layers.iter().any(|kind| kind != "full_attention") {
-            return refuse("layer_types", &self.values["layer_types"]);
-        }
-        if let Some(value) = self
-            .get("partial_rotary_factor")
-            .filter(|v| v.as_f64() != Some(1.0))
-        {
-            return refuse("partial_rotary_factor", value);
-        }
-        Ok(())
-    }
-
-    /// `rope_parameters`, or `rope_scaling` beside `rope_theta`. Where both stand they must say the
-    /// same.
-    fn rope(&self) -> Result<Rope, ModelError> {
-        let of_key = |key: &str| self.get(key).map(|_| self.rope_of(key)).transpose();
-        match (of_key("rope_parameters")?, of_key("rope_scaling")?) {
-            (Some(new), Some(old)) if new != old => {
-                let problem = "contradicts rope_parameters".to_owned();
-                Err(self.bad("rope_scaling", problem))
-            }
-            (Some(rope), _) | (None, Some(rope)) => Ok(rope),
-            (None, None) => Ok(Rope {
-                theta: self.number_or("rope_theta", 10_000.0)?,
-                scaling: None,
-            }),
-        }
-    }
-
-    fn rope_of(&self, key: &str) -> Result<Rope, ModelError> {
-        let Some(Value::Object(values)) = self.get(key) else {
-            return Err(self.bad(
-                key,
-                format!("{} is not an object", short(&self.values[key])),
-            ));
-        };
-        let inner = Fields {
-            path: self.path,
-            values: values.clone(),
-        };
-        let named = |field: &str| format!("{key}.{field}");
-        let unknown = values.keys().find(|k| !ROPE_KEYS.contains(&k.as_str()));
-        if let Some(unknown) = unknown.filter(|unknown| inner.get(unknown).is_some()) {
-            let value = short(&values[unknown]);
-            return Err(self.bad(&named(unknown), format!("{value} is not supported")));
-        }
-        let theta = match inner.get("rope_theta") {
-            Some(_) => inner.number_or("rope_theta", 0.0)?,
-            None => self.number_or("rope_theta", 10_000.0)?,
-        };
-        if self.get("rope_theta").is_some() && self.number_or("rope_theta", theta)? != theta {
-            let problem = format!("differs from {}, which is {theta}", named("rope_theta"));
-            return Err(self.bad("rope_theta", problem));
-        }
-        let kind = match inner.parse::<String>("rope_type", "a string")? {
-            Some(kind) => kind,
-            None => inner
-                .parse("type", "a string")?
-                .unwrap_or_else(|| "default".to_owned()),
-        };
-        let number = |field: &str| {
-            let value = inner.parse::<f32>(field, "a number")?;
-            value.ok_or_else(|| self.bad(&named(field), "is missing, expected a number".to_owned()))
-        };
-        let scaling = match kind.as_str() {
-            "default" => None,
-            "llama3" => Some(Llama3Scaling {
-                factor: number("factor")?,
-                low_freq_factor: number("low_freq_factor")?,
-                high_freq_factor: number("high_freq_factor")?,
-                original_max_position_embeddings: inner.size("original_max_position_embeddings")?,
-            }),
-            other => {
-                let expected = "expected \"default\" or \"llama3\"";
-                let problem = format!("{other:?} is not supported, {expected}");
-                return Err(self.bad(&named("rope_type"), problem));
-            }
-        };
-        Ok(Rope { theta, scaling })
+        let is_local = |layer| window.is_some_and(|window| window.layers[layer]);
+        let types = (0..self.num_hidden_layers).map(|i| LAYER_TYPES[usize::from(is_local(i))]);
+        fields["layer_types"] = types.collect();
+        let local = window.and_then(|window| window.rope_theta);
+        let local = shortest(local.unwrap_or(self.rope.theta));
+        let full = fields["rope_parameters"].take();
+        fields["rope_local_base_freq"] = local.clone();
+        fields["rope_parameters"] = json!({
+            LAYER_TYPES[0]: full,
+            LAYER_TYPES[1]: {"rope_type": "default", "rope_theta": local},
+        });
+        fields["query_pre_attn_scalar"] =
+            json!(self.query_pre_attn_scalar.unwrap_or(self.head_dim));
     }
 }

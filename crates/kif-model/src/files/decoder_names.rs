@@ -1,6 +1,6 @@
 //! The tensors of a decoder-only model, as Hugging Face names them.
 
-use super::decoder_config::{DecoderConfig, Family};
+use super::decoder_config::DecoderConfig;
 
 /// Name and shape of every tensor that a decoder-only model must have. Linear weights are
 /// `[out, in]`, embedding and head `[V, D]`; `lm_head.weight` is among them iff the configuration
@@ -27,16 +27,20 @@ pub fn decoder_tensors(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
         push("input_layernorm.weight", &[width]);
         for (name, n_out) in [("q", heads), ("k", kv_heads), ("v", kv_heads)] {
             push(&format!("self_attn.{name}_proj.weight"), &[n_out, width]);
-            if family == Family::Qwen2 {
+            if family.has_biases() {
                 push(&format!("self_attn.{name}_proj.bias"), &[n_out]);
             }
         }
         push("self_attn.o_proj.weight", &[width, heads]);
-        if family == Family::Qwen3 {
+        if family.has_head_norms() {
             push("self_attn.q_norm.weight", &[head_dim]);
             push("self_attn.k_norm.weight", &[head_dim]);
         }
         push("post_attention_layernorm.weight", &[width]);
+        if family.has_output_norms() {
+            push("pre_feedforward_layernorm.weight", &[width]);
+            push("post_feedforward_layernorm.weight", &[width]);
+        }
         push("mlp.gate_proj.weight", &[inner, width]);
         push("mlp.up_proj.weight", &[inner, width]);
         push("mlp.down_proj.weight", &[width, inner]);

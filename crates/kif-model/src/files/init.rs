@@ -17,7 +17,7 @@ use super::weights::Weights;
 /// Standard deviations of T5, before `initializer_factor`: embeddings and head 1, q
 /// `(D d_kv)^-0.5`, k, v, inputs of the feed-forward layers and relative biases `D^-0.5`, o
 /// `(H d_kv)^-0.5`, outputs of the feed-forward layers `d_ff^-0.5`. Those of decoder-only models
-/// are `initializer_range` throughout, with biases of 0. Norms are 1.
+/// are `initializer_range` throughout, with biases of 0. Gains of norms are 1.
 pub fn random_weights(config: &ModelConfig, seed: u64) -> Weights {
     let draw = |(name, shape): (String, Vec<usize>)| {
         let n = shape.iter().product::<usize>();
@@ -52,7 +52,9 @@ fn initial(config: &ModelConfig, name: &str) -> Initial {
             None => Initial::Constant(t5.initializer_factor),
             Some(std) => Initial::Normal(std * f64::from(t5.initializer_factor)),
         },
-        ModelConfig::Decoder(_) if name.ends_with("norm.weight") => Initial::Constant(1.0),
+        ModelConfig::Decoder(decoder) if name.ends_with("norm.weight") => {
+            Initial::Constant(1.0 - decoder.family.norm_offset())
+        }
         ModelConfig::Decoder(_) if name.ends_with(".bias") => Initial::Constant(0.0),
         ModelConfig::Decoder(decoder) => Initial::Normal(f64::from(decoder.initializer_range)),
     }

@@ -4,7 +4,7 @@
 use kif_data::chance::{Purpose, below, stream, uniform};
 
 use super::core::Core;
-use super::layer::{Adapter, Linear, Param};
+use super::layer::{Adapter, Linear, Param, shifted};
 use super::parts::{InstanceRouter, SideBySide, SoftPrompts};
 use crate::engine::{Engine, Role, WeightSpec};
 use crate::files::{Values, Weights};
@@ -21,6 +21,8 @@ pub(crate) struct Sizes {
     pub(crate) width: usize,
     /// Added to the mean square in every norm.
     pub(crate) epsilon: f32,
+    /// Factor on token embeddings.
+    pub(crate) embedding_scale: f32,
     /// Factor on the last hidden states before the head.
     pub(crate) logit_scale: f32,
     /// Ids that end a text.
@@ -40,6 +42,8 @@ pub(crate) struct Builder<'a, E: Engine> {
     layout: ParamLayout,
     params: Vec<f32>,
     n_adapters: u64,
+    /// See [`with_norm_offset`](Self::with_norm_offset).
+    norm_offset: f32,
 }
 
 impl<'a, E: Engine> Builder<'a, E> {
@@ -58,7 +62,16 @@ impl<'a, E: Engine> Builder<'a, E> {
             layout: ParamLayout::default(),
             params: Vec::new(),
             n_adapters: 0,
+            norm_offset: 0.0,
         })
+    }
+
+    /// What is added to the stored gains of norms.
+    pub(crate) fn with_norm_offset(self, norm_offset: f32) -> Self {
+        Self {
+            norm_offset,
+            ..self
+        }
     }
 
     /// The core, once all weights of the network are there.
@@ -73,6 +86,7 @@ impl<'a, E: Engine> Builder<'a, E> {
             vocab_size,
             width,
             epsilon,
+            embedding_scale,
             logit_scale,
             end_ids,
         } = sizes;
@@ -96,6 +110,7 @@ impl<'a, E: Engine> Builder<'a, E> {
             vocab_size,
             width,
             epsilon,
+            embedding_scale,
             logit_scale,
             end_ids,
             layout: layout.with_slots(routing.map_or(1, |routing| routing.n_slots))?,
@@ -130,15 +145,16 @@ impl<'a, E: Engine> Builder<'a, E> {
         shape: [usize; 2],
         role: Role,
     ) -> Result<Param<E>, ModelError> {
-        self.tensor(format!("{module}.weight"), shape, role)
+        self.tensor(format!("{module}.weight"), shape, role, 0.0)
     }
 
-    /// The tensor of that name; trained if all weights are.
+    /// The tensor of that name plus `offset`; trained if all weights are.
     fn tensor(
         &mut self,
         name: String,
         shape: [usize; 2],
         role: Role,
+        offset: f32,
     ) -> Result<Param<E>, ModelError> {
         let stored_shape = if shape[0] == 1 {
             vec![shape[1]]
@@ -148,7 +164,12 @@ impl<'a, E: Engine> Builder<'a, E> {
         match self.trainable {
             Trainable::All => {
                 let values = self.weights.take(&name)?;
-                self.trained(name, stored_shape, shape, role, values)
+                let mut param = self.trained(name, stored_shape, shape, role, values.clone())?;
+                if offset != 0.0 {
+                    param.offset = offset;
+                    param.set(&self.engine, &values)?;
+                }
+                Ok(param)
             }
             Trainable::Adapter(_) | Trainable::Routed(..) | Trainable::Prompts(_) => {
                 let spec = WeightSpec {
@@ -157,9 +178,14 @@ impl<'a, E: Engine> Builder<'a, E> {
                     role,
                     trainable: false,
                 };
+                let mut values = self.weights.take_values(&name)?;
+                if offset != 0.0 {
+                    values = Values::Memory(shifted(&values.into_vec(), offset));
+                }
                 Ok(Param {
-                    weight: self.engine.weight(self.weights.take_values(&name)?, spec)?,
+                    weight: self.engine.weight(values, spec)?,
                     slot: None,
+                    offset,
                 })
             }
         }
@@ -259,11 +285,13 @@ impl<'a, E: Engine> Builder<'a, E> {
         Ok(Param {
             weight: self.engine.weight(Values::Memory(values), spec)?,
             slot,
+            offset: 0.0,
         })
     }
 
     pub(crate) fn norm(&mut self, module: &str, width: usize) -> Result<Param<E>, ModelError> {
-        self.param(module, [1, width], Role::Elements)
+        let name = format!("{module}.weight");
+        self.tensor(name, [1, width], Role::Elements, self.norm_offset)
     }
 
     pub(crate) fn linear(
@@ -298,7 +326,7 @@ impl<'a, E: Engine> Builder<'a, E> {
     ) -> Result<Linear<E>, ModelError> {
         let linear = self.linear(parent, target, n_out, n_in)?;
         let name = format!("{parent}.{target}.bias");
-        let bias = Some(self.tensor(name, [1, n_out], Role::Elements)?);
+        let bias = Some(self.tensor(name, [1, n_out], Role::Elements, 0.0)?);
         Ok(Linear { bias, ..linear })
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Core<E: Engine> {
     pub(crate) width: usize,
     /// Added to the mean square in every norm.
     pub(crate) epsilon: f32,
+    /// Factor on token embeddings and on soft prompts.
+    pub(crate) embedding_scale: f32,
     /// Factor on the last hidden states before the head.
     pub(crate) logit_scale: f32,
     /// Ids that end a text.
@@ -70,8 +72,21 @@ impl<E: Engine> Core<E> {
         table: &Param<E>,
         inputs: &Ragged,
     ) -> Result<Act<E::Device, T>, ModelError> {
+        self.embed_ids(table, inputs.ids())
+    }
+
+    /// As [`embed`](Self::embed), for ids one after the other.
+    pub(crate) fn embed_ids<T: Tape<f32, E::Device>>(
+        &self,
+        table: &Param<E>,
+        ids: &[u32],
+    ) -> Result<Act<E::Device, T>, ModelError> {
         let prompts = self.prompts.as_ref().map(|prompts| &prompts.rows.weight);
-        self.engine.embed::<T>(&table.weight, prompts, inputs.ids())
+        let rows = self.engine.embed::<T>(&table.weight, prompts, ids)?;
+        match self.embedding_scale {
+            1.0 => Ok(rows),
+            scale => self.engine.scale(rows, scale),
+        }
     }
 
     pub(crate) fn norm<T: Tape<f32, E::Device>>(
@@ -80,6 +95,17 @@ impl<E: Engine> Core<E> {
         gain: &Param<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
         self.engine.rms_norm(x, &gain.weight, self.epsilon)
+    }
+
+    /// `residual + norm(x)`; nothing else reads either later.
+    pub(crate) fn norm_onto<T: Tape<f32, E::Device>>(
+        &self,
+        residual: Act<E::Device, T>,
+        x: Act<E::Device, T>,
+        gain: &Param<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        let normed = self.norm(x, gain)?;
+        self.engine.add(residual, normed)
     }
 
     /// `x W^T` with the low-rank part, `[tokens, out]`.

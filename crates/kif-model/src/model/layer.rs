@@ -1,5 +1,6 @@
 //! What layers are made of: weights, and linear maps with an adapter.
 
+use crate::ModelError;
 use crate::engine::{Engine, InputGradient};
 
 /// A weight, and where it lies in the flat parameter vector if it is trained.
@@ -7,6 +8,22 @@ pub(crate) struct Param<E: Engine> {
     pub(crate) weight: E::Weight,
     /// Index into the layout's specs.
     pub(crate) slot: Option<usize>,
+    /// What the weight has more than the stored values and the parameter vector have.
+    pub(crate) offset: f32,
+}
+
+impl<E: Engine> Param<E> {
+    /// Gives a trained weight the values of the parameter vector.
+    pub(crate) fn set(&mut self, engine: &E, values: &[f32]) -> Result<(), ModelError> {
+        if self.offset == 0.0 {
+            return engine.set_weight(&mut self.weight, values);
+        }
+        engine.set_weight(&mut self.weight, &shifted(values, self.offset))
+    }
+}
+
+pub(super) fn shifted(values: &[f32], offset: f32) -> Vec<f32> {
+    values.iter().map(|x| x + offset).collect()
 }
 
 /// The trained low-rank part of a linear layer.

@@ -277,7 +277,7 @@ impl<E: Engine, N: Network<E>> LanguageModel for Model<E, N> {
         let engine = self.core.engine.clone();
         for param in self.params_mut() {
             if let Some(slot) = param.slot {
-                engine.set_weight(&mut param.weight, &params[ranges[slot].clone()])?;
+                param.set(&engine, &params[ranges[slot].clone()])?;
             }
         }
         Ok(())

@@ -55,6 +55,7 @@ impl<E: Engine> T5<E> {
             vocab_size: config.vocab_size,
             width: config.d_model,
             epsilon: config.layer_norm_epsilon,
+            embedding_scale: 1.0,
             logit_scale,
             end_ids: vec![config.eos_token_id],
         };

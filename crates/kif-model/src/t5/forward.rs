@@ -74,6 +74,7 @@ impl<E: Engine> T5<E> {
             head_dim: self.config.d_kv,
             scale: 1.0,
             causal,
+            window: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kif_model::{
     Adapter, DecoderConfig, Dtype, Family, Llama3Scaling, LoraConfig, ModelConfig, ModelError,
-    ModelOptions, Rope, Trainable, Weights, load, model_files, write_model,
+    ModelOptions, Rope, Trainable, Weights, Window, load, model_files, write_model,
 };
 use serde_json::{Value, json};
 
@@ -56,6 +56,41 @@ fn configurations_say_what_transformers_meant() {
     let heads = (qwen2.num_attention_heads, qwen2.num_key_value_heads);
     assert_eq!((qwen2.family, heads), (Family::Qwen2, (4, 1)));
     assert_eq!((qwen2.rope.theta, qwen2.head_dim), (1e6, 16));
+    let mistral = read("tiny-mistral");
+    assert_eq!((mistral.family, mistral.head_dim), (Family::Mistral, 24));
+    let gemma = read("tiny-gemma3");
+    assert_eq!((gemma.family, gemma.rope.theta), (Family::Gemma3, 1e6));
+    assert_eq!(gemma.query_pre_attn_scalar, Some(40));
+}
+
+#[test]
+fn windows_are_read_as_older_and_newer_files_have_them() {
+    let window = |name, changes| parse_with(name, changes).unwrap().window;
+    let of = |length, rope_theta, layers: [bool; 3]| {
+        let layers = layers.to_vec();
+        Some(Window {
+            length,
+            rope_theta,
+            layers,
+        })
+    };
+    let mistral = |changes| window("tiny-mistral", changes);
+    assert_eq!(mistral(json!({})), of(8, None, [true; 3]));
+    assert_eq!(mistral(json!({"sliding_window": null})), None);
+    let mut fields = read_json(&golden("tiny-mistral").join("config.json"));
+    fields.as_object_mut().unwrap().remove("sliding_window");
+    let text = fields.to_string();
+    let silent = ModelConfig::parse(Path::new("m/config.json"), text.as_bytes()).unwrap();
+    assert_eq!(decoder(silent).window, of(4096, None, [true; 3]));
+
+    let gemma = |changes| window("tiny-gemma3", changes);
+    let newer = of(8, Some(1e4), [true, false, true]);
+    assert_eq!(gemma(json!({})), newer);
+    let older = json!({"rope_parameters": null, "rope_theta": 1e6, "rope_local_base_freq": 5e3, "layer_types": null,
+        "sliding_window_pattern": 2, "_sliding_window_pattern": null});
+    assert_eq!(gemma(older), of(8, Some(5e3), [true, false, true]));
+    let everything = json!({"layer_types": ["full_attention", "full_attention", "full_attention"]});
+    assert_eq!(gemma(everything), None);
 }
 
 #[test]
@@ -81,7 +116,7 @@ fn both_spellings_of_the_rope_settings_say_the_same() {
 fn what_is_not_implemented_is_refused_by_name() {
     let rope = |kind: &str| json!({"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0}});
     let refused = [
-        ("model_type", json!({"model_type": "mistral"})),
+        ("model_type", json!({"model_type": "gpt2"})),
         (
             "architectures",
             json!({"architectures": ["LlamaForSequenceClassification"]}),
@@ -137,6 +172,41 @@ fn what_is_not_implemented_is_refused_by_name() {
         assert!(named.starts_with(field), "{changes}: {error}");
     }
     // A window that is written down and not used is none.
+    let of_gemma = [
+        (
+            "attn_logit_softcapping",
+            json!({"attn_logit_softcapping": 50.0}),
+        ),
+        (
+            "final_logit_softcapping",
+            json!({"final_logit_softcapping": 30.0}),
+        ),
+        ("hidden_activation", json!({"hidden_activation": "gelu"})),
+        (
+            "use_bidirectional_attention",
+            json!({"use_bidirectional_attention": true}),
+        ),
+        ("layer_types", json!({"layer_types": ["chunked_attention"]})),
+        ("layer_types", json!({"layer_types": ["sliding_attention"]})),
+        ("sliding_window", json!({"sliding_window": 0})),
+        (
+            "sliding_window_pattern",
+            json!({"layer_types": null, "_sliding_window_pattern": 0}),
+        ),
+        ("query_pre_attn_scalar", json!({"query_pre_attn_scalar": 0})),
+        ("rope_local_base_freq", json!({"rope_local_base_freq": 7.0})),
+        (
+            "rope_parameters.full_attention.rope_type",
+            json!({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}),
+        ),
+    ];
+    for (field, changes) in of_gemma {
+        let error = parse_with("tiny-gemma3", changes.clone()).expect_err(&changes.to_string());
+        let ModelError::Config { field: named, .. } = &error else {
+            panic!("{changes}: {error}")
+        };
+        assert_eq!(named, field, "{changes}: {error}");
+    }
     let qwen = json!({"sliding_window": 4096, "use_sliding_window": false});
     parse_with("tiny-qwen3", qwen).unwrap();
 }

@@ -5,7 +5,7 @@ use kif_data::{Batch, Encoded};
 use kif_model::{
     DecoderConfig, EngineKind, Family, FeedForward, LanguageModel, Llama3Scaling, LoraConfig,
     ModelConfig, ModelOptions, Precision, PromptConfig, PromptSelection, Rope, Router, Routing,
-    T5Config, Trainable, Weights, from_parts, random_weights,
+    T5Config, Trainable, Weights, Window, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -41,6 +41,14 @@ impl Case {
         if let ModelConfig::T5(config) = &mut self.config {
             config.feed_forward = FeedForward::GatedGelu;
         }
+    }
+
+    /// Everybody sees the beginning of a row, and so its prompts.
+    pub(crate) fn open_windows(mut self) -> Self {
+        if let ModelConfig::Decoder(config) = &mut self.config {
+            config.window = None;
+        }
+        self
     }
 
     /// Adapters on queries, values and the last map of the feed-forward block.
@@ -110,8 +118,18 @@ pub(crate) fn decoder() -> impl Strategy<Value = Case> {
         any::<bool>(),
     );
     let lora = (1usize..5, 0usize..5);
-    (sizes, kind, rows(), lora, any::<u64>()).prop_map(
-        |((n_kv, group, half, n_layers), (family, tied, scaled), rows, (rank, targets), seed)| {
+    let window = (1usize..10, prop::collection::vec(any::<bool>(), 3));
+    (sizes, kind, rows(), lora, window, any::<u64>()).prop_map(
+        |(sizes, (family, tied, scaled), rows, (rank, targets), (length, layers), seed)| {
+            let (n_kv, group, half, n_layers) = sizes;
+            let window = |rope_theta, layers: &[bool]| {
+                Some(Window {
+                    length,
+                    rope_theta,
+                    layers: layers[..n_layers].to_vec(),
+                })
+                .filter(|window| window.layers.contains(&true))
+            };
             let scaling = scaled.then_some(Llama3Scaling {
                 factor: 8.0,
                 low_freq_factor: 1.0,
@@ -135,6 +153,12 @@ pub(crate) fn decoder() -> impl Strategy<Value = Case> {
                     theta: 100.0,
                     scaling,
                 },
+                window: match family {
+                    Family::Mistral => window(None, &[tied; 3]),
+                    Family::Gemma3 => window(Some(30.0), &layers),
+                    Family::Llama | Family::Qwen2 | Family::Qwen3 => None,
+                },
+                query_pre_attn_scalar: (family == Family::Gemma3).then_some(3),
                 tie_word_embeddings: tied,
                 bos_token_id: None,
                 eos_token_id: vec![1, 2],

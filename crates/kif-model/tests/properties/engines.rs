@@ -24,7 +24,7 @@ fn compare(
     let error = distance(grad, stock_grad);
     let size = length(stock_grad).max(1.0);
     // Whatever the last bits do, a mistake is larger than a ten thousandth.
-    let tolerance = (4.0 * rounding).clamp(1e-5 * size, 1e-4 * size);
+    let tolerance = (8.0 * rounding).clamp(1e-5 * size, 1e-4 * size);
     if error < tolerance {
         Ok(())
     } else {

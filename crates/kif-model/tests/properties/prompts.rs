@@ -35,6 +35,7 @@ proptest! {
 
     #[test]
     fn rows_of_prompts_that_do_not_take_part_have_no_gradient(case in case(), prompts in prompts()) {
+        let case = case.open_windows();
         let mut model = prompted(&case, &prompts, EngineKind::Fused, false);
         let (_, grad) = mean_loss_and_grad(model.as_mut(), &batch(&case.rows), None);
         for (prompt, range) in model.layout().prompts().into_iter().enumerate() {
@@ -49,6 +50,7 @@ proptest! {
 
     #[test]
     fn without_an_active_prompt_a_model_is_its_base_to_the_bit(case in case(), prompts in prompts()) {
+        let case = case.open_windows();
         let batch = batch(&case.rows);
         for engine in [EngineKind::Fused, EngineKind::Stock] {
             let base = model(&case, engine, Trainable::All).distributions().unwrap().target_logits(&batch).unwrap();

@@ -26,6 +26,8 @@ struct Shape {
     n_keys: usize,
     scale: f32,
     causal: bool,
+    /// Keys that a query sees at most.
+    window: usize,
 }
 
 impl Shape {
@@ -38,6 +40,7 @@ impl Shape {
             head_dim,
             scale,
             causal,
+            window,
         } = attention;
         assert_eq!(queries.len(), keys.len(), "query and key spans");
         let starts_and_lens = [queries, keys].into_iter().flat_map(|spans| {
@@ -56,6 +59,7 @@ impl Shape {
             n_keys: longest(keys),
             scale: *scale,
             causal: *causal,
+            window: window.unwrap_or(usize::MAX),
         })
     }
 
@@ -189,6 +193,7 @@ impl Shape {
                 n_cols,
                 spans,
                 self.causal,
+                self.window,
                 bias_at,
                 n_distances,
                 min_distance,
@@ -414,6 +419,7 @@ pub(super) fn attention_step(
         head_dim: step.head_dim,
         scale: step.scale,
         causal: false,
+        window: None,
     };
     attention_cached(engine, q, &joined[0], &joined[1], &shape, None)
 }

@@ -7,10 +7,11 @@ use cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts};
 use crate::ModelError;
 
 /// What the others share, and then one file for each kind of operation.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     include_str!("kernels/common.cuh"),
     include_str!("kernels/cast.cu"),
     include_str!("kernels/activation.cu"),
+    include_str!("kernels/arithmetic.cu"),
     include_str!("kernels/norm.cu"),
     include_str!("kernels/rows.cu"),
     include_str!("kernels/embedding.cu"),
@@ -74,6 +75,7 @@ mod tests {
         for expected in [
             "largest",
             "relu",
+            "scale",
             "rms_norm",
             "embed",
             "dropout",

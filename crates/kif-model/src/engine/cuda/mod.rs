@@ -6,6 +6,7 @@
 //! tensor cores round their f32 operands to TF32.
 
 mod activation;
+mod arithmetic;
 mod attention;
 mod device;
 mod embedding;
@@ -333,6 +334,22 @@ impl Engine for CudaEngine {
         eps: f32,
     ) -> Result<Act<Cuda, T>, ModelError> {
         norm::rms_norm(self, x, gain, eps).map_err(device_error)
+    }
+
+    fn add<T: Tape<f32, Cuda>>(
+        &self,
+        residual: Act<Cuda, T>,
+        x: Act<Cuda, T>,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        arithmetic::add(self, residual, x).map_err(device_error)
+    }
+
+    fn scale<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        factor: f32,
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        arithmetic::scale(self, x, factor).map_err(device_error)
     }
 
     fn linear<T: Tape<f32, Cuda>>(

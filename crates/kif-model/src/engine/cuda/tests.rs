@@ -41,9 +41,12 @@ enum Operation {
     Rotation,
     Selection,
     GroupedAttention,
+    WindowedAttention,
+    Sum,
+    Multiple,
 }
 
-const OPERATIONS: [Operation; 17] = [
+const OPERATIONS: [Operation; 20] = [
     Operation::Norm,
     Operation::Relu,
     Operation::GatedGelu,
@@ -61,6 +64,9 @@ const OPERATIONS: [Operation; 17] = [
     Operation::Rotation,
     Operation::Selection,
     Operation::GroupedAttention,
+    Operation::WindowedAttention,
+    Operation::Sum,
+    Operation::Multiple,
 ];
 
 /// An engine, its trained weights in the order in which they were made, and the chance that they
@@ -263,6 +269,20 @@ fn outcome<E: Engine>(
             };
             engine.attention(x, k, v, &shape, None)?
         }
+        Operation::WindowedAttention => {
+            let (k, v) = (bench.input(n, width)?, bench.input(n, width)?);
+            let shape = Attention {
+                window: Some(1 + below(&mut bench.rng, 4)),
+                ..attention(spans(&lens), spans(&lens), (n_heads, head_dim), true)
+            };
+            engine.attention(x, k, v, &shape, None)?
+        }
+        Operation::Sum => {
+            let frozen = bench.frozen(width, width, Role::Product)?;
+            let other = engine.linear(x.with_empty_tape(), &frozen, None, None, add)?;
+            engine.add(x, other)?
+        }
+        Operation::Multiple => engine.scale(x, 1.7)?,
         Operation::MoreRows => {
             let (table, more) = (
                 bench.trained(5, width, Role::Table)?,
@@ -323,6 +343,7 @@ fn attention(
         head_dim,
         scale: 0.8,
         causal,
+        window: None,
     }
 }
 

@@ -35,6 +35,7 @@ fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionSh
         head_dim: shape.head_dim,
         scale: shape.scale,
         causal: shape.causal,
+        window: shape.window,
         bias: bias.map(|bias| RelativeBias {
             by_distance: &bias.by_distance,
             min_distance: bias.min_distance,

@@ -4,6 +4,7 @@
 //! gradient is taken out of dfdx's store by the operation that consumes it, which frees it at once.
 
 mod activation;
+mod arithmetic;
 mod attention;
 mod bias;
 mod buffers;
@@ -212,6 +213,22 @@ impl Engine for Fused {
         eps: f32,
     ) -> Result<Act<Cpu, T>, ModelError> {
         norm::rms_norm(self, x, gain, eps)
+    }
+
+    fn add<T: Tape<f32, Cpu>>(
+        &self,
+        residual: Act<Cpu, T>,
+        x: Act<Cpu, T>,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        arithmetic::add(self, residual, x)
+    }
+
+    fn scale<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        factor: f32,
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        arithmetic::scale(self, x, factor)
     }
 
     fn linear<T: Tape<f32, Cpu>>(

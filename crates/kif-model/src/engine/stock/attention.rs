@@ -127,6 +127,7 @@ pub(super) fn attention_step<D: Device<f32>>(
         head_dim: step.head_dim,
         scale: step.scale,
         causal: true,
+        window: None,
     };
     attention(engine, q, joined(0)?, joined(1)?, &shape, None)
 }
@@ -160,8 +161,13 @@ fn mask(shape: &Attention, n_queries: usize, n_keys: usize) -> Vec<f32> {
     for (queries, keys) in shape.queries.iter().zip(&shape.keys) {
         let offset = keys.len as isize - queries.len as isize;
         for i in 0..n_queries {
-            let visible =
-                |j: usize| j < keys.len && (!shape.causal || j as isize <= i as isize + offset);
+            let end = if shape.causal {
+                (i as isize + offset + 1).min(keys.len as isize)
+            } else {
+                keys.len as isize
+            };
+            let first = shape.window.map_or(0, |window| end - window as isize);
+            let visible = |j: usize| (first..end).contains(&(j as isize));
             mask.extend((0..n_keys).map(|j| if visible(j) { 0.0 } else { HIDDEN }));
         }
     }

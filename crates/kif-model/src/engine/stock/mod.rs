@@ -216,6 +216,18 @@ impl<D: Device<f32>> Engine for Stock<D> {
         }
     }
 
+    fn add<T: Tape<f32, D>>(
+        &self,
+        residual: Act<D, T>,
+        x: Act<D, T>,
+    ) -> Result<Act<D, T>, ModelError> {
+        residual.try_add(x).map_err(device_error)
+    }
+
+    fn scale<T: Tape<f32, D>>(&self, x: Act<D, T>, factor: f32) -> Result<Act<D, T>, ModelError> {
+        x.try_mul(factor).map_err(device_error)
+    }
+
     fn linear<T: Tape<f32, D>>(
         &self,
         x: Act<D, T>,

@@ -3,15 +3,21 @@
 use super::{Gguf, header};
 use crate::ModelError;
 use crate::files::config::ModelConfig;
-use crate::files::decoder_config::{DecoderConfig, Family, Llama3Scaling, Rope};
+use crate::files::decoder_config::{DecoderConfig, Llama3Scaling, Rope, Window};
+use crate::files::family::Family;
 use crate::files::json::short;
 
 /// Frequencies of long texts, as divisors of the usual ones, of Llama 3.1 and later.
 const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
 
+/// More layers than any model has.
+const MAX_LAYERS: usize = 1 << 10;
+/// Tokens that a layer with a window sees.
+const WINDOW: &str = "attention.sliding_window";
+
 /// Keys that end up in the configuration or say how the file is laid out; `ARCH` is the
 /// architecture's name.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 21] = [
     "general.architecture",
     header::ALIGNMENT,
     "general.quantization_version",
@@ -27,6 +33,9 @@ pub(super) const KEYS: [&str; 18] = [
     "ARCH.attention.layer_norm_rms_epsilon",
     "ARCH.rope.freq_base",
     "ARCH.rope.dimension_count",
+    "ARCH.attention.sliding_window",
+    "ARCH.attention.sliding_window_pattern",
+    "ARCH.rope.freq_base_swa",
     "ARCH.vocab_size",
     "split.count",
     "split.no",
@@ -46,8 +55,9 @@ impl Gguf {
             "llama" => llama(self)?,
             "qwen2" => qwen(self, Family::Qwen2)?,
             "qwen3" => qwen(self, Family::Qwen3)?,
+            "gemma3" => gemma3(self)?,
             other => {
-                let expected = "\"llama\", \"qwen2\" or \"qwen3\"";
+                let expected = "\"llama\", \"qwen2\", \"qwen3\" or \"gemma3\"";
                 let name = short(&serde_json::json!(other));
                 let problem = format!("{name} is not supported, expected {expected}");
                 return Err(self.bad("general.architecture", problem));
@@ -78,17 +88,13 @@ impl Gguf {
         Ok(self.number(&key)?.unwrap_or(default))
     }
 
-    /// Refuses options that change the output.
-    fn refuse_options(&self) -> Result<(), ModelError> {
+    /// Refuses `fields` that are set, and other options that change the output.
+    fn refuse_options(&self, fields: &[&str]) -> Result<(), ModelError> {
         let arch = self.architecture()?;
-        for field in [
-            "expert_count",
-            "attention.sliding_window",
-            "attention.causal",
-        ] {
+        for field in fields.iter().chain(&["expert_count", "attention.causal"]) {
             let key = format!("{arch}.{field}");
             match self.header.metadata.get(&key) {
-                None | Some(header::Meta::Whole(0)) | Some(header::Meta::Flag(true)) => {}
+                None | Some(header::Meta::Whole(0) | header::Meta::Flag(true)) => {}
                 Some(_) => return Err(self.bad(&key, "is set, which is not supported")),
             }
         }
@@ -125,7 +131,6 @@ impl Gguf {
 
 /// What all architectures have in common.
 fn decoder(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
-    gguf.refuse_options()?;
     let embedding = "token_embd.weight";
     let vocab_size = match gguf.header.tensors.get(embedding) {
         Some(place) => place.shape[0],
@@ -145,12 +150,20 @@ fn decoder(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
             return Err(gguf.bad(&key, problem));
         }
     }
+    let n_layers = gguf.size("block_count")?;
+    if n_layers > MAX_LAYERS {
+        let key = format!("{}.block_count", gguf.architecture()?);
+        return Err(gguf.bad(
+            &key,
+            format!("{n_layers} is above the limit of {MAX_LAYERS}"),
+        ));
+    }
     Ok(DecoderConfig {
         family,
         vocab_size,
         hidden_size,
         intermediate_size: gguf.size("feed_forward_length")?,
-        num_hidden_layers: gguf.size("block_count")?,
+        num_hidden_layers: n_layers,
         num_attention_heads: heads,
         num_key_value_heads: gguf.size_or("attention.head_count_kv", Some(heads))?,
         head_dim,
@@ -160,6 +173,8 @@ fn decoder(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
             theta: gguf.number_or("rope.freq_base", 10_000.0)?,
             scaling: None,
         },
+        window: None,
+        query_pre_attn_scalar: None,
         tie_word_embeddings: !gguf.header.tensors.contains_key("output.weight"),
         bos_token_id: gguf.special_id("bos")?,
         eos_token_id: gguf.end_ids()?,
@@ -167,9 +182,20 @@ fn decoder(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
     })
 }
 
-/// Llama; scaled frequencies are a tensor of divisors, not a setting.
+/// Llama, or Mistral where there is a window. Scaled frequencies are a tensor of divisors, not a
+/// setting.
 fn llama(gguf: &Gguf) -> Result<DecoderConfig, ModelError> {
+    gguf.refuse_options(&[])?;
     let mut config = decoder(gguf, Family::Llama)?;
+    let window = gguf.size_or(WINDOW, Some(0))?;
+    if window > 0 {
+        config.family = Family::Mistral;
+        config.window = Some(Window {
+            length: window,
+            rope_theta: None,
+            layers: vec![true; config.num_hidden_layers],
+        });
+    }
     let Some(divisors) = gguf.stored(ROPE_FREQUENCIES)? else {
         return Ok(config);
     };
@@ -184,7 +210,29 @@ fn llama(gguf: &Gguf) -> Result<DecoderConfig, ModelError> {
 
 /// Qwen2 and Qwen3.
 fn qwen(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
+    gguf.refuse_options(&[WINDOW])?;
     decoder(gguf, family)
+}
+
+/// Gemma 3: of six layers five have a window, and angles of their own.
+fn gemma3(gguf: &Gguf) -> Result<DecoderConfig, ModelError> {
+    gguf.refuse_options(&["final_logit_softcapping", "attn_logit_softcapping"])?;
+    let mut config = decoder(gguf, Family::Gemma3)?;
+    let every = gguf
+        .size_or("attention.sliding_window_pattern", Some(6))?
+        .max(1);
+    let is_local = |layer: usize| !(layer + 1).is_multiple_of(every);
+    config.window = Some(Window {
+        length: gguf.size(WINDOW)?,
+        rope_theta: Some(gguf.number_or("rope.freq_base_swa", 10_000.0)?),
+        layers: (0..config.num_hidden_layers).map(is_local).collect(),
+    });
+    // Only the largest, of this many layers, scales otherwise than by the width of a head.
+    config.query_pre_attn_scalar = Some(match config.num_hidden_layers {
+        62 => config.hidden_size / config.num_attention_heads.max(1),
+        _ => config.head_dim,
+    });
+    Ok(config)
 }
 
 /// The scaling whose divisors these are; the inner nothing where all are 1. The bounds are those of

@@ -143,51 +143,47 @@ impl Gguf {
         }
     }
 
-    /// The list of a key: kind, number of elements, bytes of each.
-    fn list(
-        &self,
-        key: &str,
-    ) -> Result<Option<(Kind, usize, impl Iterator<Item = &[u8]>)>, ModelError> {
+    /// The list of a key.
+    fn list(&self, key: &str) -> Result<Option<List<'_>>, ModelError> {
         match self.header.metadata.get(key) {
             None => Ok(None),
-            Some(Meta::List { kind, len, at }) => {
-                let elements = header::elements(&self.bytes[at.clone()], *kind, *len);
-                Ok(Some((*kind, *len, elements)))
-            }
+            Some(Meta::List { kind, len, at }) => Ok(Some(List {
+                kind: *kind,
+                len: *len,
+                bytes: &self.bytes[at.clone()],
+            })),
             Some(_) => Err(self.bad(key, "is no list")),
         }
     }
 
     /// The texts of a key.
     fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, ModelError> {
-        let Some((kind, _, elements)) = self.list(key)? else {
+        let Some(list) = self.list(key)? else {
             return Ok(None);
         };
-        if kind != Kind::Text {
+        if list.kind != Kind::Text {
             return Err(self.bad(key, "is no list of texts"));
         }
         let text = |(i, bytes)| {
-            std::str::from_utf8(bytes)
-                .map_err(|_| self.bad(key, format!("element {i} is not UTF-8")))
+            let text = std::str::from_utf8(bytes);
+            text.map_err(|_| self.bad(key, format!("element {i} is not UTF-8")))
         };
-        elements
-            .enumerate()
-            .map(text)
-            .collect::<Result<_, _>>()
-            .map(Some)
+        let texts = list.elements().enumerate().map(text);
+        texts.collect::<Result<_, _>>().map(Some)
     }
 
     /// The numbers of a key, whole or not.
     fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        let Some((kind, _, elements)) = self.list(key)? else {
+        let Some(list) = self.list(key)? else {
             return Ok(None);
         };
-        let number = |bytes: &[u8]| match kind.value(bytes) {
+        let number = |bytes: &[u8]| match list.kind.value(bytes) {
             Some(Meta::Number(x)) => Ok(x as f32),
             Some(Meta::Whole(n)) => Ok(n as f32),
             _ => Err(self.bad(key, "is no list of numbers")),
         };
-        elements.map(number).collect::<Result<_, _>>().map(Some)
+        let numbers = list.elements().map(number);
+        numbers.collect::<Result<_, _>>().map(Some)
     }
 
     /// All values of a tensor, as they are stored.
@@ -215,6 +211,20 @@ impl Gguf {
                 .map(source)
                 .collect(),
         })
+    }
+}
+
+/// A list of the metadata.
+struct List<'a> {
+    kind: Kind,
+    len: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> List<'a> {
+    /// Bytes of each element.
+    fn elements(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        header::elements(self.bytes, self.kind, self.len)
     }
 }
 

@@ -5,27 +5,33 @@ use std::collections::BTreeSet;
 use super::Gguf;
 use super::header::Place;
 use crate::files::config::ModelConfig;
-use crate::files::decoder_config::Family;
+use crate::files::family::Family;
 
 /// Tensors that say what the configuration says as well, or nothing.
 pub(super) const DROPPED: [&str; 1] = ["rope_freqs.weight"];
 
 /// What is undone when a tensor is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Change {
     /// Nothing.
     Keep,
     /// Rows of each of so many heads lie pair by pair: first row of the first half, first of the
     /// second half, second of the first half, and so on.
     UnpairRows { n_heads: usize },
+    /// What a norm adds to its gains was added.
+    Subtract(f32),
 }
 
 impl Change {
     /// Undoes it; `width` values make a row.
-    pub(super) fn undo(self, values: Vec<f32>, width: usize) -> Vec<f32> {
+    pub(super) fn undo(self, mut values: Vec<f32>, width: usize) -> Vec<f32> {
         match self {
             Self::Keep => values,
             Self::UnpairRows { n_heads } => unpair_rows(&values, width, n_heads),
+            Self::Subtract(offset) => {
+                values.iter_mut().for_each(|value| *value -= offset);
+                values
+            }
         }
     }
 }
@@ -70,28 +76,36 @@ fn change_of(config: &ModelConfig, name: &str, place: &Place) -> Change {
     let ModelConfig::Decoder(decoder) = config else {
         return Change::Keep;
     };
-    let n_heads = if name.ends_with("self_attn.q_proj.weight") {
-        decoder.num_attention_heads
-    } else if name.ends_with("self_attn.k_proj.weight") {
-        decoder.num_key_value_heads
-    } else {
-        return Change::Keep;
+    let family = decoder.family;
+    let is = |ending: &str| name.ends_with(ending);
+    if is("norm.weight") && family.norm_offset() != 0.0 {
+        return Change::Subtract(family.norm_offset());
+    }
+    let n_heads = match () {
+        () if is("self_attn.q_proj.weight") => decoder.num_attention_heads,
+        () if is("self_attn.k_proj.weight") => decoder.num_key_value_heads,
+        () => return Change::Keep,
     };
+    // A shape that does not fit is refused where the tensors are held against the configuration.
     let pairs = place.shape[0].is_multiple_of(2 * n_heads);
-    match decoder.family {
-        Family::Llama if pairs => Change::UnpairRows { n_heads },
+    match family {
+        Family::Llama | Family::Mistral if pairs => Change::UnpairRows { n_heads },
         _ => Change::Keep,
     }
 }
 
 /// GGUF's name of a tensor.
-fn gguf_name(_config: &ModelConfig, name: &str) -> Option<String> {
+fn gguf_name(config: &ModelConfig, name: &str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
         "lm_head.weight" => return Some("output.weight".to_owned()),
         _ => {}
     }
+    let norms_outputs = match config {
+        ModelConfig::T5(_) => false,
+        ModelConfig::Decoder(config) => config.family.has_output_norms(),
+    };
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (module, part) = rest.rsplit_once('.')?;
     let module = match module {
@@ -102,7 +116,9 @@ fn gguf_name(_config: &ModelConfig, name: &str) -> Option<String> {
         "self_attn.o_proj" => "attn_output",
         "self_attn.q_norm" => "attn_q_norm",
         "self_attn.k_norm" => "attn_k_norm",
-        "post_attention_layernorm" => "ffn_norm",
+        "post_attention_layernorm" if norms_outputs => "post_attention_norm",
+        "pre_feedforward_layernorm" | "post_attention_layernorm" => "ffn_norm",
+        "post_feedforward_layernorm" => "post_ffw_norm",
         "mlp.gate_proj" => "ffn_gate",
         "mlp.up_proj" => "ffn_up",
         "mlp.down_proj" => "ffn_down",

@@ -79,7 +79,7 @@ impl Gguf {
 
     /// Number of tokens; 0 without a tokenizer.
     pub(super) fn n_tokens(&self) -> Result<usize, ModelError> {
-        Ok(self.list(TOKENS)?.map_or(0, |(_, len, _)| len))
+        Ok(self.list(TOKENS)?.map_or(0, |list| list.len))
     }
 
     fn tokenizer(&self) -> Result<Option<Vec<u8>>, ModelError> {

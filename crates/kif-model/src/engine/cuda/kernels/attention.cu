@@ -45,27 +45,28 @@ __device__ __forceinline__ u64 n_visible(u64 i, u64 n_queries, u64 n_keys, u32 c
 
 // scores[b, h, i, :] = softmax(scores + bias) over the keys that query i sees, and 0 elsewhere. Query i stands at position
 // i + n_keys - n_queries; bias is [H, n_distances] with column 0 for min_distance, or null. A block for a row: (i + n_rows b, h).
-extern "C" __global__ void softmax_rows(u64 n_sequences, u64 n_rows, u64 n_cols, const u32 *spans, u32 causal, const float *bias,
+extern "C" __global__ void softmax_rows(u64 n_sequences, u64 n_rows, u64 n_cols, const u32 *spans, u32 causal, u64 window, const float *bias,
                                         u64 n_distances, long long min_distance, float *scores) {
     u64 i = blockIdx.x % n_rows, b = blockIdx.x / n_rows, h = blockIdx.y, n_heads = gridDim.y;
     float *row = scores + ((b * n_heads + h) * n_rows + i) * n_cols;
     u64 n_queries = spans[n_sequences + b], n_keys = spans[3 * n_sequences + b];
     u64 seen = i < n_queries ? n_visible(i, n_queries, n_keys, causal) : 0;
+    u64 first = seen > window ? seen - window : 0;
     const float *columns = bias;
     if (bias) columns = bias + h * n_distances - ((long long)(i + n_keys) - (long long)n_queries) - min_distance;
     float most = -__uint_as_float(0x7f800000u);
-    for (u64 j = threadIdx.x; j < seen; j += blockDim.x) {
+    for (u64 j = first + threadIdx.x; j < seen; j += blockDim.x) {
         if (bias) row[j] += columns[j];
         most = fmaxf(most, row[j]);
     }
     most = block_max(most);
     float sum = 0.0f;
-    for (u64 j = threadIdx.x; j < seen; j += blockDim.x) {
+    for (u64 j = first + threadIdx.x; j < seen; j += blockDim.x) {
         row[j] = expf(row[j] - most);
         sum += row[j];
     }
     sum = block_sum(sum);
-    for (u64 j = threadIdx.x; j < n_cols; j += blockDim.x) row[j] = j < seen ? row[j] / sum : 0.0f;
+    for (u64 j = threadIdx.x; j < n_cols; j += blockDim.x) row[j] = first <= j && j < seen ? row[j] / sum : 0.0f;
 }
 
 // g[row, :] = probs * (g - sum(probs * g)): from the gradient of the probabilities to that of the scores. A block for a row.
