@@ -22,12 +22,21 @@ pub fn end_token(path: &Path, tokenizer: &Tokenizer) -> Result<Option<u32>, Data
         }
         bytes => bytes?,
     };
+    end_token_of(path, &bytes, tokenizer)
+}
+
+/// As [`end_token`], of the text of a `tokenizer_config.json`; `path` is for messages.
+pub fn end_token_of(
+    path: &Path,
+    bytes: &[u8],
+    tokenizer: &Tokenizer,
+) -> Result<Option<u32>, DataError> {
     let error = |problem: String| DataError::Tokenizer {
         path: path.into(),
         problem,
     };
     let settings: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|e| error(e.to_string()))?;
     let name = match settings.get("eos_token") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(name)) => Some(name.as_str()),

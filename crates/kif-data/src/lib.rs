@@ -32,7 +32,7 @@ pub mod tokenizer;
 
 pub use batch::{Batch, Encoded, Ragged};
 pub use corpus::{CorpusItem, corpus_items, corpus_reader};
-pub use end_token::end_token;
+pub use end_token::{end_token, end_token_of};
 pub use error::DataError;
 pub use layouts::{
     Layout, MAX_PROBLEMS, Split, Survey, load_task, read_rows, split_file, survey, task_files,

@@ -41,12 +41,16 @@ impl Tokenizer {
     /// Reads `tokenizer.json`. Truncation and padding that the file may set are switched off:
     /// limits are ours, and batches are ragged.
     pub fn from_file(path: &Path) -> Result<Self, DataError> {
-        let bytes = read_limited(path, MAX_FILE_BYTES)?;
+        Self::from_bytes(path, &read_limited(path, MAX_FILE_BYTES)?)
+    }
+
+    /// As [`from_file`](Self::from_file), of the text of a `tokenizer.json`; `path` is for messages.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, DataError> {
         let error = |e: tokenizers::Error| DataError::Tokenizer {
             path: path.into(),
             problem: e.to_string(),
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(error)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(error)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(error)?;
         Ok(Self {

@@ -1,11 +1,11 @@
-//! Between text and token ids: the tokenizer of a model directory, where it has one.
+//! Between text and token ids: the tokenizer of a model, where it has one.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use kif_data::{Content, Encoded, Format, Limits, Row, Tokenizer, end_token};
-use kif_io::failure::BadInput;
-use kif_model::ModelConfig;
+use kif_data::{Content, Encoded, Format, Limits, Row, Tokenizer, end_token_of};
+use kif_io::failure::{BadInput, OrBadInput};
+use kif_model::{ModelConfig, is_gguf, model_text};
 use kif_protocol::TemplateSetting;
 
 /// A tokenizer that only rows of text need, and how rows become ids for the model.
@@ -18,22 +18,28 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The `tokenizer.json` of a model directory; without one, rows of ids still work. Targets for
-    /// a decoder-only model end in the tokenizer's end token if that is one of the model's, else in
-    /// the first of these.
+    /// The `tokenizer.json` of a model directory, or the tokenizer of a GGUF file; without one, rows
+    /// of ids still work. Targets for a decoder-only model end in the tokenizer's end token if that
+    /// is one of the model's, else in the first of these.
     pub fn of_model(model: &Path, template: &TemplateSetting) -> Result<Self> {
-        if !model.is_dir() {
+        let in_one_file = is_gguf(model);
+        if !model.is_dir() && !(model.is_file() && in_one_file) {
             bail!(BadInput(format!(
-                "model {}: there is no such folder",
+                "model {}: there is no such folder or GGUF file",
                 model.display()
             )));
         }
-        let path = model.join("tokenizer.json");
-        let tokenizer = if path.exists() {
-            Some(Tokenizer::from_file(&path)?)
-        } else {
-            None
+        let text = |name: &str| {
+            model_text(model, name).or_bad_input(|| format!("reading model {}", model.display()))
         };
+        let place = |name: &str| match in_one_file {
+            true => model.to_owned(),
+            false => model.join(name),
+        };
+        let path = place("tokenizer.json");
+        let bytes = text("tokenizer.json")?;
+        let tokenizer = bytes.map(|bytes| Tokenizer::from_bytes(&path, &bytes));
+        let tokenizer = tokenizer.transpose()?;
         // What is wrong with a configuration is said where the model is loaded.
         let config = ModelConfig::read(model).ok();
         let end_ids = config
@@ -41,9 +47,13 @@ impl Codec {
             .map_or(vec![1], |config| config.end_ids().to_vec());
         let end_id = match config {
             Some(config) if config.is_decoder_only() => {
-                let settings = model.join("tokenizer_config.json");
                 let named = match &tokenizer {
-                    Some(tokenizer) => end_token(&settings, tokenizer)?,
+                    Some(tokenizer) => match text("tokenizer_config.json")? {
+                        Some(bytes) => {
+                            end_token_of(&place("tokenizer_config.json"), &bytes, tokenizer)?
+                        }
+                        None => None,
+                    },
                     None => None,
                 };
                 let named = named.filter(|id| end_ids.contains(id));

@@ -15,6 +15,7 @@ pub mod codec;
 pub mod embedded;
 pub mod evaluate;
 pub mod exit;
+pub mod hub;
 pub mod learn;
 mod pause;
 pub mod perf;

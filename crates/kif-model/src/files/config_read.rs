@@ -5,6 +5,7 @@ use std::path::Path;
 use super::config::ModelConfig;
 use super::family::Family;
 use super::fields::Fields;
+use super::gguf::{Gguf, is_gguf};
 use super::json::short;
 use super::t5_config::{
     FeedForward, T5Config, default_buckets, default_dropout, default_eos, default_epsilon,
@@ -14,9 +15,12 @@ use crate::ModelError;
 
 impl ModelConfig {
     /// Reads `config.json` of a model directory, and the end tokens of its
-    /// `generation_config.json`. Other model types and options that change a model's output in ways
-    /// that are not implemented are refused by name.
+    /// `generation_config.json`; or the metadata of a GGUF file. Other model types and options that
+    /// change a model's output in ways that are not implemented are refused by name.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        if is_gguf(dir) {
+            return Gguf::open(dir)?.config();
+        }
         let path = dir.join("config.json");
         let config = Self::of_fields(&Fields::read(&path)?)?;
         let generation = dir.join("generation_config.json");

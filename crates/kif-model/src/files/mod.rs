@@ -1,9 +1,10 @@
-//! Models and adapters on disk: Hugging Face directories, PEFT directories, and writing that never
+//! Models and adapters on disk: Hugging Face directories, GGUF files, PEFT directories, and writing that never
 //! leaves half a file.
 
 mod atomic;
 mod json;
 
+mod gguf;
 mod header;
 mod shards;
 mod stored;
@@ -30,6 +31,7 @@ mod routed;
 mod export;
 mod init;
 mod save;
+mod texts;
 
 pub use adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, Adapter, PEFT_PREFIX};
 pub use config::ModelConfig;
@@ -37,6 +39,7 @@ pub use decoder_config::{DecoderConfig, Llama3Scaling, Rope, Window};
 pub use decoder_names::{decoder_optional_tensors, decoder_tensors};
 pub use export::write_model;
 pub use family::Family;
+pub use gguf::{Imported, import_gguf, is_gguf};
 pub use init::random_weights;
 pub use merge::merge;
 pub use params::{PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE};
@@ -46,5 +49,6 @@ pub use save::{Dtype, safetensors_header};
 pub use shards::{INDEX_FILE, model_files};
 pub use t5_config::{FeedForward, T5Config};
 pub use t5_names::{t5_optional_tensors, t5_tensors};
+pub use texts::model_text;
 pub(crate) use values::Values;
 pub use weights::{Tensor, WEIGHTS_FILE, Weights};

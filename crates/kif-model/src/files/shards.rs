@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::config::ModelConfig;
+use super::gguf::{Gguf, is_gguf};
 use super::header::MAX_HEADER;
 use super::json::{parse_object, read_limited};
 use super::weights::{WEIGHTS_FILE, Weights};
@@ -14,8 +15,12 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 impl Weights {
     /// Opens the weights of a Hugging Face directory: `model.safetensors`, else the shards of its
-    /// index.
+    /// index; or those of a GGUF file, under Hugging Face's names. Its quantised values are widened
+    /// tensor by tensor, when they are asked for.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        if is_gguf(dir) {
+            return Gguf::open(dir)?.weights();
+        }
         let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
         if !single.exists() && index.exists() {
             read_shards(dir, &index)
@@ -84,8 +89,11 @@ fn shard_names(place: &BTreeMap<String, String>) -> BTreeSet<&str> {
 }
 
 /// Every file that a model is read from: configurations, weights, and the tokenizer if there is
-/// one.
+/// one; of a GGUF file itself.
 pub fn model_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    if is_gguf(dir) {
+        return Ok(vec![dir.to_owned()]);
+    }
     let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
     let mut files = vec![dir.join("config.json")];
     if !single.exists() && index.exists() {

@@ -57,7 +57,7 @@ impl StoredDtype {
     }
 
     /// Widens values into `floats`.
-    fn widen(self, bytes: &[u8], floats: &mut [f32]) {
+    pub(super) fn widen(self, bytes: &[u8], floats: &mut [f32]) {
         let (words, _) = bytes.as_chunks::<4>();
         let (halves, _) = bytes.as_chunks::<2>();
         match self {

@@ -1,5 +1,5 @@
-//! Named tensors of a model: read one by one from `model.safetensors` or its shards, or made by a
-//! program.
+//! Named tensors of a model: read one by one from `model.safetensors`, its shards or a GGUF file, or
+//! made by a program.
 //!
 //! A file's header is read and checked at once, its values are mapped into memory when they are
 //! asked for: a model can take tensor after tensor without a second copy of any.
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::gguf::Quantised;
 use super::header::TensorInfo;
 use super::stored::Stored;
 use super::values::{StoredDtype, Values};
@@ -40,6 +41,7 @@ pub struct Weights {
 pub(super) enum Source {
     Memory(Tensor),
     Stored { file: Arc<Stored>, info: TensorInfo },
+    Quantised(Quantised),
 }
 
 impl Weights {
@@ -95,6 +97,7 @@ impl Weights {
         Some(match self.tensors.get(name)? {
             Source::Memory(tensor) => &tensor.shape,
             Source::Stored { info, .. } => &info.shape,
+            Source::Quantised(tensor) => tensor.shape(),
         })
     }
 
@@ -204,6 +207,7 @@ impl Source {
         let values = match self {
             Source::Memory(tensor) => Values::Memory(tensor.values),
             Source::Stored { file, info } => file.values(&info)?,
+            Source::Quantised(tensor) => tensor.values()?,
         };
         values.check_finite(name)?;
         Ok(values)

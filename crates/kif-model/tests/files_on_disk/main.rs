@@ -4,6 +4,9 @@
 mod adapter;
 mod base;
 mod decoder;
+mod gguf;
+mod gguf_file;
+mod gguf_hostile;
 mod golden;
 mod hostile;
 #[path = "../common/numbers.rs"]

@@ -17,6 +17,7 @@ use kif_protocol::{Protocol, ProtocolError, StreamSource};
 
 use crate::codec::Codec;
 use crate::embedded;
+use crate::hub;
 
 use tasks::TaskCheck;
 
@@ -102,7 +103,7 @@ impl Check {
             (model, _) => model.clone(),
         };
         let codec = match model
-            .map(|model| Codec::of_model(&model, &protocol.template))
+            .map(|model| Codec::of_model(&hub::resolve(&model)?, &protocol.template))
             .transpose()
         {
             Ok(codec) => codec,

@@ -15,6 +15,7 @@ use kif_model::{
 };
 use kif_protocol::{Compute, Device, Precision, ScoreKind, TemplateSetting};
 use kif_runner::codec::Codec;
+use kif_runner::hub;
 use kif_runner::run::model_options;
 
 /// What to compute on.
@@ -80,8 +81,8 @@ pub(crate) const UNCUT: Limits = Limits {
 /// A base, what lies on it, and rows for it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelAndRows {
-    /// Base model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// Adapter in PEFT layout, adapters with a router, or soft prompts
     #[arg(long, value_name = "DIR")]
@@ -94,13 +95,13 @@ pub(crate) struct ModelAndRows {
 impl ModelAndRows {
     /// From rows to ids as the base has them.
     pub(crate) fn codec(&self, template: &TemplateArgument) -> Result<Codec> {
-        Codec::of_model(&self.model, &template.setting())
+        Codec::of_model(&hub::resolve(&self.model)?, &template.setting())
     }
 
     /// The base with what lies on it; without an adapter, a fresh one that changes nothing.
     pub(crate) fn load(&self, compute: &Compute) -> Result<Box<dyn LanguageModel>> {
-        let adapter = self.adapter.as_deref();
-        Ok(load(&self.model, adapter, LoraConfig::default(), compute, 1)?.model)
+        let (model, adapter) = (hub::resolve(&self.model)?, self.adapter.as_deref());
+        Ok(load(&model, adapter, LoraConfig::default(), compute, 1)?.model)
     }
 }
 

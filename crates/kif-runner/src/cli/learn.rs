@@ -12,6 +12,7 @@ use kif_methods::{Accumulate, LearnerConfig, TaskDuration};
 use kif_model::{LoraConfig, ModelConfig};
 use kif_protocol::{Compute, TemplateSetting, known_methods};
 use kif_runner::codec::{Codec, check_vocabulary};
+use kif_runner::hub;
 use kif_runner::learn::{LearnInputs, LearnRecord, LearnSettings, Sources, learn};
 
 use super::common::{
@@ -23,8 +24,8 @@ use super::common::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = methods_help(|method| !method.needs_stream()))]
 pub(crate) struct Arguments {
-    /// Base model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// Rows of the task: JSON Lines or a JSON array
     #[arg(long, value_name = "FILE")]
@@ -102,9 +103,10 @@ enum Preset {
 /// Learns the task and prints what became of the loss.
 pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     check_out_folder(&arguments.out)?;
-    let method = arguments.method()?;
+    let base = hub::resolve(&arguments.model)?;
+    let method = arguments.method(&base)?;
     let compute = arguments.compute.apply(Compute::default())?;
-    let codec = Codec::of_model(&arguments.model, &arguments.template.setting())?;
+    let codec = Codec::of_model(&base, &arguments.template.setting())?;
     let limits = Limits {
         max_input: arguments.max_input,
         max_target: arguments.max_target,
@@ -122,7 +124,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let (adapter, fresh) = (arguments.adapter.as_deref(), arguments.fresh_adapter());
     fresh.validate()?;
-    let Loaded { model, lora } = load(&arguments.model, adapter, fresh, &compute, arguments.seed)?;
+    let Loaded { model, lora } = load(&base, adapter, fresh, &compute, arguments.seed)?;
     let Some(lora) = lora else {
         return bad(
             "--adapter holds soft prompts or adapters with a router, and kif learn goes on from one LoRA adapter".into(),
@@ -138,12 +140,12 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     };
     arguments.check_adapter(&lora)?;
     let settings = arguments.settings(method, lora, &compute)?;
-    let mut base_files = kif_model::model_files(&arguments.model)
-        .or_bad_input(|| format!("reading model {}", arguments.model.display()))?;
+    let mut base_files = kif_model::model_files(&base)
+        .or_bad_input(|| format!("reading model {}", base.display()))?;
     if let TemplateSetting::File(path) = &settings.template {
         base_files.push(path.clone());
     }
-    let base_name = arguments.model.display().to_string();
+    let base_name = hub::base_name(&arguments.model);
     let sources = Sources {
         model: arguments.model,
         adapter: arguments.adapter,
@@ -170,7 +172,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
 
 impl Arguments {
     /// The method with its settings; nothing is accumulated here, so no loss is divided.
-    fn method(&self) -> Result<MethodConfig> {
+    fn method(&self, base: &Path) -> Result<MethodConfig> {
         let default = if self.memory.is_empty() {
             "seq_lora"
         } else {
@@ -178,7 +180,7 @@ impl Arguments {
         };
         let name = self.method.as_deref().unwrap_or(default);
         let name = match (name, self.preset) {
-            ("kif", Some(Preset::Released)) if self.is_on_decoder() => "kif-released-llama",
+            ("kif", Some(Preset::Released)) if is_decoder(base) => "kif-released-llama",
             ("kif", Some(Preset::Released)) => "kif-released",
             ("kif", _) => "kif-paper",
             (name, None) => name,
@@ -195,11 +197,6 @@ impl Arguments {
             ));
         }
         Ok(method.without_accumulation())
-    }
-
-    /// Whether the base is decoder-only; what is wrong with it is said where it is loaded.
-    fn is_on_decoder(&self) -> bool {
-        ModelConfig::read(&self.model).is_ok_and(|config| config.is_decoder_only())
     }
 
     /// The adapter to start with where none is given.
@@ -290,6 +287,11 @@ impl Arguments {
         settings.check()?;
         Ok(settings)
     }
+}
+
+/// Whether the base is decoder-only; what is wrong with it is said where it is loaded.
+fn is_decoder(base: &Path) -> bool {
+    ModelConfig::read(base).is_ok_and(|config| config.is_decoder_only())
 }
 
 fn outcome(record: &LearnRecord, out: &Path) -> String {

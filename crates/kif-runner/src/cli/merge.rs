@@ -8,8 +8,9 @@ use kif_data::{Batch, Encoded};
 use kif_io::atomic;
 use kif_io::failure::{BadInput, OrBadInput};
 use kif_io::signal::StopFlag;
-use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights, required};
+use kif_model::{Adapter, Dtype, LoraConfig, ModelConfig, Weights, model_text, required};
 use kif_protocol::Compute;
+use kif_runner::hub;
 
 use super::common::{load, print};
 
@@ -18,19 +19,20 @@ use super::common::{load, print};
 const TOLERANCE: f64 = 1e-4;
 
 /// Files that are copied beside the merged weights where the base has them.
-const COMPANIONS: [&str; 5] = [
+const COMPANIONS: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "spiece.model",
     "generation_config.json",
+    "chat_template.jinja",
 ];
 
 /// Arguments of `kif merge`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Base model: a Hugging Face directory
-    #[arg(long, value_name = "DIR")]
+    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// Adapter in PEFT layout
     #[arg(long, value_name = "DIR")]
@@ -47,6 +49,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         adapter,
         out,
     } = arguments;
+    let model = hub::resolve(&model)?;
     if out.exists() {
         return Err(BadInput(format!(
             "--out {} exists; a merged model needs a new folder",
@@ -70,9 +73,10 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     atomic::write_folder(&out, |at| {
         kif_model::write_model(at, &config, &weights, Dtype::F32)
             .with_context(|| format!("writing merged model {}", out.display()))?;
-        for name in COMPANIONS.iter().filter(|name| model.join(name).exists()) {
-            std::fs::copy(model.join(name), at.join(name))
-                .with_context(|| format!("copying {name}"))?;
+        for name in COMPANIONS {
+            if let Some(text) = model_text(&model, name).or_bad_input(reading)? {
+                std::fs::write(at.join(name), text).with_context(|| format!("copying {name}"))?;
+            }
         }
         stop.check()?;
         difference = compare(&model, &adapter, at)?;

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod common;
 mod doctor;
+mod import;
 mod inspect;
 mod learn;
 mod merge;
@@ -50,6 +51,8 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Fold an adapter into its base
     Merge(merge::Arguments),
+    /// Write a GGUF file as a Hugging Face directory
+    Import(import::Arguments),
     /// Say what other projects would have printed for the same score matrix
     Metrics(metrics::Arguments),
     /// Rebuild the report of a run from its records
@@ -74,6 +77,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments, stop),
         Command::Pretrain(arguments) => pretrain::run(arguments, stop),
         Command::Merge(arguments) => merge::run(arguments, stop),
+        Command::Import(arguments) => import::run(arguments),
         Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Reproduction(arguments) => reproduction::run(arguments),

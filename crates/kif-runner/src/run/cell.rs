@@ -24,6 +24,7 @@ use super::phases::{self, Phase};
 use super::{Cell, Inputs, load_base};
 use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
+use crate::hub;
 use crate::pause::Pause;
 
 /// Most rows that are answered at once.
@@ -295,7 +296,7 @@ impl Session<'_> {
         let adapter = self.context.folder.join("adapter");
         let protocol = self.context.protocol;
         let base_name = match &protocol.model {
-            Some(model) => model.display().to_string(),
+            Some(model) => hub::base_name(model),
             None => protocol.arch.unwrap_or_default().base_name().to_owned(),
         };
         atomic::write_folder(&adapter, |at| {

@@ -18,13 +18,14 @@ use kif_report::record::TaskNote;
 use crate::codec::Codec;
 use crate::embedded;
 use crate::evaluate::TestSet;
+use crate::hub;
 
 /// Seed of `--limit-train` and `--limit-test`: the same rows in every cell and every run.
 const SUBSET_SEED: u64 = 1;
 
 /// Everything that a run reads before it starts.
 pub struct Inputs {
-    /// Folder of the base.
+    /// Folder or file of the base.
     pub model: PathBuf,
     /// Its tokenizer.
     pub codec: Codec,
@@ -58,7 +59,7 @@ impl Inputs {
     pub fn load(protocol: &Protocol, out: &Path) -> Result<Self> {
         let unpacked = out.join("embedded");
         let model = match &protocol.model {
-            Some(model) => model.clone(),
+            Some(model) => hub::resolve(model)?,
             None => embedded::unpack_base(&unpacked, protocol.arch.unwrap_or_default())?,
         };
         let (stream, root) = match (protocol.stream(), &protocol.data) {
@@ -104,7 +105,7 @@ impl Inputs {
             tasks,
             orders: stream.orders,
             data_files: Inventory::new(&root, files),
-            model_files: Inventory::new(&model, model_files),
+            model_files: Inventory::new(root_of(&model), model_files),
             model,
         })
     }
@@ -203,6 +204,14 @@ impl PreparedTask {
     /// Rows that it adds to the memory.
     pub fn budget(&self, protocol: &Protocol) -> usize {
         memory_rows(self.train.len(), protocol.memory.fraction)
+    }
+}
+
+/// What the names of a base's files start behind: its folder, or that of its only file.
+fn root_of(model: &Path) -> &Path {
+    match model.parent() {
+        Some(parent) if model.is_file() => parent,
+        _ => model,
     }
 }
 
