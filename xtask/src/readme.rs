@@ -115,6 +115,8 @@ mod tests {
             Verdict::Skip("a step of its own".into())
         );
         assert_eq!(verdict("kif report runs/quick", unset), Verdict::Run);
-        assert!(fetches("python3 -m pip download --no-deps x") && !fetches("kif report runs/quick"));
+        assert!(
+            fetches("python3 -m pip download --no-deps x") && !fetches("kif report runs/quick")
+        );
     }
 }

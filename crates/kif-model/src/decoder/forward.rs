@@ -5,8 +5,9 @@ use std::sync::Arc;
 use dfdx::prelude::{Tape, WithEmptyTape};
 use kif_data::Ragged;
 
+use super::shared::Beginnings;
 use super::{Decoder, Layer, angles, trains_inputs};
-use crate::engine::{Act, Angles, Attention, Engine, InputGradient};
+use crate::engine::{Act, Angles, Attention, Engine, InputGradient, Span};
 use crate::model::{AdapterPass, Core, shared_input, spans};
 use crate::{Dropout, ModelError};
 
@@ -17,12 +18,78 @@ pub(super) struct Pass<E: Engine> {
     window_sight: Option<Sight>,
     pub(super) adapters: AdapterPass<E>,
     wanted: Option<Wanted<E>>,
+    /// See [`Tokens::places`].
+    places: Option<Vec<usize>>,
 }
 
 /// Who sees whom, and from where.
 pub(super) struct Sight {
     pub(super) shape: Attention,
     pub(super) angles: Angles,
+}
+
+/// What goes through the layers.
+pub(super) struct Tokens {
+    /// Their ids.
+    pub(super) ids: Vec<u32>,
+    /// Where each stands in its row.
+    positions: Vec<usize>,
+    /// The row of each.
+    row_of: Arc<[usize]>,
+    /// Tokens that look, row after row, and what they look at.
+    queries: Vec<Span>,
+    keys: Vec<Span>,
+    /// Where rows share tokens: the places of the tokens of all rows among those that go through
+    /// the layers.
+    pub(super) places: Option<Vec<usize>>,
+}
+
+impl Tokens {
+    /// All tokens of `rows`.
+    pub(super) fn all(rows: &Ragged) -> Self {
+        let numbered = rows.rows().enumerate();
+        let row_of = numbered.flat_map(|(i, row)| std::iter::repeat_n(i, row.len()));
+        Self {
+            ids: rows.ids().to_vec(),
+            positions: rows.rows().flat_map(|row| 0..row.len()).collect(),
+            row_of: row_of.collect(),
+            queries: spans(rows),
+            keys: spans(rows),
+            places: None,
+        }
+    }
+
+    /// Those of `rows` that no row before has, where any are shared.
+    pub(super) fn distinct(rows: &Ragged) -> Self {
+        let beginnings = Beginnings::of(rows);
+        if !beginnings.are_shared() {
+            return Self::all(rows);
+        }
+        let Beginnings {
+            ids,
+            positions,
+            places,
+            queries,
+            keys,
+        } = beginnings;
+        Self {
+            // Only what does not depend on the row is shared.
+            row_of: vec![0; ids.len()].into(),
+            ids,
+            positions,
+            queries,
+            keys,
+            places: Some(places),
+        }
+    }
+
+    /// The places of tokens of the rows among those that go through the layers.
+    pub(super) fn of_rows(&self, tokens: Vec<usize>) -> Vec<usize> {
+        match &self.places {
+            None => tokens,
+            Some(places) => tokens.into_iter().map(|token| places[token]).collect(),
+        }
+    }
 }
 
 /// What is read of the last layer's output: after its attention nothing else is computed.
@@ -33,20 +100,20 @@ struct Wanted<E: Engine> {
 }
 
 impl<E: Engine> Decoder<E> {
-    /// A pass over `rows`, which have `weights` where rows are routed. Of the last layer's output
-    /// only the places `wanted` are made, or all of them.
+    /// A pass over `tokens`, whose rows have `weights` where they are routed. Of the last layer's
+    /// output only the places `wanted` are made, or all of them.
     pub(super) fn pass(
         &self,
-        rows: &Ragged,
+        tokens: Tokens,
         weights: Option<&Act<E::Device>>,
         dropout: Option<Dropout>,
         wanted: Option<Vec<usize>>,
     ) -> Pass<E> {
         let config = &self.config;
-        let positions = || rows.rows().flat_map(|row| 0..row.len());
+        let positions = || tokens.positions.iter().copied();
         let shape = Attention {
-            queries: spans(rows),
-            keys: spans(rows),
+            queries: tokens.queries,
+            keys: tokens.keys,
             n_heads: config.num_attention_heads,
             n_kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
@@ -54,7 +121,7 @@ impl<E: Engine> Decoder<E> {
             causal: true,
             window: None,
         };
-        let longest = rows.rows().map(<[u32]>::len).max().unwrap_or(0);
+        let longest = shape.keys.iter().map(|span| span.len).max().unwrap_or(0);
         let window_sight = config.window.as_ref().map(|window| Sight {
             shape: Attention {
                 // Rows that fit into the window see all.
@@ -63,12 +130,8 @@ impl<E: Engine> Decoder<E> {
             },
             angles: angles::angles(&self.window_frequencies, positions()),
         });
-        let numbered = rows.rows().enumerate();
-        let row_of: Arc<[usize]> = numbered
-            .flat_map(|(i, row)| std::iter::repeat_n(i, row.len()))
-            .collect();
         let wanted = wanted.map(|places| {
-            let rows = places.iter().map(|&place| row_of[place]).collect();
+            let rows = places.iter().map(|&place| tokens.row_of[place]).collect();
             Wanted {
                 places,
                 adapters: AdapterPass::of_rows(weights, rows, dropout),
@@ -80,8 +143,9 @@ impl<E: Engine> Decoder<E> {
                 angles: angles::angles(&self.frequencies, positions()),
             },
             window_sight,
-            adapters: AdapterPass::of_rows(weights, row_of, dropout),
+            adapters: AdapterPass::of_rows(weights, tokens.row_of, dropout),
             wanted,
+            places: tokens.places,
         }
     }
 
@@ -142,13 +206,40 @@ impl<E: Engine> Decoder<E> {
             Some(Wanted { places, adapters }) if is_last => {
                 // The norm read `x` before: the choice, which writes its gradient, comes first on
                 // the way back.
-                let x = core.engine.select(x, places)?;
-                (x, core.engine.select(mixed, places)?, adapters)
+                let x = self.of_last_layer(core, x, places, pass)?;
+                (x, self.of_last_layer(core, mixed, places, pass)?, adapters)
             }
             _ => (x, mixed, &pass.adapters),
         };
         let x = self.attend_onto(core, x, mixed, layer, adapters)?;
         self.feed_forward(core, x, layer, adapters)
+    }
+
+    /// The places of the last layer that are read, of which rows may share some.
+    fn of_last_layer<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        x: Act<E::Device, T>,
+        places: &[usize],
+        pass: &Pass<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        match pass.places {
+            None => core.engine.select(x, places),
+            Some(_) => core.engine.repeat(x, places),
+        }
+    }
+
+    /// Keys or values of the tokens of all rows.
+    pub(super) fn of_all_rows<T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        x: Act<E::Device, T>,
+        pass: &Pass<E>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        match &pass.places {
+            None => Ok(x),
+            Some(places) => core.engine.repeat(x, places),
+        }
     }
 
     /// What attention read, `mixed`, added to the residual stream.
@@ -207,6 +298,10 @@ impl<E: Engine> Decoder<E> {
         let input = x.with_empty_tape();
         let Sight { shape, angles } = self.sight(i, pass);
         let [q, k, v] = self.projections(core, input, layer, angles, adapters, is_lowest)?;
+        let (k, v) = (
+            self.of_all_rows(core, k, pass)?,
+            self.of_all_rows(core, v, pass)?,
+        );
         let mixed = core.engine.attention(q, k, v, shape, None)?;
         self.after_attention(core, i, x, mixed, pass)
     }

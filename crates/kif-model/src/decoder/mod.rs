@@ -6,11 +6,13 @@
 mod angles;
 mod build;
 mod forward;
+mod shared;
 mod write;
 
 use dfdx::prelude::{NoneTape, Tape, Trace};
 use kif_data::Ragged;
 
+use self::forward::Tokens;
 use crate::engine::{Act, Engine, Loss};
 use crate::files::DecoderConfig;
 use crate::model::{Core, Linear, Network, Param, Reading, Recomputed, Recorded, Segments};
@@ -85,8 +87,15 @@ impl<E: Engine> Network<E> for Decoder<E> {
         } else {
             (Some(places), None)
         };
-        let pass = self.pass(&rows, reading.weights.as_ref(), dropout, early);
-        let mut x = core.embed::<T>(&core.embedding, &rows)?;
+        // What is learned from has a row of its own for every token: so has its dropout.
+        let weights = reading.weights.as_ref();
+        let tokens = match T::OWNS_TAPE || core.is_gathering() || weights.is_some() {
+            true => Tokens::all(&rows),
+            false => Tokens::distinct(&rows),
+        };
+        let early = early.map(|places| tokens.of_rows(places));
+        let mut x = core.embed_ids::<T>(&core.embedding, &tokens.ids)?;
+        let pass = self.pass(tokens, weights, dropout, early);
         for i in 0..self.layers.len() {
             x = self.layer(core, i, x, &pass)?;
         }
@@ -108,7 +117,8 @@ impl<E: Engine> Network<E> for Decoder<E> {
     ) -> Result<Recomputed<E>, ModelError> {
         let rows = joined(&reading.inputs, targets);
         let wanted = Some(predicting(&rows, targets));
-        let pass = self.pass(&rows, reading.weights.as_ref(), dropout, wanted);
+        let weights = reading.weights.as_ref();
+        let pass = self.pass(Tokens::all(&rows), weights, dropout, wanted);
         let mut xs = vec![core.embed::<NoneTape>(&core.embedding, &rows)?];
         for i in 0..self.layers.len() {
             xs.push(self.layer(core, i, xs[i].clone(), &pass)?);

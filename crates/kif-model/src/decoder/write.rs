@@ -1,7 +1,7 @@
 //! Texts that go on from prompts, token by token, with keys and values kept: those of a prompt
 //! once, whatever number of texts answer it.
 
-use super::forward::Sight;
+use super::forward::{Sight, Tokens};
 use super::{Decoder, angles};
 use crate::ModelError;
 use crate::engine::{Act, Engine, Span, Step};
@@ -31,14 +31,23 @@ impl<E: Engine> Decoder<E> {
         reading: &Reading<'_, E>,
     ) -> Result<(Written<E>, Vec<f32>), ModelError> {
         let (rows, weights) = (&*reading.inputs, &reading.weights);
+        let tokens = match weights {
+            None => Tokens::distinct(rows),
+            Some(_) => Tokens::all(rows),
+        };
         let last = rows.offsets()[1..].iter().map(|end| end - 1).collect();
-        let pass = self.pass(rows, weights.as_ref(), None, Some(last));
+        let last = tokens.of_rows(last);
+        let mut x: Act<E::Device> = core.embed_ids(&core.embedding, &tokens.ids)?;
+        let pass = self.pass(tokens, weights.as_ref(), None, Some(last));
         let mut of_prompts = Vec::with_capacity(self.layers.len());
-        let mut x: Act<E::Device> = core.embed(&core.embedding, rows)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let adapters = &pass.adapters;
             let Sight { shape, angles } = self.sight(i, &pass);
             let [q, k, v] = self.projections(core, x.clone(), layer, angles, adapters, true)?;
+            let (k, v) = (
+                self.of_all_rows(core, k, &pass)?,
+                self.of_all_rows(core, v, &pass)?,
+            );
             of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
             let mixed = core.engine.attention(q, k, v, shape, None)?;
             x = self.after_attention(core, i, x, mixed, &pass)?;

@@ -268,6 +268,13 @@ pub(crate) trait Engine: Clone {
         rows: &[usize],
     ) -> Result<Act<Self::Device, T>, ModelError>;
 
+    /// As [`select`](Self::select), each row any number of times.
+    fn repeat<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Act<Self::Device, T>,
+        rows: &[usize],
+    ) -> Result<Act<Self::Device, T>, ModelError>;
+
     /// Attention of one new token of each text, `[texts, H * head_dim]`, to keys and values kept on
     /// the host.
     fn attention_step(

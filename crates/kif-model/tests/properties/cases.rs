@@ -102,12 +102,23 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
     prop_oneof![t5(), decoder()]
 }
 
+/// Some may begin alike, or be the same.
 pub(crate) fn rows() -> impl Strategy<Value = Vec<(Vec<u32>, Vec<u32>)>> {
-    let row = (
-        prop::collection::vec(0u32..40, 1..12),
-        prop::collection::vec(0u32..40, 1..5),
-    );
-    prop::collection::vec(row, 1..5)
+    let ids = |n| prop::collection::vec(0u32..40, n);
+    let row = (prop::option::of(0usize..6), ids(1..8), ids(1..5));
+    let rows = (ids(5..6), prop::collection::vec(row, 1..5), any::<bool>());
+    rows.prop_map(|(beginning, rows, repeats)| {
+        let with_beginning = |(n_alike, input, target): (Option<usize>, Vec<u32>, Vec<u32>)| {
+            let alike = &beginning[..n_alike.unwrap_or(0).min(beginning.len())];
+            ([alike, &input].concat(), target)
+        };
+        let mut rows: Vec<_> = rows.into_iter().map(with_beginning).collect();
+        if repeats {
+            let (input, target) = (rows[0].0.clone(), rows[rows.len() - 1].1.clone());
+            rows.push((input, target));
+        }
+        rows
+    })
 }
 
 pub(crate) fn decoder() -> impl Strategy<Value = Case> {

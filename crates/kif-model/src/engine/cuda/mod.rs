@@ -418,6 +418,14 @@ impl Engine for CudaEngine {
         rows::select(self, x, rows).map_err(device_error)
     }
 
+    fn repeat<T: Tape<f32, Cuda>>(
+        &self,
+        x: Act<Cuda, T>,
+        rows: &[usize],
+    ) -> Result<Act<Cuda, T>, ModelError> {
+        rows::repeat(self, x, rows).map_err(device_error)
+    }
+
     fn attention_step(
         &self,
         q: Act<Cuda>,

@@ -1,10 +1,13 @@
 //! Biases, rotations and choices of rows on the tape. Their inputs have no other consumer, so
 //! gradients are written, not added.
 
+use std::rc::Rc;
+
+use cudarc::driver::CudaSlice;
 use dfdx::prelude::*;
 
-use super::device::{Address, Grid, Result, arguments, take_gradient};
-use super::{CudaEngine, CudaWeight};
+use super::device::{Address, Gpu, Grid, Result, arguments, take_gradient};
+use super::{CudaEngine, CudaWeight, Groups};
 use crate::engine::{Act, Angles};
 
 /// `x + bias` in every row.
@@ -86,24 +89,9 @@ pub(super) fn select<T: Tape<f32, Cuda>>(
 ) -> Result<Act<Cuda, T>> {
     let gpu = engine.gpu.clone();
     let (x, mut tape) = x.split_tape();
-    let (n_rows, width) = *x.shape();
-    let n = rows.len();
-    let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-    let rows = gpu.indices(&rows)?;
-    let out = gpu.tensor(n, width)?;
-    let (x_at, rows_at, y) = (
-        Address::of_tensor(&x),
-        Address::of(&rows),
-        Address::of_tensor(&out),
-    );
-    // Rows of x are looked up as those of a table.
-    let (n_ids, grid) = (n_rows as u32, Grid::elements(n * width));
-    gpu.launch(
-        "embed",
-        grid,
-        arguments![n, width, n_ids, x_at, Address::NULL, rows_at, y],
-    )?;
+    let (out, rows) = rows_of(&gpu, &x, rows)?;
     if T::OWNS_TAPE {
+        let (n, width) = *out.shape();
         let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
         tape.add_backward_op(move |gradients| {
             let mut gy = take_gradient!(gpu, gradients, out_ghost);
@@ -111,10 +99,59 @@ pub(super) fn select<T: Tape<f32, Cuda>>(
             let gx = Address::of_gradient(gradients.get_or_alloc_mut(&x_ghost)?);
             gpu.launch(
                 "put_rows",
-                grid,
+                Grid::elements(n * width),
                 arguments![n, width, Address::of(&rows), gy.address()?, gx],
             )
         });
     }
     Ok(out.put_tape(tape))
+}
+
+/// The given rows of `x`, each any number of times: their gradients are added in the order of
+/// `rows`.
+pub(super) fn repeat<T: Tape<f32, Cuda>>(
+    engine: &CudaEngine,
+    x: Act<Cuda, T>,
+    rows: &[usize],
+) -> Result<Act<Cuda, T>> {
+    let gpu = engine.gpu.clone();
+    let (x, mut tape) = x.split_tape();
+    let (out, _) = rows_of(&gpu, &x, rows)?;
+    if T::OWNS_TAPE {
+        let width = out.shape().1;
+        let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
+        let groups = Groups::new(rows.iter().map(|&row| Some(row as u32)));
+        tape.add_backward_op(move |gradients| {
+            let mut gy = take_gradient!(gpu, gradients, out_ghost);
+            let lists = groups.upload(&gpu)?;
+            let gx = Address::of_gradient(gradients.get_or_alloc_mut(&x_ghost)?);
+            let [rows, starts, places] = lists.each_ref().map(|list| Address::of(list));
+            gpu.launch(
+                "embed_backward",
+                Grid::rows(groups.len(), width),
+                arguments![width, rows, starts, places, gy.address()?, gx],
+            )
+        });
+    }
+    Ok(out.put_tape(tape))
+}
+
+/// Rows of `x`, looked up as those of a table, and their numbers on the device.
+fn rows_of(gpu: &Gpu, x: &Act<Cuda>, rows: &[usize]) -> Result<(Act<Cuda>, Rc<CudaSlice<u32>>)> {
+    let (n_rows, width) = *x.shape();
+    let n = rows.len();
+    let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+    let rows = gpu.indices(&rows)?;
+    let out = gpu.tensor(n, width)?;
+    let (x_at, rows_at, y) = (
+        Address::of_tensor(x),
+        Address::of(&rows),
+        Address::of_tensor(&out),
+    );
+    gpu.launch(
+        "embed",
+        Grid::elements(n * width),
+        arguments![n, width, n_rows as u32, x_at, Address::NULL, rows_at, y],
+    )?;
+    Ok((out, rows))
 }

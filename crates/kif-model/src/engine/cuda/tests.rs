@@ -44,9 +44,10 @@ enum Operation {
     WindowedAttention,
     Sum,
     Multiple,
+    Repetition,
 }
 
-const OPERATIONS: [Operation; 20] = [
+const OPERATIONS: [Operation; 21] = [
     Operation::Norm,
     Operation::Relu,
     Operation::GatedGelu,
@@ -67,6 +68,7 @@ const OPERATIONS: [Operation; 20] = [
     Operation::WindowedAttention,
     Operation::Sum,
     Operation::Multiple,
+    Operation::Repetition,
 ];
 
 /// An engine, its trained weights in the order in which they were made, and the chance that they
@@ -260,6 +262,14 @@ fn outcome<E: Engine>(
         Operation::Selection => {
             let rows: Vec<usize> = (0..n).rev().step_by(2).collect();
             engine.select(x, &rows)?
+        }
+        Operation::Repetition => {
+            let rows: Vec<usize> = bench
+                .ids(2 * n, n)
+                .iter()
+                .map(|&row| row as usize)
+                .collect();
+            engine.repeat(x, &rows)?
         }
         Operation::GroupedAttention => {
             let (k, v) = (bench.input(n, head_dim)?, bench.input(n, head_dim)?);

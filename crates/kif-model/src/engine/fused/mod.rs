@@ -295,6 +295,14 @@ impl Engine for Fused {
         select::select(self, x, rows)
     }
 
+    fn repeat<T: Tape<f32, Cpu>>(
+        &self,
+        x: Act<Cpu, T>,
+        rows: &[usize],
+    ) -> Result<Act<Cpu, T>, ModelError> {
+        select::repeat(self, x, rows)
+    }
+
     fn attention_step(
         &self,
         q: Act<Cpu>,

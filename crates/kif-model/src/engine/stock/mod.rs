@@ -338,6 +338,14 @@ impl<D: Device<f32>> Engine for Stock<D> {
         x.try_gather(rows).map_err(device_error)
     }
 
+    fn repeat<T: Tape<f32, D>>(
+        &self,
+        x: Act<D, T>,
+        rows: &[usize],
+    ) -> Result<Act<D, T>, ModelError> {
+        self.select(x, rows)
+    }
+
     fn attention_step(
         &self,
         q: Act<D>,
