@@ -38,6 +38,6 @@ pub use layout::{LORA_A, LORA_B, ParamGroup, ParamLayout, ParamSpec};
 pub use load::{from_parts, load};
 pub use lora::{LORA_TARGETS, LoraConfig, MAX_RANK};
 pub use matrix_rate::{gpu_peak_memory, matrix_rate};
-pub use options::{DeviceKind, EngineKind, ModelOptions, Precision, Trainable};
+pub use options::{DeviceKind, DropoutOf, EngineKind, ModelOptions, Precision, Trainable};
 pub use prompts::{MAX_PROMPT_ROWS, PromptConfig, PromptSelection, closest_keys, cosine};
 pub use routing::{Router, Routing};

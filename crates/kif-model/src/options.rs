@@ -1,5 +1,7 @@
 //! How a model is to be run: where, by whom, in which precision, and what is trained.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{LoraConfig, ModelError, PromptConfig, Routing};
 
 /// Where the arithmetic happens.
@@ -90,6 +92,19 @@ impl Trainable {
     }
 }
 
+/// Which tokens of a batch have a dropout mask of their own in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropoutOf {
+    /// Those of every row: rows are computed apart.
+    #[default]
+    Row,
+    /// Those that no other row has behind the same beginning: of a decoder-only model, what rows
+    /// that begin alike have in common is computed once, forward and backward, and drops the same.
+    /// Rows that a router weighs by their prompts are computed apart all the same.
+    Beginning,
+}
+
 /// How a model is to be run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelOptions {
@@ -106,6 +121,8 @@ pub struct ModelOptions {
     /// Whether a training step keeps only what enters each block and computes the rest a second
     /// time: less memory, more time, the same bits.
     pub recompute: bool,
+    /// Which tokens drop something of their own.
+    pub dropout_of: DropoutOf,
 }
 
 impl ModelOptions {
@@ -118,6 +135,7 @@ impl ModelOptions {
             trainable,
             seed: 1,
             recompute: false,
+            dropout_of: DropoutOf::Row,
         }
     }
 

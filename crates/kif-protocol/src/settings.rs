@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kif_data::MemoryPolicy;
 use kif_methods::{Accumulate, BatchOrder, LearnerConfig, Schedule, TaskDuration, TrainingPlan};
-use kif_model::LoraConfig;
+use kif_model::{DropoutOf, LoraConfig};
 use serde::{Deserialize, Serialize};
 
 /// The adapter; the defaults are the published settings. The targets `q`, `k`, `v` and `o` are
@@ -33,6 +33,8 @@ pub struct TrainingSettings {
     pub lr: f64,
     /// Steps of linear warm-up (published: 50).
     pub warmup_steps: u64,
+    /// Which tokens of a batch drop something of their own (published: those of every row).
+    pub dropout_of: DropoutOf,
     /// Largest norm of the gradient (published: 1).
     pub clip: f32,
 }
@@ -109,6 +111,7 @@ impl Default for TrainingSettings {
             micro_tokens,
             lr: 3e-4,
             warmup_steps: 50,
+            dropout_of: DropoutOf::default(),
             clip: optimizer.clip,
         }
     }

@@ -9,9 +9,9 @@ use kif_data::{Batch, Encoded};
 use kif_methods::methods::KifConfig;
 use kif_methods::{Learner, LearnerConfig, MemoryOrder, MethodConfig, Schedule, TaskView};
 use kif_model::{
-    DecoderConfig, DeviceKind, Dropout, EngineKind, Family, FeedForward, LanguageModel, LoraConfig,
-    ModelConfig, ModelError, ModelOptions, Precision, PromptConfig, PromptSelection, Rope,
-    T5Config, Trainable, Window, from_parts, random_weights, required,
+    DecoderConfig, DeviceKind, Dropout, DropoutOf, EngineKind, Family, FeedForward, LanguageModel,
+    LoraConfig, ModelConfig, ModelError, ModelOptions, Precision, PromptConfig, PromptSelection,
+    Rope, T5Config, Trainable, Window, from_parts, random_weights, required,
 };
 
 /// One comparison.
@@ -188,6 +188,7 @@ fn model(case: &Case, device: DeviceKind, precision: Precision) -> Result<Box<dy
         trainable: case.trainable.clone(),
         seed: 7,
         recompute: case.recompute,
+        dropout_of: DropoutOf::Row,
     };
     let mut model = from_parts(&case.config, random_weights(&case.config, 7), &options)?;
     let mut rng = stream(7, Purpose::Init, 1, 0);

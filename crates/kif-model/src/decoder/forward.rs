@@ -1,5 +1,6 @@
 //! The layers of a decoder-only model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dfdx::prelude::{Tape, WithEmptyTape};
@@ -18,8 +19,8 @@ pub(super) struct Pass<E: Engine> {
     window_sight: Option<Sight>,
     pub(super) adapters: AdapterPass<E>,
     wanted: Option<Wanted<E>>,
-    /// See [`Tokens::places`].
-    places: Option<Vec<usize>>,
+    /// See [`Tokens`].
+    shared: Option<Shared>,
 }
 
 /// Who sees whom, and from where.
@@ -39,9 +40,15 @@ pub(super) struct Tokens {
     /// Tokens that look, row after row, and what they look at.
     queries: Vec<Span>,
     keys: Vec<Span>,
-    /// Where rows share tokens: the places of the tokens of all rows among those that go through
-    /// the layers.
-    pub(super) places: Option<Vec<usize>>,
+    shared: Option<Shared>,
+}
+
+/// Where rows share tokens: places among those that go through the layers.
+pub(super) struct Shared {
+    /// Of the tokens of all rows, one after the other.
+    places: Vec<usize>,
+    /// Of what the tokens that look, look at.
+    keys: Vec<usize>,
 }
 
 impl Tokens {
@@ -55,7 +62,7 @@ impl Tokens {
             row_of: row_of.collect(),
             queries: spans(rows),
             keys: spans(rows),
-            places: None,
+            shared: None,
         }
     }
 
@@ -70,6 +77,7 @@ impl Tokens {
             positions,
             places,
             queries,
+            key_places,
             keys,
         } = beginnings;
         Self {
@@ -79,24 +87,65 @@ impl Tokens {
             positions,
             queries,
             keys,
-            places: Some(places),
+            shared: Some(Shared {
+                places,
+                keys: key_places,
+            }),
         }
     }
 
-    /// The places of tokens of the rows among those that go through the layers.
-    pub(super) fn of_rows(&self, tokens: Vec<usize>) -> Vec<usize> {
-        match &self.places {
-            None => tokens,
-            Some(places) => tokens.into_iter().map(|token| places[token]).collect(),
+    /// What is read of the last layer for these tokens of the rows.
+    pub(super) fn chosen(&self, tokens: Vec<usize>) -> Chosen {
+        let Some(shared) = &self.shared else {
+            return Chosen {
+                places: tokens,
+                answers: None,
+            };
+        };
+        let (mut places, mut known) = (Vec::new(), BTreeMap::new());
+        let answers = tokens.into_iter().map(|token| {
+            let place = shared.places[token];
+            *known.entry(place).or_insert_with(|| {
+                places.push(place);
+                places.len() - 1
+            })
+        });
+        let answers: Vec<usize> = answers.collect();
+        let is_shared = places.len() < answers.len();
+        Chosen {
+            places,
+            answers: is_shared.then_some(answers),
         }
     }
 }
 
 /// What is read of the last layer's output: after its attention nothing else is computed.
 struct Wanted<E: Engine> {
-    /// Places in the rows.
+    /// Places among the tokens.
     places: Vec<usize>,
     adapters: AdapterPass<E>,
+}
+
+/// What is asked for of the last layer's output.
+pub(super) struct Chosen {
+    /// Places among the tokens that go through the layers, each once.
+    pub(super) places: Vec<usize>,
+    /// For everything that is asked for, the number of its place, where some is asked for twice.
+    answers: Option<Vec<usize>>,
+}
+
+impl Chosen {
+    /// What is asked for of `hidden`, which has the places' rows.
+    pub(super) fn answers<E: Engine, T: Tape<f32, E::Device>>(
+        &self,
+        core: &Core<E>,
+        hidden: Act<E::Device, T>,
+    ) -> Result<Act<E::Device, T>, ModelError> {
+        match &self.answers {
+            None => Ok(hidden),
+            Some(answers) => core.engine.repeat(hidden, answers),
+        }
+    }
 }
 
 impl<E: Engine> Decoder<E> {
@@ -145,7 +194,7 @@ impl<E: Engine> Decoder<E> {
             window_sight,
             adapters: AdapterPass::of_rows(weights, tokens.row_of, dropout),
             wanted,
-            places: tokens.places,
+            shared: tokens.shared,
         }
     }
 
@@ -206,8 +255,8 @@ impl<E: Engine> Decoder<E> {
             Some(Wanted { places, adapters }) if is_last => {
                 // The norm read `x` before: the choice, which writes its gradient, comes first on
                 // the way back.
-                let x = self.of_last_layer(core, x, places, pass)?;
-                (x, self.of_last_layer(core, mixed, places, pass)?, adapters)
+                let x = core.engine.select(x, places)?;
+                (x, core.engine.select(mixed, places)?, adapters)
             }
             _ => (x, mixed, &pass.adapters),
         };
@@ -215,30 +264,32 @@ impl<E: Engine> Decoder<E> {
         self.feed_forward(core, x, layer, adapters)
     }
 
-    /// The places of the last layer that are read, of which rows may share some.
-    fn of_last_layer<T: Tape<f32, E::Device>>(
+    /// Keys or values that the tokens of a pass look at.
+    pub(super) fn looked_at<T: Tape<f32, E::Device>>(
         &self,
         core: &Core<E>,
         x: Act<E::Device, T>,
-        places: &[usize],
         pass: &Pass<E>,
     ) -> Result<Act<E::Device, T>, ModelError> {
-        match pass.places {
-            None => core.engine.select(x, places),
-            Some(_) => core.engine.repeat(x, places),
+        match &pass.shared {
+            None => Ok(x),
+            Some(shared) => core.engine.repeat(x, &shared.keys),
         }
     }
 
-    /// Keys or values of the tokens of all rows.
-    pub(super) fn of_all_rows<T: Tape<f32, E::Device>>(
+    /// Keys or values of the tokens of all rows, on the host.
+    pub(super) fn of_all_rows(
         &self,
         core: &Core<E>,
-        x: Act<E::Device, T>,
+        x: &Act<E::Device>,
         pass: &Pass<E>,
-    ) -> Result<Act<E::Device, T>, ModelError> {
-        match &pass.places {
-            None => Ok(x),
-            Some(places) => core.engine.repeat(x, places),
+    ) -> Result<Vec<f32>, ModelError> {
+        match &pass.shared {
+            None => core.engine.to_host(x),
+            Some(shared) => {
+                let all = core.engine.repeat(x.clone(), &shared.places)?;
+                core.engine.to_host(&all)
+            }
         }
     }
 
@@ -299,8 +350,8 @@ impl<E: Engine> Decoder<E> {
         let Sight { shape, angles } = self.sight(i, pass);
         let [q, k, v] = self.projections(core, input, layer, angles, adapters, is_lowest)?;
         let (k, v) = (
-            self.of_all_rows(core, k, pass)?,
-            self.of_all_rows(core, v, pass)?,
+            self.looked_at(core, k, pass)?,
+            self.looked_at(core, v, pass)?,
         );
         let mixed = core.engine.attention(q, k, v, shape, None)?;
         self.after_attention(core, i, x, mixed, pass)

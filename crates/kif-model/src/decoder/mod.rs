@@ -16,7 +16,7 @@ use self::forward::Tokens;
 use crate::engine::{Act, Engine, Loss};
 use crate::files::DecoderConfig;
 use crate::model::{Core, Linear, Network, Param, Reading, Recomputed, Recorded, Segments};
-use crate::{Dropout, ModelError};
+use crate::{Dropout, DropoutOf, ModelError};
 
 /// Norm, attention, residual; norm, feed-forward block, residual.
 struct Layer<E: Engine> {
@@ -80,29 +80,25 @@ impl<E: Engine> Network<E> for Decoder<E> {
         dropout: Option<Dropout>,
     ) -> Result<(Act<E::Device, T>, T), ModelError> {
         let rows = joined(&reading.inputs, targets);
-        let places = predicting(&rows, targets);
-        // Who looks inside sees what the layers make of all tokens.
-        let (early, late) = if core.is_gathering() {
-            (None, Some(places))
-        } else {
-            (Some(places), None)
-        };
-        // What is learned from has a row of its own for every token: so has its dropout.
         let weights = reading.weights.as_ref();
-        let tokens = match T::OWNS_TAPE || core.is_gathering() || weights.is_some() {
-            true => Tokens::all(&rows),
-            false => Tokens::distinct(&rows),
+        let is_shared = !T::OWNS_TAPE || core.dropout_of == DropoutOf::Beginning;
+        let tokens = match is_shared && !core.is_gathering() && weights.is_none() {
+            true => Tokens::distinct(&rows),
+            false => Tokens::all(&rows),
         };
-        let early = early.map(|places| tokens.of_rows(places));
+        let chosen = tokens.chosen(predicting(&rows, targets));
+        // Who looks inside sees what the layers make of all tokens.
+        let early = (!core.is_gathering()).then(|| chosen.places.clone());
         let mut x = core.embed_ids::<T>(&core.embedding, &tokens.ids)?;
         let pass = self.pass(tokens, weights, dropout, early);
         for i in 0..self.layers.len() {
             x = self.layer(core, i, x, &pass)?;
         }
-        if let Some(places) = late {
-            x = core.engine.select(x, &places)?;
+        if core.is_gathering() {
+            x = core.engine.select(x, &chosen.places)?;
         }
-        Ok((core.norm(x, &self.final_norm)?, T::default()))
+        let hidden = core.norm(x, &self.final_norm)?;
+        Ok((chosen.answers(core, hidden)?, T::default()))
     }
 
     fn recomputed(
@@ -116,16 +112,22 @@ impl<E: Engine> Network<E> for Decoder<E> {
         ) -> Result<Loss<E::Device, Recorded<E>>, ModelError>,
     ) -> Result<Recomputed<E>, ModelError> {
         let rows = joined(&reading.inputs, targets);
-        let wanted = Some(predicting(&rows, targets));
         let weights = reading.weights.as_ref();
-        let pass = self.pass(Tokens::all(&rows), weights, dropout, wanted);
-        let mut xs = vec![core.embed::<NoneTape>(&core.embedding, &rows)?];
+        let tokens = match core.dropout_of == DropoutOf::Beginning && weights.is_none() {
+            true => Tokens::distinct(&rows),
+            false => Tokens::all(&rows),
+        };
+        let chosen = tokens.chosen(predicting(&rows, targets));
+        let ids = tokens.ids.clone();
+        let pass = self.pass(tokens, weights, dropout, Some(chosen.places.clone()));
+        let mut xs = vec![core.embed_ids::<NoneTape>(&core.embedding, &ids)?];
         for i in 0..self.layers.len() {
             xs.push(self.layer(core, i, xs[i].clone(), &pass)?);
         }
         let mut x = xs.pop().expect("the embedding at least");
         let hidden = x.clone().leaky_traced();
-        let (loss, losses) = compare(core.norm(hidden, &self.final_norm)?)?;
+        let hidden = core.norm(hidden, &self.final_norm)?;
+        let (loss, losses) = compare(chosen.answers(core, hidden)?)?;
         let mut segments = Segments::begin(loss)?;
         for i in (0..self.layers.len()).rev() {
             let input = xs.pop().expect("an input for every layer");
@@ -134,7 +136,7 @@ impl<E: Engine> Network<E> for Decoder<E> {
             x = input;
         }
         if trains_inputs(core) {
-            segments = segments.backward(core.embed(&core.embedding, &rows)?, &x)?;
+            segments = segments.backward(core.embed_ids(&core.embedding, &ids)?, &x)?;
         }
         Ok((losses, segments))
     }

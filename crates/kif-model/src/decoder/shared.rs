@@ -1,8 +1,8 @@
 //! Rows that begin alike: every distinct beginning goes through the layers once.
 //!
-//! Attention looks back only, so what the layers make of a token depends on the tokens before it and
-//! on nothing else: rows that begin with the same tokens have the same activations there, to the
-//! bit. A row is computed from where it leaves the row before it, in lexicographic order.
+//! Attention looks back only, so what the layers make of a token depends on the tokens before it
+//! and on nothing else: rows that begin with the same tokens have the same activations there, to
+//! the bit. A row is computed from where it leaves the row before it, in lexicographic order.
 
 use kif_data::Ragged;
 
@@ -19,7 +19,9 @@ pub(super) struct Beginnings {
     pub(super) places: Vec<usize>,
     /// The tokens of one row that no row before it has, in each of the rows that has some.
     pub(super) queries: Vec<Span>,
-    /// All tokens of these rows, among those of all rows.
+    /// All tokens of these rows, one after the other, by their places in `ids`.
+    pub(super) key_places: Vec<usize>,
+    /// Where each of these rows lies in `key_places`.
     pub(super) keys: Vec<Span>,
 }
 
@@ -33,6 +35,7 @@ impl Beginnings {
             positions: Vec::new(),
             places: vec![0; rows.ids().len()],
             queries: Vec::new(),
+            key_places: Vec::new(),
             keys: Vec::new(),
         };
         let mut last: Option<usize> = None;
@@ -66,9 +69,11 @@ impl Beginnings {
         if query.len > 0 {
             self.queries.push(query);
             self.keys.push(Span {
-                start,
+                start: self.key_places.len(),
                 len: ids.len(),
             });
+            let row = &self.places[start..start + ids.len()];
+            self.key_places.extend_from_slice(row);
         }
     }
 
@@ -102,7 +107,8 @@ mod tests {
             all.queries,
             [span(0, 2), span(2, 1), span(3, 2), span(5, 1)]
         );
-        assert_eq!(all.keys, [span(3, 2), span(0, 3), span(6, 4), span(5, 1)]);
+        assert_eq!(all.keys, [span(0, 2), span(2, 3), span(5, 4), span(9, 1)]);
+        assert_eq!(all.key_places, [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]);
     }
 
     #[test]

@@ -36,23 +36,26 @@ impl<E: Engine> Decoder<E> {
             Some(_) => Tokens::all(rows),
         };
         let last = rows.offsets()[1..].iter().map(|end| end - 1).collect();
-        let last = tokens.of_rows(last);
+        let last = tokens.chosen(last);
         let mut x: Act<E::Device> = core.embed_ids(&core.embedding, &tokens.ids)?;
-        let pass = self.pass(tokens, weights.as_ref(), None, Some(last));
+        let pass = self.pass(tokens, weights.as_ref(), None, Some(last.places.clone()));
         let mut of_prompts = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             let adapters = &pass.adapters;
             let Sight { shape, angles } = self.sight(i, &pass);
             let [q, k, v] = self.projections(core, x.clone(), layer, angles, adapters, true)?;
+            of_prompts.push([
+                self.of_all_rows(core, &k, &pass)?,
+                self.of_all_rows(core, &v, &pass)?,
+            ]);
             let (k, v) = (
-                self.of_all_rows(core, k, &pass)?,
-                self.of_all_rows(core, v, &pass)?,
+                self.looked_at(core, k, &pass)?,
+                self.looked_at(core, v, &pass)?,
             );
-            of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
             let mixed = core.engine.attention(q, k, v, shape, None)?;
             x = self.after_attention(core, i, x, mixed, &pass)?;
         }
-        let hidden = core.norm(x, &self.final_norm)?;
+        let hidden = last.answers(core, core.norm(x, &self.final_norm)?)?;
         let width = self.config.num_key_value_heads * self.config.head_dim;
         let layers = self.layers.iter();
         let written = Written {

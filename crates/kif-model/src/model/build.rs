@@ -116,6 +116,7 @@ impl<'a, E: Engine> Builder<'a, E> {
             layout: layout.with_slots(routing.map_or(1, |routing| routing.n_slots))?,
             params,
             recompute: self.options.recompute,
+            dropout_of: self.options.dropout_of,
             embedding,
             head,
             side_by_side: match self.trainable {

@@ -9,7 +9,7 @@ use kif_data::Ragged;
 use super::layer::{Linear, Param};
 use super::parts::{AdapterPass, Gathered, InstanceRouter, SideBySide, SoftPrompts};
 use crate::engine::{Act, Engine, InputGradient, Loss};
-use crate::{ModelError, ParamLayout};
+use crate::{DropoutOf, ModelError, ParamLayout};
 
 /// What the model's predictions at the target positions are compared with.
 #[derive(Clone, Copy)]
@@ -39,6 +39,8 @@ pub(crate) struct Core<E: Engine> {
     pub(crate) params: Vec<f32>,
     /// Whether a step computes activations twice instead of keeping them.
     pub(crate) recompute: bool,
+    /// Which tokens drop something of their own.
+    pub(crate) dropout_of: DropoutOf,
     /// Token embedding, `[V, D]`.
     pub(crate) embedding: Param<E>,
     /// The output head, where it is not the embedding.

@@ -3,9 +3,9 @@
 use half::bf16;
 use kif_data::{Batch, Encoded};
 use kif_model::{
-    DecoderConfig, EngineKind, Family, FeedForward, LanguageModel, Llama3Scaling, LoraConfig,
-    ModelConfig, ModelOptions, Precision, PromptConfig, PromptSelection, Rope, Router, Routing,
-    T5Config, Trainable, Weights, Window, from_parts, random_weights,
+    DecoderConfig, DropoutOf, EngineKind, Family, FeedForward, LanguageModel, Llama3Scaling,
+    LoraConfig, ModelConfig, ModelOptions, Precision, PromptConfig, PromptSelection, Rope, Router,
+    Routing, T5Config, Trainable, Weights, Window, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ pub(crate) struct Case {
     pub(crate) routing: Option<Routing>,
     pub(crate) rows: Vec<(Vec<u32>, Vec<u32>)>,
     pub(crate) seed: u64,
+    pub(crate) dropout_of: DropoutOf,
 }
 
 impl Case {
@@ -67,6 +68,14 @@ impl Case {
             Some(routing) => Trainable::Routed(lora, routing),
             None => Trainable::Adapter(lora),
         }
+    }
+}
+
+/// Half of all cases learn what rows have in common once.
+fn either(seed: u64) -> DropoutOf {
+    match seed % 2 {
+        0 => DropoutOf::Row,
+        _ => DropoutOf::Beginning,
     }
 }
 
@@ -187,6 +196,7 @@ pub(crate) fn decoder() -> impl Strategy<Value = Case> {
                 routing: None,
                 rows,
                 seed,
+                dropout_of: either(seed),
             }
         },
     )
@@ -263,6 +273,7 @@ pub(crate) fn t5() -> impl Strategy<Value = Case> {
                 routing: None,
                 rows,
                 seed,
+                dropout_of: either(seed),
             }
         },
     )
@@ -312,6 +323,7 @@ pub(crate) fn model_with(
         engine,
         seed: case.seed,
         recompute,
+        dropout_of: case.dropout_of,
         ..ModelOptions::cpu(trainable)
     };
     from_parts(&case.config, weights(case), &options).unwrap()

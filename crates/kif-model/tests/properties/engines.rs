@@ -2,11 +2,12 @@
 //! again.
 
 use kif_data::Batch;
-use kif_model::{Dropout, EngineKind, LanguageModel, Trainable};
+use kif_model::{Dropout, DropoutOf, EngineKind, LanguageModel, Trainable};
 use proptest::prelude::*;
 
 use crate::cases::{
-    adapted, any_case, batch, case, log_softmax, model, model_with, prompted, prompts, spread,
+    Case, adapted, any_case, batch, case, decoder, log_softmax, model, model_with, prompted,
+    prompts, spread,
 };
 use crate::common::{distance, length, mean_loss_and_grad};
 
@@ -107,6 +108,38 @@ proptest! {
         let [fused, stock] = [EngineKind::Fused, EngineKind::Stock]
             .map(|engine| prompted(&case, &prompts, engine, false));
         engines_agree(fused, stock, &batch(&case.rows), None);
+    }
+
+    #[test]
+    fn what_rows_share_has_the_gradient_that_it_has_in_rows_apart(case in case(), recompute in any::<bool>()) {
+        let [apart, shared] = [DropoutOf::Row, DropoutOf::Beginning].map(|dropout_of| {
+            let case = Case { dropout_of, ..case.clone() };
+            let mut model = model_with(&case, EngineKind::Fused, case.trainable(), recompute);
+            let params = spread(model.layout().n_params(), case.seed);
+            model.set_params(&params).unwrap();
+            let rounding = rounding(model.as_mut(), &batch(&case.rows), None);
+            (mean_loss_and_grad(model.as_mut(), &batch(&case.rows), None), rounding)
+        });
+        prop_assert_eq!(apart.0.0.to_bits(), shared.0.0.to_bits());
+        compare(&shared.0, &apart.0, apart.1).map_err(TestCaseError::fail)?;
+    }
+
+    /// A row and its copy drop the same, so that they have twice the gradient of one.
+    #[test]
+    fn rows_that_are_the_same_drop_the_same_where_beginnings_are_shared(
+        case in decoder(),
+        p in 0.05f32..0.6,
+    ) {
+        let case = Case { dropout_of: DropoutOf::Beginning, ..case };
+        let dropout = Some(Dropout { p, key: [7; 32] });
+        let [one, two] = [1, 2].map(|n| {
+            let mut model = adapted(&case, EngineKind::Fused);
+            let batch = batch(&vec![case.rows[0].clone(); n]);
+            let rounding = rounding(model.as_mut(), &batch, dropout);
+            (mean_loss_and_grad(model.as_mut(), &batch, dropout), rounding)
+        });
+        // Both are means over tokens.
+        compare(&two.0, &one.0, one.1).map_err(TestCaseError::fail)?;
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a model shows of its layers.
 
-use kif_model::{EngineKind, LoraConfig, ModelConfig};
+use kif_model::{DropoutOf, EngineKind, LoraConfig, ModelConfig};
 use proptest::prelude::*;
 
 use crate::cases::{Case, adapted, batch, decoder, tiny};
@@ -34,6 +34,7 @@ fn layer_inputs_are_what_a_reads() {
         routing: None,
         rows: vec![(vec![3, 4, 5], vec![7, 1]), (vec![9], vec![2, 1])],
         seed: 5,
+        dropout_of: DropoutOf::Row,
     };
     let model = adapted(&case, EngineKind::Fused);
     let batch = batch(&case.rows);

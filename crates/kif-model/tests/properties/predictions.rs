@@ -2,8 +2,8 @@
 
 use kif_kernels::{InstructionSet, with_instruction_set};
 use kif_model::{
-    EngineKind, LoraConfig, ModelConfig, ModelOptions, Precision, Sampling, Trainable, Weights,
-    from_parts, random_weights,
+    DropoutOf, EngineKind, LoraConfig, ModelConfig, ModelOptions, Precision, Sampling, Trainable,
+    Weights, from_parts, random_weights,
 };
 use proptest::prelude::*;
 
@@ -165,6 +165,7 @@ fn ids_outside_the_vocabulary_and_empty_rows_are_errors() {
         routing: None,
         rows: vec![],
         seed: 1,
+        dropout_of: DropoutOf::Row,
     };
     let model = adapted(&case, EngineKind::Fused);
     let error = model.generate(&[&[3, 40]], 2).unwrap_err().to_string();

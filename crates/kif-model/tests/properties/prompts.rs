@@ -1,8 +1,8 @@
 //! Soft prompts: what they change, and what they leave alone.
 
 use kif_model::{
-    EngineKind, LoraConfig, ModelConfig, ParamGroup, PromptConfig, PromptSelection, Trainable,
-    closest_keys, random_weights,
+    DropoutOf, EngineKind, LoraConfig, ModelConfig, ParamGroup, PromptConfig, PromptSelection,
+    Trainable, closest_keys, random_weights,
 };
 use proptest::prelude::*;
 
@@ -112,6 +112,7 @@ fn prompts_that_a_model_does_not_have_are_refused() {
         routing: None,
         rows: vec![],
         seed: 1,
+        dropout_of: DropoutOf::Row,
     };
     let config = PromptConfig {
         n_prompts: 2,
@@ -147,6 +148,7 @@ fn fresh_prompts_are_rows_of_the_embedding_and_keys_their_means() {
         routing: None,
         rows: vec![],
         seed: 5,
+        dropout_of: DropoutOf::Row,
     };
     let config = PromptConfig {
         n_prompts: 3,

@@ -24,7 +24,7 @@ use kif_io::progress::Progress;
 use kif_io::signal::StopFlag;
 use kif_io::writer::Writer;
 use kif_methods::methods::{MethodConfig, Parts};
-use kif_model::{LanguageModel, ModelOptions, Trainable};
+use kif_model::{DropoutOf, LanguageModel, ModelOptions, Trainable};
 use kif_protocol::lock::{Lock, LockChanged};
 use kif_protocol::{Compute, Protocol};
 use kif_report::report;
@@ -210,7 +210,10 @@ pub fn load_base(
 
 fn base_options(protocol: &Protocol, seed: u64, parts: &Parts) -> ModelOptions {
     let trainable = parts.trainable(protocol.lora_config());
-    model_options(&protocol.compute, trainable, seed)
+    ModelOptions {
+        dropout_of: protocol.training.dropout_of,
+        ..model_options(&protocol.compute, trainable, seed)
+    }
 }
 
 /// The model's own words for what it runs on.
@@ -222,5 +225,6 @@ pub fn model_options(compute: &Compute, trainable: Trainable, seed: u64) -> Mode
         trainable,
         seed,
         recompute: compute.recompute,
+        dropout_of: DropoutOf::Row,
     }
 }
