@@ -92,9 +92,10 @@ fn outcome(imported: &Imported, dtype: Dtype, out: &Path) -> String {
     };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "tokens     {tokens}\ntexts      config.json, {texts}");
+    let keys: Vec<&str> = imported.dropped_keys.iter().map(String::as_str).collect();
     for (what, names) in [
-        ("tensors", &imported.dropped_tensors),
-        ("metadata", &imported.dropped_keys),
+        ("tensors", imported.dropped_tensors.as_slice()),
+        ("metadata", &keys),
     ] {
         if !names.is_empty() {
             let (n, names) = (names.len(), names.join(", "));
