@@ -157,11 +157,11 @@ fn an_import_needs_a_gguf_file_and_a_vacant_place() {
         &["import", arg(&cut), "--out", arg(&broken)],
     );
     assert!(!broken.exists());
-    fail(
-        2,
-        &["there is no such folder or GGUF file"],
-        &["score", "--model", "no-such.gguf", "--data", arg(&file)],
-    );
+    let data = folder.path().join("rows.jsonl");
+    fs::write(&data, ROWS).unwrap();
+    let said = "there is no such folder or GGUF file";
+    let score = ["score", "--model", "no-such.gguf", "--data", arg(&data)];
+    fail(2, &[said], &score);
 }
 
 #[test]
