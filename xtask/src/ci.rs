@@ -119,30 +119,46 @@ fn readme_commands(scratch: &Path) -> Result<()> {
     let path = env::join_paths(
         std::iter::once(programs).chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
     )?;
+    let shell = |script: &str| -> Result<Command> {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", &format!("set -euo pipefail\n{script}")])
+            .current_dir(workspace::root()?)
+            .env("PATH", &path)
+            .env("TMPDIR", scratch);
+        Ok(shell)
+    };
     for block in readme::blocks(&text) {
-        let mut script = String::from("set -euo pipefail\n");
-        let mut n_run = 0;
-        for command in &block.commands {
-            match readme::verdict(command, |name| env::var_os(name).is_some()) {
-                Verdict::Skip(reason) => eprintln!("skipped ({reason}): {command}"),
-                Verdict::Run => {
-                    script += &format!(
-                        "echo '+ {}' >&2\n{command}\n",
-                        command.replace('\'', "'\\''")
-                    );
-                    n_run += 1;
-                }
-            }
+        let fetched = block
+            .commands
+            .iter()
+            .find(|command| readme::fetches(command));
+        if let Some(command) = fetched
+            && process::run(&mut shell(command)?).is_err()
+        {
+            eprintln!("skipped (cannot be had here): the block of {command}");
+            continue;
         }
-        if n_run > 0 {
-            let mut shell = Command::new("bash");
-            shell
-                .args(["-c", &script])
-                .current_dir(workspace::root()?)
-                .env("PATH", &path)
-                .env("TMPDIR", scratch);
-            process::run(&mut shell).with_context(|| format!("README.md:{}", block.line))?;
+        let script = script(&block);
+        if !script.is_empty() {
+            process::run(&mut shell(&script)?)
+                .with_context(|| format!("README.md:{}", block.line))?;
         }
     }
     Ok(())
+}
+
+/// The commands of a block that are run here, each shown before it is run.
+fn script(block: &readme::Block) -> String {
+    let mut script = String::new();
+    for command in &block.commands {
+        match readme::verdict(command, |name| env::var_os(name).is_some()) {
+            Verdict::Skip(reason) => eprintln!("skipped ({reason}): {command}"),
+            Verdict::Run => {
+                let shown = command.replace('\'', "'\\''");
+                script += &format!("echo '+ {shown}' >&2\n{command}\n");
+            }
+        }
+    }
+    script
 }

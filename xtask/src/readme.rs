@@ -57,6 +57,11 @@ pub(crate) fn blocks(markdown: &str) -> Vec<Block> {
     blocks
 }
 
+/// Whether a command brings something from elsewhere: where that cannot be had, CI skips its block.
+pub(crate) fn fetches(command: &str) -> bool {
+    command.starts_with("python3 -m pip download ")
+}
+
 /// Whether CI runs a command, given which environment variables are set.
 pub(crate) fn verdict(command: &str, is_set: impl Fn(&str) -> bool) -> Verdict {
     let bare = command.split(" #").next().unwrap_or(command).trim();
@@ -110,5 +115,8 @@ mod tests {
             Verdict::Skip("a step of its own".into())
         );
         assert_eq!(verdict("kif report runs/quick", unset), Verdict::Run);
+        assert!(
+            fetches("python3 -m pip download --no-deps x") && !fetches("kif report runs/quick")
+        );
     }
 }

@@ -269,6 +269,32 @@ impl Learner {
         Ok(loss)
     }
 
+    /// As [`memory_gradient`](Self::memory_gradient), of the mean divergence from `log_probs`, row
+    /// by row `[T, V]`, in the place of the negative log-likelihood.
+    pub(crate) fn memory_divergence(
+        &mut self,
+        batch: &Batch,
+        log_probs: &[Vec<f32>],
+        scale: f32,
+    ) -> Result<f64> {
+        self.memory_rows += batch.n_rows() as u64;
+        let share = 1.0 / batch.targets.n_tokens() as f64;
+        let weight = (f64::from(scale) * share) as f32;
+        self.grad.fill(0.0);
+        let (mut loss, mut rest) = (0.0, log_probs);
+        for part in by_tokens(batch, self.config.micro_tokens) {
+            let (of_part, others) = rest.split_at(part.n_rows());
+            let dropout = self.next_dropout();
+            let grad = &mut self.grad;
+            let model = &mut self.model;
+            loss += share * model.divergence_and_grad(&part, of_part, weight, dropout, grad)?;
+            rest = others;
+        }
+        self.clip(loss)?;
+        self.memory_losses.push(loss);
+        Ok(loss)
+    }
+
     /// Passes forward and backward taken in this task.
     pub(crate) fn passes(&self) -> u64 {
         self.pass

@@ -110,6 +110,11 @@ impl Sampler {
 
     /// The next batch. The pool must not be empty.
     pub fn draw(&mut self) -> Batch {
+        self.draw_with_places().0
+    }
+
+    /// The next batch, and where its rows stand in the pool, which must not be empty.
+    pub fn draw_with_places(&mut self) -> (Batch, Vec<usize>) {
         assert!(
             !self.rows.is_empty(),
             "a batch was drawn from an empty pool"
@@ -122,7 +127,8 @@ impl Sampler {
             MemoryOrder::Cursor => self.cursor.take(n_rows, size),
         };
         self.n_draws += 1;
-        Batch::from_rows(chosen.into_iter().map(|i| &self.rows[i]))
+        let batch = Batch::from_rows(chosen.iter().map(|&i| &self.rows[i]));
+        (batch, chosen)
     }
 
     /// Writes how far it got.

@@ -117,22 +117,7 @@ unsafe fn one_head(
                     (scores, keys.len),
                 );
                 for i in 0..n_rows {
-                    let n_visible = shape.n_visible(s, first + i);
-                    let first_visible = shape.first_visible(s, first + i);
-                    let row = scores.add(i * keys.len);
-                    row.write_bytes(0, first_visible);
-                    row.add(n_visible).write_bytes(0, keys.len - n_visible);
-                    let visible = std::slice::from_raw_parts_mut(
-                        row.add(first_visible),
-                        n_visible - first_visible,
-                    );
-                    let bias = shape.bias.as_ref().map(|bias| {
-                        let of_head =
-                            &bias.by_distance[head * shape.n_distances()..][..shape.n_distances()];
-                        &of_head[shape.bias_columns(bias, s, first + i)][first_visible..]
-                    });
-                    scale_and_add(set, visible, shape.scale, bias.unwrap_or(&[]));
-                    softmax(set, visible);
+                    softmax_row(set, shape, s, head, first + i, scores.add(i * keys.len));
                 }
                 let a = (scores.cast_const(), keys.len, 1);
                 multiply_panels(
@@ -147,6 +132,35 @@ unsafe fn one_head(
             }
         }
     });
+}
+
+/// Turns the scores of query `i` with the keys up to the last that it sees into probabilities: 0
+/// for the keys that it does not see.
+///
+/// # Safety
+/// `row` has room for the keys of sequence `s`, is this call's alone, and holds those scores.
+unsafe fn softmax_row(
+    set: InstructionSet,
+    shape: &AttentionShape,
+    s: usize,
+    head: usize,
+    i: usize,
+    row: *mut f32,
+) {
+    let (first, n_visible) = (shape.first_visible(s, i), shape.n_visible(s, i));
+    // SAFETY: all lie in the row, and what is made a slice was written by the product.
+    let visible = unsafe {
+        row.write_bytes(0, first);
+        row.add(n_visible)
+            .write_bytes(0, shape.keys[s].len - n_visible);
+        std::slice::from_raw_parts_mut(row.add(first), n_visible - first)
+    };
+    let bias = shape.bias.as_ref().map(|bias| {
+        let of_head = &bias.by_distance[head * shape.n_distances()..][..shape.n_distances()];
+        &of_head[shape.bias_columns(bias, s, i)][first..]
+    });
+    scale_and_add(set, visible, shape.scale, bias.unwrap_or(&[]));
+    softmax(set, visible);
 }
 
 versions! {

@@ -80,10 +80,11 @@ impl Metered {
         batch: &Batch,
         log_probs: &[Vec<f32>],
         weight: f32,
+        dropout: Option<Dropout>,
         grad: &mut [f32],
     ) -> Result<f64, ModelError> {
         let model = required(self.model.distributions_mut())?;
-        let sum = model.divergence_and_grad(batch, log_probs, weight, grad)?;
+        let sum = model.divergence_and_grad(batch, log_probs, weight, dropout, grad)?;
         self.tokens += n_tokens(batch);
         Ok(sum)
     }

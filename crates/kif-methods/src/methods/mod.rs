@@ -2,6 +2,7 @@
 
 mod config;
 mod parts;
+mod predictions;
 mod skills;
 mod spec;
 pub mod two_loop;
@@ -22,6 +23,7 @@ use crate::task_view::TaskView;
 use config::methods;
 
 pub use parts::Parts;
+pub use predictions::Distillation;
 pub use spec::{FORWARD_ONLY, MethodSpec, Regime};
 pub use two_loop::{OuterOptimizer, TwoLoopConfig};
 
@@ -36,6 +38,7 @@ methods! {
     halve: Halve(HalveConfig),
     a_gem: AGem(AGemConfig),
     aim_merging: AimMerging(AimMergingConfig),
+    der: Der(DerConfig),
     ella: Ella(EllaConfig),
     ewc: Ewc(EwcConfig),
     forever: Forever(ForeverConfig),

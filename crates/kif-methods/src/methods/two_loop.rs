@@ -12,6 +12,7 @@ use kif_fusion::{Regions, weighted_average};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
+use super::predictions::{Distillation, Teacher};
 use crate::adamw::AdamW;
 use crate::error::{SettingError, check_setting};
 use crate::learner::Learner;
@@ -39,6 +40,9 @@ pub struct TwoLoopConfig {
     /// starts and is what the task leaves behind (published: none). In [0, 1).
     #[serde(default)]
     pub slow_average: Option<f64>,
+    /// `Some`: the memory steps learn kept predictions, too (published: none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
 }
 
 /// What makes the outer steps.
@@ -71,6 +75,7 @@ impl TwoLoopConfig {
             outer_loss_scale: 1.0,
             memory_order: MemoryOrder::Drawn,
             slow_average: None,
+            distillation: None,
         }
     }
 
@@ -113,7 +118,8 @@ impl TwoLoopConfig {
             "slow_average",
             decay,
             "a number in [0, 1)",
-        )
+        )?;
+        self.distillation.map_or(Ok(()), |config| config.check())
     }
 }
 
@@ -189,6 +195,8 @@ pub(super) struct TwoLoop<R> {
     steps_on: StepsOn,
     rule: R,
     rounds: Option<Rounds>,
+    /// What was predicted for the memory, where it is learned.
+    teacher: Option<Teacher>,
 }
 
 /// What the rounds of one task keep.
@@ -220,6 +228,7 @@ impl<R: Rule> TwoLoop<R> {
             steps_on,
             rule,
             rounds: None,
+            teacher: config.distillation.map(Teacher::new),
         }
     }
 }
@@ -238,6 +247,9 @@ impl<R: Rule> Method for TwoLoop<R> {
                 .then(|| AdamW::new(&learner.config().optimizer, learner.params().len())),
             slow: (self.config.slow_average).map(|decay| (learner.params().to_vec(), decay)),
         });
+        if let Some(teacher) = &mut self.teacher {
+            teacher.watch(learner, &task.memory, task.batch_size)?;
+        }
         Ok(())
     }
 
@@ -257,7 +269,14 @@ impl<R: Rule> Method for TwoLoop<R> {
         {
             let inner_end = learner.params().to_vec();
             for _ in 0..self.config.outer_steps {
-                outer_step(&self.config, self.steps_on, rounds, &mut self.rule, learner)?;
+                outer_step(
+                    &self.config,
+                    self.steps_on,
+                    rounds,
+                    self.teacher.as_ref(),
+                    &mut self.rule,
+                    learner,
+                )?;
             }
             self.rule
                 .combine(&mut rounds.start, &inner_end, learner.params())?;
@@ -278,7 +297,14 @@ impl<R: Rule> Method for TwoLoop<R> {
         self.rule.take_regions()
     }
 
+    fn kept_bytes(&self) -> u64 {
+        self.teacher.as_ref().map_or(0, Teacher::kept_bytes)
+    }
+
     fn save_state(&self, state: &mut State) {
+        if let Some(teacher) = &self.teacher {
+            teacher.save_state(state);
+        }
         let Some(rounds) = &self.rounds else { return };
         rounds.sampler.save_state(state);
         state.put("method.start", &rounds.start);
@@ -295,6 +321,9 @@ impl<R: Rule> Method for TwoLoop<R> {
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
+        if let Some(teacher) = &mut self.teacher {
+            teacher.load_state(state)?;
+        }
         let Some(rounds) = &mut self.rounds else {
             return Ok(());
         };
@@ -321,13 +350,17 @@ fn outer_step(
     config: &TwoLoopConfig,
     steps_on: StepsOn,
     rounds: &mut Rounds,
+    teacher: Option<&Teacher>,
     rule: &mut impl Rule,
     learner: &mut Learner,
 ) -> Result<()> {
-    let batch = rounds.sampler.draw();
-    match steps_on {
-        StepsOn::Memory => learner.memory_gradient(&batch, config.outer_loss_scale)?,
-        StepsOn::Task => learner.gradient(&batch)?,
+    let (batch, places) = rounds.sampler.draw_with_places();
+    match (steps_on, teacher) {
+        (StepsOn::Memory, None) => learner.memory_gradient(&batch, config.outer_loss_scale)?,
+        (StepsOn::Memory, Some(teacher)) => {
+            teacher.gradient(learner, &batch, &places, config.outer_loss_scale)?
+        }
+        (StepsOn::Task, _) => learner.gradient(&batch)?,
     };
     rule.before_update(Loop::Outer, learner.params(), learner.grad());
     let rate = match config.outer_optimizer {

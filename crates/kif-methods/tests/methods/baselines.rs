@@ -2,10 +2,13 @@
 //! MIGU, A-GEM, VR-MCL.
 
 use crate::common::quick::{Arch, N_TASKS, Quick, RANK, on_every_base};
-use crate::common::{batches, begin, distance, dot, learn, named};
+use crate::common::{batches, begin, distance, dot, learn, mean_divergence, named};
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::ewc::EwcFisher;
-use kif_methods::methods::{EwcConfig, MethodSpec, MiguConfig, OLoraConfig, VrMclConfig, save};
+use kif_methods::methods::{
+    DerConfig, Distillation, EwcConfig, MethodSpec, MiguConfig, OLoraConfig, OuterOptimizer,
+    TwoLoopConfig, VrMclConfig, save,
+};
 use kif_methods::{Learner, MethodConfig, Regime, Sampler};
 use kif_model::{LORA_A, LORA_B, ModelOptions, Trainable};
 
@@ -20,6 +23,7 @@ on_every_base! {
     a_gem_never_steps_against_the_memory: 64,
     a_hypergradient_by_hand: 16,
     momentum_reduces_the_variance_of_the_hypergradient: 64,
+    der_stays_near_what_was_predicted_for_the_memory: 32,
     every_baseline_learns_a_task_of_the_stream: 64,
 }
 
@@ -386,6 +390,31 @@ fn momentum_reduces_the_variance_of_the_hypergradient(quick: &Quick) {
     let (plain, reduced) = (variance(0.0), variance(0.9));
     println!("variance {plain} without momentum, {reduced} with it");
     assert!(reduced < 0.5 * plain, "{plain} {reduced}");
+}
+
+fn der_stays_near_what_was_predicted_for_the_memory(quick: &Quick) {
+    let memory = Batch::from_rows(quick.tasks[1].memory.iter());
+    let diverged = |share: f64| {
+        let distillation = Some(Distillation { share, top_k: 64 });
+        let config = DerConfig(TwoLoopConfig {
+            distillation,
+            outer_optimizer: OuterOptimizer::Shared,
+            ..TwoLoopConfig::paper()
+        });
+        let (mut learner, mut method) = quick.start(&MethodConfig::Der(config), 0.0);
+        let predictions = |learner: &Learner| {
+            let model = learner.model().distributions().unwrap();
+            model.target_logits(&memory).unwrap().concat()
+        };
+        learn(&mut learner, method.as_mut(), &quick.tasks[0], 2);
+        let before = predictions(&learner);
+        learn(&mut learner, method.as_mut(), &quick.tasks[1], 8);
+        let vocab_size = learner.model().vocab_size();
+        mean_divergence(&before, &predictions(&learner), vocab_size)
+    };
+    let (answers, kept) = (diverged(0.0), diverged(1.0));
+    println!("divergence from before: {answers} with answers alone, {kept} with predictions");
+    assert!(kept < 0.5 * answers, "{kept} of {answers}");
 }
 
 /// A run that stops inside the second task and goes on elsewhere, with all that earlier tasks left

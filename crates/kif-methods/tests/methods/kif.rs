@@ -5,7 +5,7 @@ use kif_fusion::{FusionWeights, Regions};
 use kif_importance::quantile;
 use kif_methods::methods::kif::{ClearedAverages, KifFusion, KifScope};
 use kif_methods::methods::{
-    HalveConfig, KifConfig, OuterOptimizer, ReplayMatchedConfig, TwoLoopConfig,
+    Distillation, HalveConfig, KifConfig, OuterOptimizer, ReplayMatchedConfig, TwoLoopConfig,
 };
 use kif_methods::{MemoryOrder, MethodConfig, Regime};
 
@@ -449,4 +449,25 @@ fn an_outer_rate_that_follows_the_schedule_is_its_multiple() {
     let (scheduled, rate) = after_a_round(OuterOptimizer::OwnScheduled { ratio: 2.0 });
     let (constant, _) = after_a_round(OuterOptimizer::Own { lr: 2.0 * rate });
     assert_eq!(scheduled, constant);
+}
+
+/// Without a share of them, kept predictions change nothing.
+#[test]
+fn der_without_predictions_is_replay_matched_to_the_bit() {
+    let after = |distillation| {
+        let config = TwoLoopConfig {
+            distillation,
+            ..TwoLoopConfig::paper()
+        };
+        let config = MethodConfig::from(ReplayMatchedConfig(config));
+        params_after(&config, &stream(MemoryOrder::Drawn), 4)
+    };
+    let with = |share| after(Some(Distillation { share, top_k: 3 }));
+    assert_eq!(with(0.0), after(None));
+    assert_ne!(with(0.5), after(None));
+    let der = MethodConfig::by_name("der").unwrap();
+    assert_ne!(
+        params_after(&der, &stream(MemoryOrder::Drawn), 4),
+        after(None)
+    );
 }

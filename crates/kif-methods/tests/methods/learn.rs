@@ -149,6 +149,8 @@ fn passes_that_only_go_forward_are_counted_apart() {
         match name {
             // Every batch is looked at once.
             "migu" => assert_eq!(forward, both.tokens - first.tokens),
+            // The 4 rows of the memory, when they are new: 4 inputs and 6 targets.
+            "der" => assert_eq!(forward, 10),
             // A batch of the memory after each of 5 steps: 3 rows of 2 or 3 tokens.
             "aim_merging" => assert!((30..=45).contains(&forward), "{forward}"),
             _ => assert_eq!(forward, 0, "{name}"),

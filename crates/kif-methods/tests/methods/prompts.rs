@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::common::quick::{Quick, on_every_base};
-use crate::common::{batches, begin, distance, learn, loss_on};
+use crate::common::{batches, begin, distance, learn, loss_on, mean_divergence};
 use kif_data::{Batch, Encoded};
 use kif_methods::methods::{self, L2pConfig, Lfpt5Config, ProgPromptConfig};
 use kif_methods::{Learner, Method, MethodConfig, State, TaskView};
@@ -303,19 +303,7 @@ fn divergence(learner: &mut Learner, rows: &[Encoded]) -> f64 {
             .unwrap()
             .concat()
     });
-    let softmax = |logits: &[f32]| -> Vec<f64> {
-        let all: Vec<f64> = logits.iter().map(|x| f64::from(*x).exp()).collect();
-        let sum: f64 = all.iter().sum();
-        all.into_iter().map(|x| x / sum).collect()
-    };
-    let of_token = |(now, last): (&[f32], &[f32])| -> f64 {
-        let (p, q) = (softmax(now), softmax(last));
-        q.iter().zip(&p).map(|(q, p)| q * (q / p).ln()).sum()
-    };
-    let tokens = now
-        .chunks_exact(vocab_size)
-        .zip(last.chunks_exact(vocab_size));
-    tokens.map(of_token).sum::<f64>() / batch.targets.n_tokens() as f64
+    mean_divergence(&last, &now, vocab_size)
 }
 
 fn the_divergence_holds_lfpt5_near_the_predictions_of_the_last_prompt(quick: &Quick) {

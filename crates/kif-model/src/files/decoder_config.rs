@@ -133,17 +133,7 @@ impl DecoderConfig {
                 format!("{} is not even", self.head_dim),
             ));
         }
-        if self.eos_token_id.is_empty() {
-            let problem = "is missing, expected at least one token id".to_owned();
-            return Err(bad(path, "eos_token_id", problem));
-        }
-        let ids = self.eos_token_id.iter().map(|id| ("eos_token_id", *id));
-        for (field, id) in ids.chain(self.bos_token_id.map(|id| ("bos_token_id", id))) {
-            if id as usize >= self.vocab_size {
-                let problem = format!("{id} is outside the vocabulary of {}", self.vocab_size);
-                return Err(bad(path, field, problem));
-            }
-        }
+        self.validate_ids(path)?;
         let Rope { theta, scaling } = self.rope;
         let mut numbers = vec![
             ("rms_norm_eps", self.rms_norm_eps, f32::MIN_POSITIVE..=1.0),
@@ -172,6 +162,21 @@ impl DecoderConfig {
         for (field, value, bounds) in numbers {
             if !bounds.contains(&value) {
                 return Err(bad(path, field, format!("{value} is outside {bounds:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_ids(&self, path: &Path) -> Result<(), ModelError> {
+        if self.eos_token_id.is_empty() {
+            let problem = "is missing, expected at least one token id".to_owned();
+            return Err(bad(path, "eos_token_id", problem));
+        }
+        let ids = self.eos_token_id.iter().map(|id| ("eos_token_id", *id));
+        for (field, id) in ids.chain(self.bos_token_id.map(|id| ("bos_token_id", id))) {
+            if id as usize >= self.vocab_size {
+                let problem = format!("{id} is outside the vocabulary of {}", self.vocab_size);
+                return Err(bad(path, field, problem));
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use kif_data::Batch;
 
 use super::Capability;
-use crate::ModelError;
+use crate::{Dropout, ModelError};
 
 /// How texts are drawn from a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +34,14 @@ pub trait Distributions {
     ) -> Result<Vec<Vec<Vec<u32>>>, ModelError>;
 
     /// Adds the gradient of `weight * sum(KL(q || p))` to `grad`, `[P]`, and returns the unweighted
-    /// sum in nats. p is what the model predicts at every target position, without dropout, and q
-    /// what `log_probs` says: row by row `[T, V]`, as made from
-    /// [`target_logits`](Self::target_logits).
+    /// sum in nats. p is what the model predicts at every target position, and q what `log_probs`
+    /// says: row by row `[T, V]`, as made from [`target_logits`](Self::target_logits).
     fn divergence_and_grad(
         &mut self,
         batch: &Batch,
         log_probs: &[Vec<f32>],
         weight: f32,
+        dropout: Option<Dropout>,
         grad: &mut [f32],
     ) -> Result<f64, ModelError>;
 }

@@ -6,7 +6,7 @@ use kif_data::{Batch, Ragged};
 use super::core::Goal;
 use super::{Model, Network};
 use crate::engine::Engine;
-use crate::{Distributions, ModelError, Sampling};
+use crate::{Distributions, Dropout, ModelError, Sampling};
 
 impl<E: Engine, N: Network<E>> Distributions for Model<E, N> {
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
@@ -38,12 +38,14 @@ impl<E: Engine, N: Network<E>> Distributions for Model<E, N> {
         batch: &Batch,
         log_probs: &[Vec<f32>],
         weight: f32,
+        dropout: Option<Dropout>,
         grad: &mut [f32],
     ) -> Result<f64, ModelError> {
         let log_probs = log_probs.concat();
         let n_values = batch.targets.n_tokens() * self.core.vocab_size;
         assert_eq!(log_probs.len(), n_values, "probabilities of all targets");
-        let losses = self.add_gradient(batch, Goal::LogProbs(&log_probs), weight, None, grad)?;
+        let goal = Goal::LogProbs(&log_probs);
+        let losses = self.add_gradient(batch, goal, weight, dropout, grad)?;
         Ok(losses.iter().map(|&x| f64::from(x)).sum())
     }
 }

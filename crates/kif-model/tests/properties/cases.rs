@@ -164,23 +164,7 @@ pub(crate) fn decoder() -> impl Strategy<Value = Case> {
                 eos_token_id: vec![1, 2],
                 initializer_range: 0.4,
             };
-            let all = [
-                "q_proj",
-                "k_proj",
-                "v_proj",
-                "o_proj",
-                "gate_proj",
-                "up_proj",
-                "down_proj",
-            ];
-            let sets: [&[&str]; 5] = [
-                &["q_proj", "v_proj"],
-                &["q_proj"],
-                &["k_proj", "o_proj"],
-                &["down_proj", "gate_proj"],
-                &all,
-            ];
-            let targets = sets[targets].iter().map(|&t| t.to_owned()).collect();
+            let targets = decoder_targets(targets);
             Case {
                 config: ModelConfig::Decoder(config),
                 lora: LoraConfig {
@@ -195,6 +179,27 @@ pub(crate) fn decoder() -> impl Strategy<Value = Case> {
             }
         },
     )
+}
+
+/// One of five sets of modules.
+fn decoder_targets(choice: usize) -> Vec<String> {
+    let all = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ];
+    let sets: [&[&str]; 5] = [
+        &["q_proj", "v_proj"],
+        &["q_proj"],
+        &["k_proj", "o_proj"],
+        &["down_proj", "gate_proj"],
+        &all,
+    ];
+    sets[choice].iter().map(|&t| t.to_owned()).collect()
 }
 
 pub(crate) fn t5() -> impl Strategy<Value = Case> {

@@ -128,7 +128,7 @@ proptest! {
                 _ => model(&case, engine, Trainable::All),
             };
             let mut grad = vec![0.0; model.layout().n_params()];
-            let loss = model.distributions_mut().unwrap().divergence_and_grad(&batch, &rows, 0.1, &mut grad).unwrap();
+            let loss = model.distributions_mut().unwrap().divergence_and_grad(&batch, &rows, 0.1, None, &mut grad).unwrap();
             (loss, grad)
         });
         // Relu's kinks, as in `engines_agree`, are rare enough here with a tolerance of their own.
@@ -146,7 +146,7 @@ proptest! {
             .map(|logits| log_softmax(logits, 40))
             .collect();
         let mut grad = vec![0.0; model.layout().n_params()];
-        let loss = model.distributions_mut().unwrap().divergence_and_grad(&batch, &own, 1.0, &mut grad).unwrap();
+        let loss = model.distributions_mut().unwrap().divergence_and_grad(&batch, &own, 1.0, None, &mut grad).unwrap();
         prop_assert!(loss.abs() < 1e-4, "{loss}");
         prop_assert!(length(&grad) < 1e-3, "{}", length(&grad));
     }

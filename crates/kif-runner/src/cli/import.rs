@@ -15,7 +15,7 @@ use super::common::print;
 /// Arguments of `kif import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A GGUF file, or org/name[@revision] of one in the hub's cache
+    /// A GGUF file, or the name of one in the hub's cache (ORG/NAME, ORG/NAME@REVISION)
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Where the model goes: a new Hugging Face directory

@@ -58,6 +58,8 @@ fn records_of_all_methods_survive_reading_and_writing() {
             "tasl" => n_bytes(N_TENSORS),
             "tas_lora" => n_bytes(N_TENSORS / 2 * record.settings.adapter.rank),
             "prog_prompt" => n_bytes(p / 2),
+            // An id and a probability for each of 32 tokens, at 2 positions of 8 rows.
+            "der" => 8 * 32 * 2 * 8,
             // Ids of the rows that it drew; how many is tested where they are drawn.
             "lfpt5" => kept.state_bytes / 4 * 4,
             // All parameters but those of one adapter; SAPT has the weights of two tasks between

@@ -70,6 +70,7 @@ impl StoredKif {
             outer_loss_scale: required(self.outer_loss_scale, "outer_loss_scale", "two_loop")?,
             memory_order: self.memory_order.unwrap_or_default(),
             slow_average: self.slow_average,
+            distillation: None,
         })
     }
 

@@ -111,6 +111,15 @@ impl Quadratic {
         answering.iter().cloned().flatten().map(square).sum::<f64>() / 2.0
     }
 
+    /// Energies as logits: of all tokens the parameters that they pull, summed over the slots.
+    fn logits(&self, answering: &[Range<usize>]) -> Vec<f32> {
+        let mut logits = vec![0.0; P];
+        for i in answering.iter().cloned().flatten() {
+            logits[i % P] += self.theta[i];
+        }
+        logits
+    }
+
     fn key(&self, slot: usize) -> Range<usize> {
         let keys = self.layout.group(ParamGroup::SlotKeys).remove(0);
         keys.start + slot * P..keys.start + (slot + 1) * P
@@ -318,7 +327,12 @@ impl Prompted for Quadratic {
 impl Distributions for Quadratic {
     fn target_logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>, ModelError> {
         self.note(batch);
-        Ok(vec![Vec::new(); batch.n_rows()])
+        let of_row = |(text, tokens): (&[u32], &[u32])| {
+            self.logits(&self.answering(text)).repeat(tokens.len())
+        };
+        Ok((batch.inputs.rows().zip(batch.targets.rows()))
+            .map(of_row)
+            .collect())
     }
 
     /// A text of its own and the number of the task that it was drawn in.
@@ -336,16 +350,33 @@ impl Distributions for Quadratic {
         Ok(keys.iter().map(text).collect())
     }
 
-    /// It predicts nothing that others could be held against.
     fn divergence_and_grad(
         &mut self,
         batch: &Batch,
-        _: &[Vec<f32>],
-        _: f32,
-        _: &mut [f32],
+        log_probs: &[Vec<f32>],
+        weight: f32,
+        _: Option<Dropout>,
+        grad: &mut [f32],
     ) -> Result<f64, ModelError> {
         self.note(batch);
-        Ok(0.0)
+        let mut sum = 0.0;
+        for (text, of_row) in batch.inputs.rows().zip(log_probs) {
+            let answering = self.answering(text);
+            let logits = self.logits(&answering);
+            let most = logits.iter().copied().fold(f32::MIN, f32::max);
+            let log_total = most + logits.iter().map(|x| (x - most).exp()).sum::<f32>().ln();
+            for log_q in of_row.chunks_exact(P) {
+                for i in answering.iter().cloned().flatten() {
+                    let log_p = logits[i % P] - log_total;
+                    grad[i] += weight * (log_p.exp() - log_q[i % P].exp());
+                }
+                let terms = log_q.iter().zip(&logits);
+                sum += terms
+                    .map(|(q, x)| f64::from(q.exp() * (q - (x - log_total))))
+                    .sum::<f64>();
+            }
+        }
+        Ok(sum)
     }
 }
 
@@ -514,6 +545,23 @@ pub(crate) fn loss_on(learner: &Learner, rows: &[Encoded]) -> f64 {
         .nll_per_row(&Batch::from_rows(rows))
         .unwrap();
     nll.iter().sum::<f64>() / rows.iter().map(|r| r.target_ids.len()).sum::<usize>() as f64
+}
+
+/// Mean KL divergence of predictions from earlier ones, both logits `[positions, V]`, in nats.
+pub(crate) fn mean_divergence(earlier: &[f32], now: &[f32], vocab_size: usize) -> f64 {
+    let softmax = |logits: &[f32]| -> Vec<f64> {
+        let all: Vec<f64> = logits.iter().map(|x| f64::from(*x).exp()).collect();
+        let sum: f64 = all.iter().sum();
+        all.into_iter().map(|x| x / sum).collect()
+    };
+    let of_position = |(earlier, now): (&[f32], &[f32])| -> f64 {
+        let (q, p) = (softmax(earlier), softmax(now));
+        q.iter().zip(&p).map(|(q, p)| q * (q / p).ln()).sum()
+    };
+    let pairs = earlier
+        .chunks_exact(vocab_size)
+        .zip(now.chunks_exact(vocab_size));
+    pairs.map(of_position).sum::<f64>() / (now.len() / vocab_size) as f64
 }
 
 /// The largest difference of two vectors.
