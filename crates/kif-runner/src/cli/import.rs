@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kif_io::atomic;
 use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::signal::StopFlag;
 use kif_model::{Dtype, Imported, ModelConfig, import_gguf, is_gguf};
 use kif_runner::hub;
 
@@ -36,7 +37,7 @@ enum Format {
 }
 
 /// Writes into a temporary folder, which takes the name that was asked for when it is complete.
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let Arguments { file, out, dtype } = arguments;
     let refuse = |problem: String| Err(BadInput(problem).into());
     let file = hub::resolve(&file)?;
@@ -57,7 +58,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     atomic::write_folder(&out, |at| {
         let done = import_gguf(&file, at, dtype);
         imported = Some(done.or_bad_input(|| format!("importing {}", file.display()))?);
-        Ok(())
+        Ok(stop.check()?)
     })?;
     imported.map_or(Ok(()), |imported| print(&outcome(&imported, dtype, &out)))
 }
