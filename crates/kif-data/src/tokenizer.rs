@@ -44,7 +44,8 @@ impl Tokenizer {
         Self::from_bytes(path, &read_limited(path, MAX_FILE_BYTES)?)
     }
 
-    /// As [`from_file`](Self::from_file), of the text of a `tokenizer.json`; `path` is for messages.
+    /// As [`from_file`](Self::from_file), of the text of a `tokenizer.json`; `path` is for
+    /// messages.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, DataError> {
         let error = |e: tokenizers::Error| DataError::Tokenizer {
             path: path.into(),

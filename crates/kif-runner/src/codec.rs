@@ -18,12 +18,13 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The `tokenizer.json` of a model directory, or the tokenizer of a GGUF file; without one, rows
-    /// of ids still work. Targets for a decoder-only model end in the tokenizer's end token if that
-    /// is one of the model's, else in the first of these.
+    /// The `tokenizer.json` of a model directory, or the tokenizer of a GGUF file; without one,
+    /// rows of ids still work. Targets for a decoder-only model end in the tokenizer's end token if
+    /// that is one of the model's, else in the first of these.
     pub fn of_model(model: &Path, template: &TemplateSetting) -> Result<Self> {
         let in_one_file = is_gguf(model);
-        if !model.is_dir() && !(model.is_file() && in_one_file) {
+        let is_there = model.is_dir() || in_one_file && model.is_file();
+        if !is_there {
             bail!(BadInput(format!(
                 "model {}: there is no such folder or GGUF file",
                 model.display()

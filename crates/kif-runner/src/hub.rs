@@ -1,8 +1,8 @@
 //! Models by the names that they have on the Hugging Face hub: found in the hub's cache on this
 //! machine, never over the network.
 //!
-//! The cache has a folder `models--ORG--NAME` for each, in which `refs/REVISION` holds a commit, and
-//! `snapshots/COMMIT` the files.
+//! The cache has a folder `models--ORG--NAME` for each, in which `refs/REVISION` holds a commit,
+//! and `snapshots/COMMIT` the files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ struct HubName {
 }
 
 /// Where a model is: `given` itself if something is there or it is no name that the hub could have;
-/// else the folder in the hub's cache, or the only GGUF file in it. A model that is in neither place
-/// is an error with the command that downloads it.
+/// else the folder in the hub's cache, or the only GGUF file in it. A model that is in neither
+/// place is an error with the command that downloads it.
 pub fn resolve(given: &Path) -> Result<PathBuf> {
     resolve_in(
         given,

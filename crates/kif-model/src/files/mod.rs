@@ -1,5 +1,5 @@
-//! Models and adapters on disk: Hugging Face directories, GGUF files, PEFT directories, and writing that never
-//! leaves half a file.
+//! Models and adapters on disk: Hugging Face directories, GGUF files, PEFT directories, and writing
+//! that never leaves half a file.
 
 mod atomic;
 mod json;
@@ -29,6 +29,7 @@ mod prompts;
 mod routed;
 
 mod export;
+mod import;
 mod init;
 mod save;
 mod texts;
@@ -39,7 +40,8 @@ pub use decoder_config::{DecoderConfig, Llama3Scaling, Rope, Window};
 pub use decoder_names::{decoder_optional_tensors, decoder_tensors};
 pub use export::write_model;
 pub use family::Family;
-pub use gguf::{Imported, import_gguf, is_gguf};
+pub use gguf::is_gguf;
+pub use import::{Imported, import_gguf};
 pub use init::random_weights;
 pub use merge::merge;
 pub use params::{PROMPTS_CONFIG_FILE, ROUTING_CONFIG_FILE};

@@ -19,7 +19,7 @@ impl Weights {
     /// tensor by tensor, when they are asked for.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         if is_gguf(dir) {
-            return Gguf::open(dir)?.weights();
+            return Self::of_gguf(&Gguf::open(dir)?);
         }
         let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
         if !single.exists() && index.exists() {

@@ -1,5 +1,5 @@
-//! Named tensors of a model: read one by one from `model.safetensors`, its shards or a GGUF file, or
-//! made by a program.
+//! Named tensors of a model: read one by one from `model.safetensors`, its shards or a GGUF file,
+//! or made by a program.
 //!
 //! A file's header is read and checked at once, its values are mapped into memory when they are
 //! asked for: a model can take tensor after tensor without a second copy of any.
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::gguf::Quantised;
+use super::gguf::{Gguf, Quantised};
 use super::header::TensorInfo;
 use super::stored::Stored;
 use super::values::{StoredDtype, Values};
@@ -79,6 +79,17 @@ impl Weights {
         Ok(Self {
             origin: path.to_owned(),
             tensors: infos.into_iter().map(source).collect(),
+        })
+    }
+
+    /// The tensors of a GGUF file, under Hugging Face's names.
+    pub(super) fn of_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
+        let tensors = gguf.tensors()?.into_iter();
+        Ok(Self {
+            origin: gguf.path().to_owned(),
+            tensors: tensors
+                .map(|(name, tensor)| (name, Source::Quantised(tensor)))
+                .collect(),
         })
     }
 

@@ -1,8 +1,8 @@
-//! Truncated, changed and hostile GGUF files: always a typed error, never a panic, never more memory
-//! than a few times the file.
+//! Truncated, changed and hostile GGUF files: always a typed error, never a panic, never more
+//! memory than a few times the file.
 //!
-//! `PROPTEST_CASES=1000000 cargo test --release -p kif-model --test files_on_disk gguf_hostile` digs
-//! deeper.
+//! `PROPTEST_CASES=1000000 cargo test --release -p kif-model --test files_on_disk gguf_hostile`
+//! digs deeper.
 
 use std::path::{Path, PathBuf};
 
@@ -170,6 +170,17 @@ fn what_metadata_say_is_refused_by_key_where_it_does_not_hold() {
             file.clone().whole("tokenizer.ggml.bos_token_id", 9),
             "bos_token_id",
         ),
+    ] {
+        let error = error_of(&file.bytes());
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+#[test]
+fn what_a_tokenizer_lacks_is_refused_by_key() {
+    let file = with_bytes(tiny("llama", 8));
+    let text = |key: &str, value: &str| file.clone().text(key, value);
+    for (file, said) in [
         (
             text("tokenizer.ggml.model", "bert"),
             "tokenizer.ggml.model: \"bert\" is not supported",

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use kif_model::{
     Adapter, Dtype, EngineKind, LanguageModel, LoraConfig, ModelConfig, ModelOptions, Trainable,
-    Weights, load, merge, write_model,
+    Weights, import_gguf, load, merge, write_model,
 };
 use tempfile::TempDir;
 
@@ -172,6 +172,43 @@ fn a_merged_base_is_the_adapted_one_to_peft() {
         })
     });
     python_agrees("merged", &paths.collect::<Vec<_>>());
+}
+
+/// Needs `KIF_SMOLLM2_GGUF` besides (see `gguf`).
+#[test]
+fn an_adapter_on_a_gguf_file_computes_in_peft_on_the_imported_folder_what_it_computes_here() {
+    let Some(file) = std::env::var_os("KIF_SMOLLM2_GGUF").map(PathBuf::from) else {
+        say("skipped: KIF_SMOLLM2_GGUF does not name a model.gguf");
+        return;
+    };
+    let (_folder, at) = folders();
+    let at = |what: &str| at("smollm2", what);
+    let (adapter, numbers) = (at("adapter"), at("numbers"));
+    import_gguf(&file, &at("model"), Dtype::F32).unwrap();
+    let config = everywhere("smollm2");
+    let mut model = load(
+        &file,
+        &ModelOptions::cpu(Trainable::Adapter(config.clone())),
+    )
+    .unwrap();
+    let value = |i: usize| ((i * 7919 % 997) as f32 - 498.5) * 2e-5;
+    let params: Vec<f32> = (0..model.layout().n_params()).map(value).collect();
+    model.set_params(&params).unwrap();
+    Adapter::write(&adapter, &config, model.layout(), &params, "smollm2").unwrap();
+    if python_agrees("forward", &[[at("model"), adapter, numbers.clone()]]) {
+        let numbers = Golden::read(&numbers);
+        let distributions = model.distributions().unwrap();
+        let logits = distributions.target_logits(&numbers.batch()).unwrap();
+        for (row, logits) in logits.iter().enumerate() {
+            let expected = numbers.f32(&format!("logits.{row}"));
+            let pairs = logits.iter().zip(&expected);
+            let far = pairs.map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            say(&format!(
+                "row {row}: largest difference of logits {far:.1e}"
+            ));
+            assert!(far < 1e-3 && logits.len() == expected.len());
+        }
+    }
 }
 
 /// Past the test harness, which keeps what a passing test prints to itself.

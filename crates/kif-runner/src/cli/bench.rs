@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
     /// quick, standard, long, superni, standard-llama, long-llama, or a RON file
     #[arg(default_value = "quick")]
     protocol: String,
-    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    /// Base model: a Hugging Face directory, a GGUF file, or a name in the hub's cache
+    /// (ORG/NAME, ORG/NAME@REVISION)
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Which of the small bases inside the program, for the protocols that need no --model

@@ -81,7 +81,8 @@ pub(crate) const UNCUT: Limits = Limits {
 /// A base, what lies on it, and rows for it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelAndRows {
-    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    /// Base model: a Hugging Face directory, a GGUF file, or a name in the hub's cache
+    /// (ORG/NAME, ORG/NAME@REVISION)
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// Adapter in PEFT layout, adapters with a router, or soft prompts

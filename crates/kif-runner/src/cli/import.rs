@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kif_io::atomic;
 use kif_io::failure::{BadInput, OrBadInput};
+use kif_io::signal::StopFlag;
 use kif_model::{Dtype, Imported, ModelConfig, import_gguf, is_gguf};
 use kif_runner::hub;
 
@@ -15,7 +16,7 @@ use super::common::print;
 /// Arguments of `kif import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A GGUF file, or org/name[@revision] of one in the hub's cache
+    /// A GGUF file, or the name of one in the hub's cache (ORG/NAME, ORG/NAME@REVISION)
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Where the model goes: a new Hugging Face directory
@@ -36,7 +37,7 @@ enum Format {
 }
 
 /// Writes into a temporary folder, which takes the name that was asked for when it is complete.
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
     let Arguments { file, out, dtype } = arguments;
     let refuse = |problem: String| Err(BadInput(problem).into());
     let file = hub::resolve(&file)?;
@@ -57,7 +58,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     atomic::write_folder(&out, |at| {
         let done = import_gguf(&file, at, dtype);
         imported = Some(done.or_bad_input(|| format!("importing {}", file.display()))?);
-        Ok(())
+        Ok(stop.check()?)
     })?;
     imported.map_or(Ok(()), |imported| print(&outcome(&imported, dtype, &out)))
 }
@@ -92,9 +93,10 @@ fn outcome(imported: &Imported, dtype: Dtype, out: &Path) -> String {
     };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "tokens     {tokens}\ntexts      config.json, {texts}");
+    let keys: Vec<&str> = imported.dropped_keys.iter().map(String::as_str).collect();
     for (what, names) in [
-        ("tensors", &imported.dropped_tensors),
-        ("metadata", &imported.dropped_keys),
+        ("tensors", imported.dropped_tensors.as_slice()),
+        ("metadata", &keys),
     ] {
         if !names.is_empty() {
             let (n, names) = (names.len(), names.join(", "));

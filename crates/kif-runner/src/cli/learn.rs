@@ -24,7 +24,8 @@ use super::common::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = methods_help(|method| !method.needs_stream()))]
 pub(crate) struct Arguments {
-    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    /// Base model: a Hugging Face directory, a GGUF file, or a name in the hub's cache
+    /// (ORG/NAME, ORG/NAME@REVISION)
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// Rows of the task: JSON Lines or a JSON array

@@ -31,7 +31,8 @@ const COMPANIONS: [&str; 6] = [
 /// Arguments of `kif merge`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Base model: a Hugging Face directory, a GGUF file, or org/name[@revision] in the hub's cache
+    /// Base model: a Hugging Face directory, a GGUF file, or a name in the hub's cache
+    /// (ORG/NAME, ORG/NAME@REVISION)
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// Adapter in PEFT layout

@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: Arguments, stop: &StopFlag) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments, stop),
         Command::Pretrain(arguments) => pretrain::run(arguments, stop),
         Command::Merge(arguments) => merge::run(arguments, stop),
-        Command::Import(arguments) => import::run(arguments),
+        Command::Import(arguments) => import::run(arguments, stop),
         Command::Metrics(arguments) => metrics::run(arguments),
         Command::Report(arguments) => report::run(arguments),
         Command::Reproduction(arguments) => reproduction::run(arguments),

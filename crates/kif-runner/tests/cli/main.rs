@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod doctor;
 mod failures;
+mod gguf;
 mod golden;
 mod kit;
 mod learn;

@@ -6,12 +6,12 @@
 
 mod config;
 mod header;
-mod import;
 mod names;
 mod pre_tokenizers;
 mod tokenizer;
 mod values;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,11 @@ use memmap2::Mmap;
 
 use self::header::{Header, Kind, Meta, Place};
 use self::names::Change;
+pub(super) use self::tokenizer::TEXTS;
 use super::fields::bad;
 use super::stored::map_file;
 use super::values::Values;
-use super::weights::{Source, Weights};
 use crate::ModelError;
-
-pub use self::import::{Imported, import_gguf};
 
 /// Whether `path` is a GGUF file: no folder, and called or beginning so.
 pub fn is_gguf(path: &Path) -> bool {
@@ -86,7 +84,7 @@ impl Gguf {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.file.path
     }
 
@@ -193,25 +191,54 @@ impl Gguf {
     }
 
     /// The tensors of the model under Hugging Face's names, to be read when they are taken.
-    pub(super) fn weights(&self) -> Result<Weights, ModelError> {
+    pub(super) fn tensors(&self) -> Result<Vec<(String, Quantised)>, ModelError> {
         let config = self.config()?;
-        let source = |(name, place, change)| {
+        let tensor = |(name, place, change)| {
             let file = self.file.clone();
             let tensor = Quantised {
                 file,
                 place,
                 change,
             };
-            (name, Source::Quantised(tensor))
+            (name, tensor)
         };
-        Ok(Weights {
-            origin: self.path().to_owned(),
-            tensors: names::tensors(self, &config)
-                .into_iter()
-                .map(source)
-                .collect(),
+        let tensors = names::tensors(self, &config).into_iter();
+        Ok(tensors.map(tensor).collect())
+    }
+
+    /// What becomes of the file.
+    pub(super) fn summary(&self) -> Result<Summary, ModelError> {
+        let arch = self.architecture()?;
+        let known = |key: &str| {
+            let of_arch = key
+                .strip_prefix(arch)
+                .and_then(|rest| rest.strip_prefix('.'));
+            let key = of_arch.map_or_else(|| key.to_owned(), |field| format!("ARCH.{field}"));
+            config::KEYS.contains(&key.as_str()) || tokenizer::KEYS.contains(&key.as_str())
+        };
+        let Header { metadata, tensors } = &self.header;
+        let mut stored = BTreeMap::new();
+        for place in tensors.values() {
+            *stored.entry(place.dtype.name).or_default() += 1;
+        }
+        let dropped = names::DROPPED.iter().copied();
+        Ok(Summary {
+            n_tokens: self.n_tokens()?,
+            stored,
+            dropped_keys: metadata.keys().filter(|key| !known(key)).cloned().collect(),
+            dropped_tensors: dropped.filter(|name| tensors.contains_key(*name)).collect(),
         })
     }
+}
+
+/// What a file has, and what of it has no counterpart in a directory.
+pub(super) struct Summary {
+    /// Number of tokens; 0 without a tokenizer.
+    pub(super) n_tokens: usize,
+    /// Number of tensors by type.
+    pub(super) stored: BTreeMap<&'static str, usize>,
+    pub(super) dropped_keys: Vec<String>,
+    pub(super) dropped_tensors: Vec<&'static str>,
 }
 
 /// A list of the metadata.

@@ -87,7 +87,7 @@ fn change_of(config: &ModelConfig, name: &str, place: &Place) -> Change {
         () => return Change::Keep,
     };
     // A shape that does not fit is refused where the tensors are held against the configuration.
-    let pairs = place.shape[0].is_multiple_of(2 * n_heads);
+    let pairs = place.shape.len() == 2 && place.shape[0].is_multiple_of(2 * n_heads);
     match family {
         Family::Llama | Family::Mistral if pairs => Change::UnpairRows { n_heads },
         _ => Change::Keep,

@@ -1,5 +1,5 @@
-//! How byte-level vocabularies cut a text before they look for tokens, by the name that GGUF has for
-//! it.
+//! How byte-level vocabularies cut a text before they look for tokens, by the name that GGUF has
+//! for it.
 
 use serde_json::{Value, json};
 

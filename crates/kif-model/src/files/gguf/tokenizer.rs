@@ -53,7 +53,7 @@ pub(super) const KEYS: [&str; 17] = [
 ];
 
 /// Names of the texts that a file stands for.
-pub(super) const TEXTS: [&str; 4] = [
+pub(in crate::files) const TEXTS: [&str; 4] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
@@ -225,8 +225,8 @@ impl<'a> Vocabulary<'a> {
             let problem = format!("{} types for {} tokens", types.len(), tokens.len());
             return Err(gguf.bad(TYPES, problem));
         }
-        // SentencePiece's files spell a token of spaces with spaces, and look it up with what stands
-        // for them; as such it is no token of its own, but made of smaller ones.
+        // SentencePiece's files spell a token of spaces with spaces, and look it up with what
+        // stands for them; as such it is no token of its own, but made of smaller ones.
         let of_pieces = gguf.text(MODEL)? == Some("llama");
         let is_spaces =
             |token: &str| of_pieces && !token.is_empty() && token.bytes().all(|byte| byte == b' ');
