@@ -25,6 +25,7 @@ pub use compute::{Compute, Device, Precision};
 pub use error::ProtocolError;
 pub use protocol::{Protocol, StreamSource};
 pub use settings::{
-    AdapterSettings, EvaluationSettings, LimitSettings, MemorySettings, ScoreKind, TrainingSettings,
+    AdapterSettings, EvaluatedCells, EvaluationSettings, LimitSettings, MemorySettings, ScoreKind,
+    TrainingSettings,
 };
 pub use template::TemplateSetting;

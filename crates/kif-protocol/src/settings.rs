@@ -65,6 +65,19 @@ pub struct EvaluationSettings {
     /// the test rows: for choosing settings without looking at test data. 0 evaluates the test
     /// rows.
     pub validation: f64,
+    /// Which tasks are evaluated when.
+    pub cells: EvaluatedCells,
+}
+
+/// Which cells of the score matrix are filled: tasks that are evaluated after a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluatedCells {
+    /// After every task all that have been seen, and the next one.
+    #[default]
+    All,
+    /// After every task that task alone, and all at the end: what OP and BWT need.
+    Needed,
 }
 
 /// What counts as a good answer.
@@ -150,6 +163,7 @@ impl Default for EvaluationSettings {
             max_new_tokens: 128,
             batch_tokens: 4096,
             validation: 0.0,
+            cells: EvaluatedCells::All,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use kif_eval::Metric;
 
 use super::comparison::COMPARING;
-use super::summary::{MatrixMean, READING, Summary};
+use super::summary::{MatrixMean, Summary};
 use super::table::{self, COUNTING, escape};
 
 /// The report as Markdown.
@@ -16,7 +16,11 @@ pub(super) fn render(summary: &Summary) -> String {
         let _ = write!(text, "{}\n\n", escape(&sentence));
     }
     let ranking = table::methods(summary).to_markdown();
-    section(&mut text, "Ranking", &format!("{ranking}\n{READING}"));
+    section(
+        &mut text,
+        "Ranking",
+        &format!("{ranking}\n{}", summary.reading),
+    );
     if let Some(comparisons) = &summary.comparisons {
         let table = table::comparisons(comparisons).to_markdown();
         section(&mut text, "Comparison", &format!("{table}\n{COMPARING}"));

@@ -63,7 +63,7 @@ pub fn terminal(out: &Path, reference: Option<&str>) -> Result<String> {
             metric.formula()
         ));
     }
-    text.push_str(summary::READING);
+    text.push_str(&summary.reading);
     text.push('\n');
     for (what, path) in [
         ("report", "report.md"),

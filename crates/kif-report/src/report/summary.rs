@@ -6,7 +6,7 @@ use kif_eval::statistics::mean;
 use kif_eval::{Metric, References};
 use kif_methods::{MethodConfig, Regime};
 use kif_protocol::lock::Lock;
-use kif_protocol::{Arch, Protocol, ScoreKind};
+use kif_protocol::{Arch, EvaluatedCells, Protocol, ScoreKind};
 
 use super::comparison::{Comparison, Comparisons, Lead};
 use super::costs::Costs;
@@ -17,8 +17,12 @@ use super::test_rows;
 use crate::record::Record;
 
 /// How to read the tables.
-pub(super) const READING: &str = "mean ± standard deviation over orders and seeds, in percent; ± test rows is half the 95 % interval \
+const READING: &str = "mean ± standard deviation over orders and seeds, in percent; ± test rows is half the 95 % interval \
                            when test rows are drawn again and models stay; a[i,j] is the score on task j after task i of K\n";
+
+/// Added where only some cells of the matrices are there.
+const ONLY_NEEDED: &str = "evaluated after each task on that task alone and on all in the end (evaluation.cells: needed): metrics that \
+                           need other cells, such as forgetting from the best, have no column\n";
 
 /// Everything that a report prints.
 pub(crate) struct Summary {
@@ -28,6 +32,8 @@ pub(crate) struct Summary {
     pub(crate) base: String,
     /// The run's configuration as RON.
     pub(crate) protocol: String,
+    /// How to read the tables.
+    pub(crate) reading: String,
     /// What the run was made of, if it says.
     pub(crate) lock: Option<Lock>,
     /// Methods by falling OP, references after those that learn a stream.
@@ -189,6 +195,10 @@ impl Summary {
                 (None, Arch::Decoder) => "the embedded decoder-only base".to_owned(),
             },
             protocol: protocol.to_ron(),
+            reading: match protocol.evaluation.cells {
+                EvaluatedCells::All => READING.to_owned(),
+                EvaluatedCells::Needed => format!("{READING}{ONLY_NEEDED}"),
+            },
             lock,
             methods,
             // Records of one order have the same value: only the distinct orders count.

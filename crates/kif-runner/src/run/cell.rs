@@ -108,7 +108,8 @@ impl Session<'_> {
 
     /// All phases that are not done yet.
     fn learn_all(&mut self) -> Result<()> {
-        let phases = phases::phases(self.regime, self.order.len());
+        let cells = self.context.protocol.evaluation.cells;
+        let phases = phases::phases(self.regime, self.order.len(), cells);
         let mut saved = Checkpoint::<Partial>::newest(&self.checkpoints())?;
         let first = saved
             .as_ref()

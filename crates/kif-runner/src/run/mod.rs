@@ -174,7 +174,7 @@ fn total_units(protocol: &Protocol, inputs: &Inputs, base: &BaseScores, cells: &
             }
         }
         let regime = cell.config.regime();
-        for phase in phases::phases(regime, order.len()) {
+        for phase in phases::phases(regime, order.len(), protocol.evaluation.cells) {
             total += phases::training_units(protocol, inputs, cell, &phase, regime);
             total += phases::evaluation_units(inputs, cell, &phase);
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kif_methods::{MemoryOrder, Regime, TaskView};
-use kif_protocol::Protocol;
+use kif_protocol::{EvaluatedCells, Protocol};
 
 use crate::run::{Cell, Inputs};
 
@@ -21,9 +21,10 @@ pub(super) struct Phase {
 
 /// The phases of a regime on `n_tasks` tasks.
 ///
-/// In a stream every task seen so far is evaluated, and the next one, which forward transfer needs.
-/// Joint training has only the last row. Tasks alone have only the diagonal.
-pub(super) fn phases(regime: Regime, n_tasks: usize) -> Vec<Phase> {
+/// In a stream every task seen so far is evaluated, and the next one, which forward transfer needs;
+/// or the task itself and all in the end. Joint training has only the last row. Tasks alone have
+/// only the diagonal.
+pub(super) fn phases(regime: Regime, n_tasks: usize, cells: EvaluatedCells) -> Vec<Phase> {
     let one = |task_idx: usize, evaluated: Vec<usize>| Phase {
         task_idx,
         after: task_idx + 1,
@@ -31,7 +32,10 @@ pub(super) fn phases(regime: Regime, n_tasks: usize) -> Vec<Phase> {
     };
     match regime {
         Regime::Stream => (0..n_tasks)
-            .map(|t| one(t, (0..n_tasks.min(t + 2)).collect()))
+            .map(|t| match cells {
+                EvaluatedCells::Needed if t + 1 < n_tasks => one(t, vec![t]),
+                _ => one(t, (0..n_tasks.min(t + 2)).collect()),
+            })
             .collect(),
         Regime::Joint => vec![one(n_tasks - 1, (0..n_tasks).collect())],
         Regime::PerTask => (0..n_tasks).map(|t| one(t, vec![t])).collect(),
@@ -124,27 +128,31 @@ mod tests {
 
     #[test]
     fn a_stream_is_evaluated_on_what_it_has_seen_and_on_the_next_task() {
-        let evaluated: Vec<_> = phases(Regime::Stream, 3)
-            .into_iter()
-            .map(|p| (p.after, p.evaluated))
-            .collect();
+        let evaluated = |cells| -> Vec<_> {
+            let phases = phases(Regime::Stream, 3, cells).into_iter();
+            phases.map(|p| (p.after, p.evaluated)).collect()
+        };
         assert_eq!(
-            evaluated,
+            evaluated(EvaluatedCells::All),
             [(1, vec![0, 1]), (2, vec![0, 1, 2]), (3, vec![0, 1, 2])]
+        );
+        assert_eq!(
+            evaluated(EvaluatedCells::Needed),
+            [(1, vec![0]), (2, vec![1]), (3, vec![0, 1, 2])]
         );
     }
 
     #[test]
     fn joint_training_has_only_the_last_row_and_tasks_alone_only_the_diagonal() {
         assert_eq!(
-            phases(Regime::Joint, 3),
+            phases(Regime::Joint, 3, EvaluatedCells::Needed),
             [Phase {
                 task_idx: 2,
                 after: 3,
                 evaluated: vec![0, 1, 2]
             }]
         );
-        let alone: Vec<_> = phases(Regime::PerTask, 2)
+        let alone: Vec<_> = phases(Regime::PerTask, 2, EvaluatedCells::All)
             .into_iter()
             .map(|p| (p.after, p.evaluated))
             .collect();

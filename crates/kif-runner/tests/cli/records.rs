@@ -125,3 +125,29 @@ fn a_record_from_before_some_fields_is_read() {
     assert_eq!(read.scores, whole.scores);
     succeed(&["report", arg(&out)]);
 }
+
+#[test]
+fn needed_cells_are_those_of_all_and_the_report_says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let of = |cells: &str| {
+        let text = fs::read_to_string(&protocol).unwrap();
+        let evaluation = format!("max_new_tokens: 4, cells: {cells}");
+        let own = folder.path().join(format!("{cells}.ron"));
+        fs::write(&own, text.replace("max_new_tokens: 4", &evaluation)).unwrap();
+        let out = folder.path().join(cells);
+        let said = bench(&own, &out, &["--orders", "1"]);
+        let record = Record::read(&out.join("cells/seq_lora-o1-s1/record.json")).unwrap();
+        (record, said)
+    };
+    let ((all, said_of_all), (needed, said)) = (of("all"), of("needed"));
+    for (after, task, is_needed) in [(0, 0, true), (1, 0, true), (1, 1, false), (2, 0, true)] {
+        let expected = all.scores.get(after, task).filter(|_| is_needed);
+        assert_eq!(needed.scores.get(after, task), expected);
+    }
+    for metric in ["op", "bwt.gem"] {
+        assert_eq!(needed.metrics[metric], all.metrics[metric], "{metric}");
+    }
+    let note = "evaluation.cells: needed";
+    assert!(said.contains(note) && !said_of_all.contains(note), "{said}");
+}

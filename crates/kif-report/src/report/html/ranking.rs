@@ -8,7 +8,7 @@ use super::chart::{Frame, Scale, cut, dot_with_interval, line, percent_tick, svg
 use super::{percent, table};
 use crate::report::comparison::COMPARING;
 use crate::report::spread::Spread;
-use crate::report::summary::{MethodSummary, READING, Summary};
+use crate::report::summary::{MethodSummary, Summary};
 use crate::report::table;
 
 /// Height of a row of the chart.
@@ -22,7 +22,7 @@ pub(super) fn section(summary: &Summary) -> Markup {
         }
         div.wide.fluid { (chart(summary)) }
         (table(&table::methods(summary)))
-        p.note { (READING) }
+        p.note { (summary.reading) }
         @if let Some(comparisons) = &summary.comparisons {
             h3 { "Against " (comparisons.reference) }
             (table(&table::comparisons(comparisons)))
