@@ -281,3 +281,9 @@ fn smollm2_is_the_model_that_pytorch_has() {
 fn gemma_3_is_the_model_that_pytorch_has() {
     is_the_model_that_pytorch_has("KIF_GEMMA3_GGUF", "gemma3.json");
 }
+
+/// A text of 960 tokens, where most layers see the last 512.
+#[test]
+fn gemma_3_reads_beyond_its_window_as_pytorch_does() {
+    is_the_model_that_pytorch_has("KIF_GEMMA3_GGUF", "gemma3_long.json");
+}
