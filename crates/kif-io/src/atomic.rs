@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::failure::BadInput;
+
 /// What could not be done with a file or folder.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} {path}: {error}", path = .path.display())]
@@ -84,18 +86,29 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, &bytes)
 }
 
-/// Replaces the folder `path` by what `fill` writes into an empty one.
+/// Replaces the folder `path` by what `fill` writes into an empty one, of which nothing is left
+/// where `fill` fails.
 ///
 /// The new folder takes its place in one rename when nothing was there. An older folder is moved
 /// aside first, so a kill between the two renames leaves no `path`; readers that must survive that
 /// use a new name for each version.
 pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.file_name().is_none() {
+        let problem = "expected a folder that is called by its name";
+        return Err(BadInput(format!("{}: {problem}", path.display())).into());
+    }
+    // Without a separator at the end, behind which another name would lie inside.
+    let path = &path.components().collect::<PathBuf>();
     let parent = folder_of(path);
     fs::create_dir_all(parent).with_context(|| format!("making folder {}", parent.display()))?;
     let temporary = temporary_name(path);
     remove_folder(&temporary)?;
     fs::create_dir(&temporary).with_context(|| format!("making folder {}", temporary.display()))?;
-    fill(&temporary)?;
+    if let Err(error) = fill(&temporary) {
+        // What `fill` said matters more than what is said of cleaning up.
+        let _ = remove_folder(&temporary);
+        return Err(error);
+    }
     sync_folder(&temporary)?;
     if path.exists() {
         let old = path.with_extension("old.tmp");
@@ -164,6 +177,26 @@ mod tests {
         assert!(write(&path, b"new").is_err());
         assert_eq!(fs::read(path.join("old")).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_may_end_in_a_separator_and_must_have_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adapter/");
+        fs::create_dir(&path).unwrap();
+        write_folder(&path, |at| write(&at.join("one"), b"")).unwrap();
+        assert!(path.join("one").exists());
+        let failed = write_folder(&path, |at| {
+            write(&at.join("two"), b"")?;
+            anyhow::bail!("stopped")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "stopped");
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert!(left == 1 && path.join("one").exists());
+        for nameless in [".", "..", "/", ""] {
+            let error = write_folder(Path::new(nameless), |_| Ok(())).unwrap_err();
+            assert!(error.is::<BadInput>(), "{nameless}: {error}");
+        }
     }
 
     #[test]

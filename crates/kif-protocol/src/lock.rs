@@ -1,6 +1,6 @@
 //! What a run was made of, so that it is never continued with something else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -145,21 +145,18 @@ impl Lock {
             Some(precision.into()),
             Some(precision_now.into()),
         );
-        let parts = [
-            ("data file", &self.data, &now.data),
-            ("model file", &self.model, &now.model),
-        ];
-        // A run that grows by an order may read more files: only those that both know are compared.
-        for (part, was, now) in parts {
-            for (name, hash) in was {
-                if let Some(hash_now) = now.get(name) {
-                    compare(
-                        format!("{part} {name}"),
-                        Some(hash.clone()),
-                        Some(hash_now.clone()),
-                    );
-                }
+        // A run that grows by an order may read more data: only files that both know are compared.
+        // A base has the same files, whatever is run on it.
+        for (name, hash) in &self.data {
+            if let Some(hash_now) = now.data.get(name) {
+                let what = format!("data file {name}");
+                compare(what, Some(hash.clone()), Some(hash_now.clone()));
             }
+        }
+        let names: BTreeSet<&String> = self.model.keys().chain(now.model.keys()).collect();
+        for name in names {
+            let (was, is) = (self.model.get(name), now.model.get(name));
+            compare(format!("model file {name}"), was.cloned(), is.cloned());
         }
         for name in self.settings.keys().chain(
             now.settings
@@ -181,7 +178,7 @@ impl Lock {
         all
     }
 
-    /// This lock with what only `earlier` knows: files of other orders and settings of other
+    /// This lock with what only `earlier` knows: data of other orders and settings of other
     /// methods.
     pub fn merged_with(mut self, earlier: Self) -> Self {
         let keep = |mine: &mut BTreeMap<String, String>, theirs: BTreeMap<String, String>| {
@@ -190,7 +187,6 @@ impl Lock {
             }
         };
         keep(&mut self.data, earlier.data);
-        keep(&mut self.model, earlier.model);
         keep(&mut self.settings, earlier.settings);
         self
     }
@@ -292,5 +288,23 @@ mod tests {
             .map(|d| d.what)
             .collect();
         assert_eq!(changed, ["precision", "data file a.json", "training"]);
+    }
+
+    #[test]
+    fn a_base_in_one_file_is_not_continued_with_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let protocol = Protocol::load("quick").unwrap();
+        let lock = |name: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, name).unwrap();
+            let model = Inventory::new(folder.path(), vec![file]);
+            Lock::new(&protocol, &Inventory::default(), &model).unwrap()
+        };
+        let (was, now) = (lock("a.gguf"), lock("b.gguf"));
+        let changed = was.differences(&now).into_iter().map(|d| d.what);
+        let changed: Vec<String> = changed.collect();
+        assert_eq!(changed, ["model file a.gguf", "model file b.gguf"]);
+        assert_eq!(was.differences(&was), []);
+        assert_eq!(was.clone().merged_with(now), was);
     }
 }

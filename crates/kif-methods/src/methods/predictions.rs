@@ -1,5 +1,7 @@
 //! What a model predicts, kept and given back as distributions.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use kif_data::{Batch, Encoded};
 use serde::{Deserialize, Serialize};
@@ -112,17 +114,20 @@ impl Likeliest {
 /// What the model predicted for the rows of the memory when they were new.
 pub(super) struct Teacher {
     config: Distillation,
-    kept: Likeliest,
+    /// The rows of the memory.
+    rows: Vec<Encoded>,
     /// Where the positions of each row begin among those that are kept, and where the last end.
     offsets: Vec<usize>,
+    kept: Likeliest,
 }
 
 impl Teacher {
     pub(super) fn new(config: Distillation) -> Self {
         Self {
             config,
-            kept: Likeliest::default(),
+            rows: Vec::new(),
             offsets: vec![0],
+            kept: Likeliest::default(),
         }
     }
 
@@ -131,8 +136,9 @@ impl Teacher {
         self.config.top_k.min(learner.model().vocab_size())
     }
 
-    /// Keeps what the model predicts now for the rows of `memory` that came since the last call:
-    /// those behind the earlier ones. `at_once` rows go through the model together.
+    /// Keeps what the model predicts now for the rows of `memory` that are new, and of earlier ones
+    /// what was kept; those that have left the memory are forgotten. `at_once` rows go through the
+    /// model together.
     pub(super) fn watch(
         &mut self,
         learner: &mut Learner,
@@ -140,17 +146,37 @@ impl Teacher {
         at_once: usize,
     ) -> Result<()> {
         let (k, vocab_size) = (self.k(learner), learner.model().vocab_size());
-        let n_known = (self.offsets.len() - 1).min(memory.len());
-        for rows in memory[n_known..].chunks(at_once) {
-            let logits = learner.model_mut().target_logits(&Batch::from_rows(rows))?;
+        let mut known: BTreeMap<(&[u32], &[u32]), Likeliest> = BTreeMap::new();
+        for (row, w) in self.rows.iter().zip(self.offsets.windows(2)) {
+            let entries = k * w[0]..k * w[1];
+            known.insert(
+                (&row.input_ids, &row.target_ids),
+                Likeliest {
+                    ids: self.kept.ids[entries.clone()].to_vec(),
+                    log_probs: self.kept.log_probs[entries].to_vec(),
+                },
+            );
+        }
+        let is_new =
+            |row: &&Encoded| !known.contains_key(&(&row.input_ids[..], &row.target_ids[..]));
+        let new: Vec<&Encoded> = memory.iter().filter(is_new).collect();
+        for rows in new.chunks(at_once) {
+            let batch = Batch::from_rows(rows.iter().copied());
+            let logits = learner.model_mut().target_logits(&batch)?;
             for (row, logits) in rows.iter().zip(&logits) {
                 let likeliest = Likeliest::of(logits, vocab_size, k);
-                self.kept.ids.extend(likeliest.ids);
-                self.kept.log_probs.extend(likeliest.log_probs);
-                let end = self.offsets[self.offsets.len() - 1] + row.target_ids.len();
-                self.offsets.push(end);
+                known.insert((&row.input_ids, &row.target_ids), likeliest);
             }
         }
+        let (mut kept, mut offsets) = (Likeliest::default(), vec![0]);
+        for row in memory {
+            let likeliest = &known[&(&row.input_ids[..], &row.target_ids[..])];
+            kept.ids.extend(&likeliest.ids);
+            kept.log_probs.extend(&likeliest.log_probs);
+            offsets.push(offsets[offsets.len() - 1] + row.target_ids.len());
+        }
+        self.rows = memory.to_vec();
+        (self.kept, self.offsets) = (kept, offsets);
         Ok(())
     }
 

@@ -1,13 +1,16 @@
 //! What KIF becomes when its masks or weights are trivial, and where its rounds begin and end.
 
+use std::sync::Arc;
+
 use crate::common::{P, batches, begin, distance, learn, learner, named, params_after, stream};
+use kif_data::Encoded;
 use kif_fusion::{FusionWeights, Regions};
 use kif_importance::quantile;
 use kif_methods::methods::kif::{ClearedAverages, KifFusion, KifScope};
 use kif_methods::methods::{
     Distillation, HalveConfig, KifConfig, OuterOptimizer, ReplayMatchedConfig, TwoLoopConfig,
 };
-use kif_methods::{MemoryOrder, MethodConfig, Regime};
+use kif_methods::{MemoryOrder, MethodConfig, Regime, TaskView, methods};
 
 /// The settings of a built-in KIF.
 fn preset(name: &str) -> KifConfig {
@@ -470,4 +473,35 @@ fn der_without_predictions_is_replay_matched_to_the_bit() {
         params_after(&der, &stream(MemoryOrder::Drawn), 4),
         after(None)
     );
+}
+
+/// A reservoir drops rows, and others move up: what was predicted for a row goes with it.
+#[test]
+fn kept_predictions_go_with_their_rows() {
+    let der = MethodConfig::by_name("der").unwrap();
+    let mut learner = learner(0.0);
+    let mut method = der.build(learner.layout());
+    let tasks = stream(MemoryOrder::Drawn);
+    let mut kept = |memory: &[Encoded], task: &TaskView| {
+        let task = TaskView {
+            memory: Arc::new(memory.to_vec()),
+            memory_sizes: vec![memory.len()],
+            ..task.clone()
+        };
+        learn(&mut learner, method.as_mut(), &task, 3);
+        let n: usize = memory.iter().map(|row| row.target_ids.len() * P).sum();
+        let state = methods::save(&learner, method.as_ref());
+        let tensor = state.tensor("method.likeliest_log_probs", n).unwrap();
+        tensor.to_vec()
+    };
+    let rows = tasks[0].rows.as_slice();
+    // Targets of two tokens, one and one.
+    let before = kept(&rows[..3], &tasks[1]);
+    let after = kept(
+        &[rows[2].clone(), rows[3].clone(), rows[1].clone()],
+        &tasks[2],
+    );
+    assert_eq!(after[..P], before[3 * P..4 * P]);
+    assert_eq!(after[3 * P..], before[2 * P..3 * P]);
+    assert_ne!(after[P..2 * P], before[..P]);
 }
