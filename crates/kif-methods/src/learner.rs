@@ -269,26 +269,27 @@ impl Learner {
         Ok(loss)
     }
 
-    /// As [`memory_gradient`](Self::memory_gradient), of the mean divergence from `log_probs`, row
-    /// by row `[T, V]`, in the place of the negative log-likelihood.
+    /// As [`memory_gradient`](Self::memory_gradient), of the mean divergence from other predictions
+    /// in the place of the negative log-likelihood. `log_probs(rows)` makes those of a range of
+    /// rows, row by row `[T, V]`, when they are needed.
     pub(crate) fn memory_divergence(
         &mut self,
         batch: &Batch,
-        log_probs: &[Vec<f32>],
+        log_probs: impl Fn(Range<usize>) -> Vec<Vec<f32>>,
         scale: f32,
     ) -> Result<f64> {
         self.memory_rows += batch.n_rows() as u64;
         let share = 1.0 / batch.targets.n_tokens() as f64;
         let weight = (f64::from(scale) * share) as f32;
         self.grad.fill(0.0);
-        let (mut loss, mut rest) = (0.0, log_probs);
+        let (mut loss, mut start) = (0.0, 0);
         for part in by_tokens(batch, self.config.micro_tokens) {
-            let (of_part, others) = rest.split_at(part.n_rows());
+            let log_probs = log_probs(start..start + part.n_rows());
             let dropout = self.next_dropout();
             let grad = &mut self.grad;
             let model = &mut self.model;
-            loss += share * model.divergence_and_grad(&part, of_part, weight, dropout, grad)?;
-            rest = others;
+            loss += share * model.divergence_and_grad(&part, &log_probs, weight, dropout, grad)?;
+            start += part.n_rows();
         }
         self.clip(loss)?;
         self.memory_losses.push(loss);

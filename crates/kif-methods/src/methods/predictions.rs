@@ -195,12 +195,11 @@ impl Teacher {
             return learner.memory_gradient(batch, scale);
         }
         let (k, vocab_size) = (self.k(learner), learner.model().vocab_size());
-        let rows = places.iter().zip(batch.targets.rows());
-        let log_probs = rows.map(|(&place, targets)| {
-            let at = k * self.offsets[place];
+        let of_row = |row: usize| {
+            let (at, targets) = (k * self.offsets[places[row]], batch.targets.row(row));
             self.kept.mixed(at, k, targets, vocab_size, share)
-        });
-        learner.memory_divergence(batch, &log_probs.collect::<Vec<_>>(), scale)
+        };
+        learner.memory_divergence(batch, |rows| rows.map(of_row).collect(), scale)
     }
 
     /// Bytes of what is kept.
