@@ -215,7 +215,7 @@ impl fmt::Display for Mismatch {
 
 /// A file of foreign make can differ in every name; what is printed stays readable, the error
 /// itself holds all.
-const MAX_LISTED: usize = 1000;
+const MAX_LISTED: usize = 20;
 
 fn list_mismatches(mismatches: &[Mismatch]) -> String {
     let tensors = if mismatches.len() == 1 {
@@ -287,7 +287,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_mismatch_is_printed() {
+    fn a_long_list_of_mismatches_ends_with_the_number_of_the_rest() {
+        let mismatches = (0..1000).map(|i| Mismatch::Extra {
+            name: format!("x{i}"),
+        });
+        let error = ModelError::Tensors {
+            file: "m".into(),
+            mismatches: mismatches.collect(),
+        };
+        let text = error.to_string();
+        assert!(text.starts_with("m: 1000 tensors do not fit"), "{text}");
+        let end = "\n  unexpected x19\n  and 980 more";
+        assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn every_mismatch_of_a_few_is_printed() {
         let error = ModelError::Tensors {
             file: "m/model.safetensors".into(),
             mismatches: vec![

@@ -134,6 +134,7 @@ fn a_sentence_piece_tokenizer_merges_by_score_and_falls_back_to_bytes() {
     (types[0], types[1], types[2], types[11]) = (2, 3, 3, 4);
     types.resize(tokens.len(), 6);
     let file = tiny("llama", 0)
+        .random("token_embd.weight", &[32, tokens.len() as u64], 0, 1)
         .text("tokenizer.ggml.model", "llama")
         .texts("tokenizer.ggml.tokens", &tokens)
         .numbers("tokenizer.ggml.scores", &scores)

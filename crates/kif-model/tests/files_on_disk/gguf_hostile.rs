@@ -64,6 +64,14 @@ fn what_a_header_promises_is_held_against_the_file() {
         (patched(16, &huge), "metadata entries are above the limit"),
         (patched(24, &huge), "truncated: a key of the metadata"),
         (whole[..whole.len() - 64].to_vec(), "truncated"),
+        (
+            whole[..100].to_vec(),
+            "truncated: 11 tensors take at least 264 bytes from byte 24 on, file has 100",
+        ),
+        (
+            patched(16, &60_000_u64.to_le_bytes()),
+            "truncated: 60000 metadata entries take at least 780000 bytes from byte 24 on",
+        ),
     ] {
         let error = error_of(&bytes);
         assert!(error.contains(said), "{said}: {error}");
@@ -177,6 +185,41 @@ fn what_metadata_say_is_refused_by_key_where_it_does_not_hold() {
 }
 
 #[test]
+fn settings_that_change_the_output_are_refused_and_those_that_change_nothing_are_not() {
+    let file = |arch: &str| with_bytes(tiny(arch, 8));
+    for (arch, key, value) in [
+        ("llama", "llama.rope.scaling.factor", 8.0),
+        ("llama", "llama.rope.scale_linear", 4.0),
+        ("llama", "llama.attention.scale", 0.5),
+        ("llama", "llama.attention.new", 0.0),
+        ("llama", "llama.rope.freq_base_swa", 1e4),
+        ("llama", "llama.attention.sliding_window_pattern", 6.0),
+        ("qwen3", "qwen3.rope.new.option", 1.0),
+        ("gemma3", "gemma3.rope.scaling.factor", 8.0),
+        ("gemma3", "gemma3.final_logit_softcapping", 30.0),
+    ] {
+        let error = error_of(&file(arch).number(key, value).bytes());
+        let said = format!("{key}: is set, which is not supported");
+        assert!(error.contains(&said), "{said}: {error}");
+    }
+    let key = "gemma3.attention.sliding_window_pattern";
+    let error = error_of(&file("gemma3").whole(key, 0).bytes());
+    assert!(error.contains("pattern: is 0, expected 1"), "{error}");
+    let harmless = file("llama")
+        .text("llama.rope.scaling.type", "none")
+        .number("llama.rope.scaling.factor", 1.0)
+        .flag("llama.rope.scaling.finetuned", false)
+        .number("llama.rope.scale_linear", 0.0)
+        .number("llama.attention.scale", 0.0)
+        .flag("llama.attention.causal", true)
+        .whole("llama.expert_count", 0);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    harmless.write(&path);
+    read_all(&path).unwrap();
+}
+
+#[test]
 fn what_a_tokenizer_lacks_is_refused_by_key() {
     let file = with_bytes(tiny("llama", 8));
     let text = |key: &str, value: &str| file.clone().text(key, value);
@@ -200,6 +243,26 @@ fn what_a_tokenizer_lacks_is_refused_by_key() {
         (
             file.clone().texts("tokenizer.ggml.merges", &["ab"]),
             "element 0 is no pair",
+        ),
+        (
+            file.clone().texts("tokenizer.ggml.merges", &["a b", "a c"]),
+            "tokenizer.ggml.merges: element 1: \"c\" is no token",
+        ),
+        (
+            file.clone().texts("tokenizer.ggml.merges", &["x b"]),
+            "tokenizer.ggml.merges: element 0: \"x\" is no token",
+        ),
+        (
+            file.clone().texts("tokenizer.ggml.merges", &["b a"]),
+            "tokenizer.ggml.merges: element 0: \"ba\" is no token",
+        ),
+        (
+            file.clone().texts("tokenizer.ggml.tokens", &["a"; 5]),
+            "tokenizer.ggml.tokens: has 5 tokens, expected 4 at most",
+        ),
+        (
+            file.clone().without("tokenizer.ggml.model"),
+            "tokenizer.ggml.model: is missing, expected \"gpt2\" or \"llama\"",
         ),
         (
             file.clone()

@@ -1,5 +1,6 @@
 //! From the metadata of a GGUF file to the configuration of the model.
 
+use super::names::EMBEDDING;
 use super::{Gguf, header};
 use crate::ModelError;
 use crate::files::config::ModelConfig;
@@ -14,6 +15,10 @@ const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
 const MAX_LAYERS: usize = 1 << 10;
 /// Tokens that a layer with a window sees.
 const WINDOW: &str = "attention.sliding_window";
+/// Of so many layers the last has no window.
+const PATTERN: &str = "attention.sliding_window_pattern";
+/// The base of the angles of layers with a window.
+const WINDOW_BASE: &str = "rope.freq_base_swa";
 
 /// Keys that end up in the configuration or say how the file is laid out; `ARCH` is the
 /// architecture's name.
@@ -88,24 +93,29 @@ impl Gguf {
         Ok(self.number(&key)?.unwrap_or(default))
     }
 
-    /// Refuses `fields` that are set, and other options that change the output.
+    /// Refuses `fields` that are set, and other options that change the output: of those of
+    /// attention and of positions all that are not known.
     fn refuse_options(&self, fields: &[&str]) -> Result<(), ModelError> {
         let arch = self.architecture()?;
-        for field in fields.iter().chain(&["expert_count", "attention.causal"]) {
-            let key = format!("{arch}.{field}");
-            match self.header.metadata.get(&key) {
-                None | Some(header::Meta::Whole(0) | header::Meta::Flag(true)) => {}
-                Some(_) => return Err(self.bad(&key, "is set, which is not supported")),
+        let scaling = format!("{arch}.rope.scaling.type");
+        if let Some(other) = self.text(&scaling)?.filter(|&name| name != "none") {
+            let name = short(&serde_json::json!(other));
+            let problem = format!("{name} is not supported, expected \"none\"");
+            return Err(self.bad(&scaling, problem));
+        }
+        for (key, value) in &self.header.metadata {
+            let field = key.strip_prefix(arch);
+            let Some(field) = field.and_then(|rest| rest.strip_prefix('.')) else {
+                continue;
+            };
+            let is_named = field == "expert_count" || fields.contains(&field);
+            let is_unknown = (field.starts_with("rope.") || field.starts_with("attention."))
+                && !KEYS.contains(&format!("ARCH.{field}").as_str());
+            if is_named && !is_zero(value) || is_unknown && !changes_nothing(field, value) {
+                return Err(self.bad(key, "is set, which is not supported"));
             }
         }
-        let key = format!("{arch}.rope.scaling.type");
-        match self.text(&key)? {
-            None | Some("none") => Ok(()),
-            Some(other) => {
-                let name = short(&serde_json::json!(other));
-                Err(self.bad(&key, format!("{name} is not supported, expected \"none\"")))
-            }
-        }
+        Ok(())
     }
 
     /// Ids that end a text: that of the text, of a turn and of a message, where they are known.
@@ -129,13 +139,34 @@ impl Gguf {
     }
 }
 
+fn is_zero(value: &header::Meta) -> bool {
+    matches!(value, header::Meta::Whole(0) | header::Meta::Number(0.0))
+}
+
+/// Whether an option that is not implemented says what holds without it.
+fn changes_nothing(field: &str, value: &header::Meta) -> bool {
+    use header::Meta::{Flag, Number, Whole};
+
+    match field {
+        // Its text was looked at before.
+        "rope.scaling.type" => true,
+        "rope.scaling.finetuned" => matches!(value, Flag(_)),
+        "attention.causal" => matches!(value, Flag(true)),
+        "attention.scale" => is_zero(value),
+        "rope.scaling.factor" | "rope.scale_linear" => {
+            matches!(value, Whole(0 | 1) | Number(0.0 | 1.0))
+        }
+        _ => false,
+    }
+}
+
 /// What all architectures have in common.
 fn decoder(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
-    let embedding = "token_embd.weight";
-    let vocab_size = match gguf.header.tensors.get(embedding) {
+    let vocab_size = match gguf.header.tensors.get(EMBEDDING) {
         Some(place) => place.shape[0],
-        None => return Err(gguf.missing(embedding, "a tensor")),
+        None => return Err(gguf.missing(EMBEDDING, "a tensor")),
     };
+    gguf.check_rows()?;
     let (hidden_size, heads) = (
         gguf.size("embedding_length")?,
         gguf.size("attention.head_count")?,
@@ -185,7 +216,7 @@ fn decoder(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
 /// Llama, or Mistral where there is a window. Scaled frequencies are a tensor of divisors, not a
 /// setting.
 fn llama(gguf: &Gguf) -> Result<DecoderConfig, ModelError> {
-    gguf.refuse_options(&[])?;
+    gguf.refuse_options(&[PATTERN, WINDOW_BASE])?;
     let mut config = decoder(gguf, Family::Llama)?;
     let window = gguf.size_or(WINDOW, Some(0))?;
     if window > 0 {
@@ -210,7 +241,7 @@ fn llama(gguf: &Gguf) -> Result<DecoderConfig, ModelError> {
 
 /// Qwen2 and Qwen3.
 fn qwen(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
-    gguf.refuse_options(&[WINDOW])?;
+    gguf.refuse_options(&[WINDOW, PATTERN, WINDOW_BASE])?;
     decoder(gguf, family)
 }
 
@@ -218,13 +249,15 @@ fn qwen(gguf: &Gguf, family: Family) -> Result<DecoderConfig, ModelError> {
 fn gemma3(gguf: &Gguf) -> Result<DecoderConfig, ModelError> {
     gguf.refuse_options(&["final_logit_softcapping", "attn_logit_softcapping"])?;
     let mut config = decoder(gguf, Family::Gemma3)?;
-    let every = gguf
-        .size_or("attention.sliding_window_pattern", Some(6))?
-        .max(1);
+    let every = gguf.size_or(PATTERN, Some(6))?;
+    if every == 0 {
+        let key = format!("{}.{PATTERN}", gguf.architecture()?);
+        return Err(gguf.bad(&key, "is 0, expected 1 or more"));
+    }
     let is_local = |layer: usize| !(layer + 1).is_multiple_of(every);
     config.window = Some(Window {
         length: gguf.size(WINDOW)?,
-        rope_theta: Some(gguf.number_or("rope.freq_base_swa", 10_000.0)?),
+        rope_theta: Some(gguf.number_or(WINDOW_BASE, 10_000.0)?),
         layers: (0..config.num_hidden_layers).map(is_local).collect(),
     });
     // Only the largest, of this many layers, scales otherwise than by the width of a head.

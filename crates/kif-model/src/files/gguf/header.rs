@@ -131,8 +131,10 @@ pub(super) fn read_header(bytes: &[u8]) -> Result<Header, String> {
             "version {version} is not supported, expected 2 or 3"
         ));
     }
-    let n_tensors = reader.count("tensors", 24)?;
-    let n_entries = reader.count("metadata entries", 13)?;
+    let n_tensors = reader.u64("the number of tensors")?;
+    let n_entries = reader.u64("the number of metadata entries")?;
+    reader.check_count(n_tensors, "tensors", 24)?;
+    reader.check_count(n_entries, "metadata entries", 13)?;
     let mut metadata = BTreeMap::new();
     for _ in 0..n_entries {
         let key = reader.name("a key of the metadata")?;
@@ -240,14 +242,20 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(word))
     }
 
-    /// A number of things of which each takes `width` bytes or more.
-    fn count(&mut self, what: &str, width: usize) -> Result<u64, String> {
-        let n = self.u64(&format!("the number of {what}"))?;
-        if n > MAX_ENTRIES || n > (self.left() / width) as u64 {
-            let limit = MAX_ENTRIES.min((self.left() / width) as u64);
-            return Err(format!("{n} {what} are above the limit of {limit}"));
+    /// Demands that `n` things, of which each takes `width` bytes or more, fit into what is left.
+    fn check_count(&self, n: u64, what: &str, width: u64) -> Result<(), String> {
+        if n > MAX_ENTRIES {
+            return Err(format!("{n} {what} are above the limit of {MAX_ENTRIES}"));
         }
-        Ok(n)
+        if n * width > self.left() as u64 {
+            return Err(format!(
+                "truncated: {n} {what} take at least {} bytes from byte {} on, file has {}",
+                n * width,
+                self.at,
+                self.bytes.len()
+            ));
+        }
+        Ok(())
     }
 
     /// The place of a text's bytes.

@@ -7,6 +7,8 @@ use super::header::Place;
 use crate::files::config::ModelConfig;
 use crate::files::family::Family;
 
+/// The rows of the tokens.
+pub(super) const EMBEDDING: &str = "token_embd.weight";
 /// Tensors that say what the configuration says as well, or nothing.
 pub(super) const DROPPED: [&str; 1] = ["rope_freqs.weight"];
 
@@ -97,7 +99,7 @@ fn change_of(config: &ModelConfig, name: &str, place: &Place) -> Change {
 /// GGUF's name of a tensor.
 fn gguf_name(config: &ModelConfig, name: &str) -> Option<String> {
     match name {
-        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
+        "model.embed_tokens.weight" => return Some(EMBEDDING.to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
         "lm_head.weight" => return Some("output.weight".to_owned()),
         _ => {}

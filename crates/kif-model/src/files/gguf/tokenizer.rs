@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Gguf;
+use super::names::EMBEDDING;
 use super::pre_tokenizers::PreTokenizer;
 use crate::ModelError;
 use crate::files::config::ModelConfig;
@@ -82,6 +83,20 @@ impl Gguf {
         Ok(self.list(TOKENS)?.map_or(0, |list| list.len))
     }
 
+    /// Demands a row of the embedding for every token.
+    pub(super) fn check_rows(&self) -> Result<(), ModelError> {
+        let (n_tokens, embedding) = (self.n_tokens()?, self.header.tensors.get(EMBEDDING));
+        match embedding.map(|place| place.shape[0]) {
+            Some(n_rows) if n_tokens > n_rows => {
+                let problem = format!(
+                    "has {n_tokens} tokens, expected {n_rows} at most, the rows of {EMBEDDING}"
+                );
+                Err(self.bad(TOKENS, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn tokenizer(&self) -> Result<Option<Vec<u8>>, ModelError> {
         let Some(vocabulary) = Vocabulary::of(self)? else {
             return Ok(None);
@@ -89,7 +104,8 @@ impl Gguf {
         let file = match self.text(MODEL)? {
             Some("gpt2") => byte_level(self, &vocabulary)?,
             Some("llama") => sentence_piece(self, &vocabulary)?,
-            other => {
+            None => return Err(self.missing(MODEL, "\"gpt2\" or \"llama\"")),
+            Some(other) => {
                 let name = short(&json!(other));
                 let problem = format!("{name} is not supported, expected \"gpt2\" or \"llama\"");
                 return Err(self.bad(MODEL, problem));
@@ -216,6 +232,7 @@ impl<'a> Vocabulary<'a> {
             );
             return Err(gguf.bad(TOKENS, problem));
         }
+        gguf.check_rows()?;
         if let Some(id) = tokens.iter().position(|token| token.len() > MAX_TOKEN) {
             let problem = format!("token {id} is longer than the limit of {MAX_TOKEN} bytes");
             return Err(gguf.bad(TOKENS, problem));
@@ -272,18 +289,7 @@ fn byte_level<'a>(
         let name = short(&json!(name));
         gguf.bad(PRE, format!("{name} is not supported, {}", expected()))
     })?;
-    vocabulary.ids(gguf)?;
-    let stored = gguf.texts(MERGES)?;
-    let stored = stored.ok_or_else(|| gguf.missing(MERGES, "a list of pairs of tokens"))?;
-    let pair = |(i, merge): (usize, &'a str)| {
-        let pair = merge.split_once(' ');
-        pair.ok_or_else(|| gguf.bad(MERGES, format!("element {i} is no pair of tokens")))
-    };
-    let merges = stored
-        .into_iter()
-        .enumerate()
-        .map(pair)
-        .collect::<Result<_, _>>()?;
+    let merges = stored_merges(gguf, vocabulary)?;
     Ok(TokenizerFile {
         version: "1.0",
         truncation: (),
@@ -305,6 +311,30 @@ fn byte_level<'a>(
             ..Bpe::default()
         },
     })
+}
+
+/// The merges of a file, the best first: pairs of tokens that make a token.
+fn stored_merges<'a>(
+    gguf: &'a Gguf,
+    vocabulary: &Vocabulary<'_>,
+) -> Result<Vec<(&'a str, &'a str)>, ModelError> {
+    let ids = vocabulary.ids(gguf)?;
+    let stored = gguf.texts(MERGES)?;
+    let stored = stored.ok_or_else(|| gguf.missing(MERGES, "a list of pairs of tokens"))?;
+    let pair = |(i, merge): (usize, &'a str)| {
+        let Some((left, right)) = merge.split_once(' ') else {
+            return Err(gguf.bad(MERGES, format!("element {i} is no pair of tokens")));
+        };
+        for part in [left, right, &format!("{left}{right}")] {
+            if !ids.contains_key(part) {
+                let part = short(&json!(part));
+                let problem = format!("element {i}: {part} is no token, expected one of {TOKENS}");
+                return Err(gguf.bad(MERGES, problem));
+            }
+        }
+        Ok((left, right))
+    };
+    stored.into_iter().enumerate().map(pair).collect()
 }
 
 /// SentencePiece's vocabulary over characters, with bytes for those that it lacks.
