@@ -24,7 +24,8 @@ struct HubName {
 
 /// Where a model is: `given` itself if something is there or it is no name that the hub could have;
 /// else the folder in the hub's cache, or the only GGUF file in it. A model that is in neither
-/// place is an error with the command that downloads it.
+/// place, or only in part, is an error with the command that downloads it, and a folder without
+/// `config.json` is no model.
 pub fn resolve(given: &Path) -> Result<PathBuf> {
     resolve_in(
         given,
@@ -43,21 +44,31 @@ pub fn base_name(given: &Path) -> String {
 
 fn resolve_in(given: &Path, cache: Option<&Path>) -> Result<PathBuf> {
     let Some(hub) = HubName::of(given).filter(|_| !given.exists()) else {
+        if given.is_dir() && !given.join("config.json").exists() {
+            bail!(BadInput(format!(
+                "model {}: has {}",
+                given.display(),
+                match &files_called(given, "gguf")[..] {
+                    [] =>
+                        "no config.json, expected a Hugging Face directory, a GGUF file or org/name"
+                            .to_owned(),
+                    several => name_one(several),
+                }
+            )));
+        }
         return Ok(given.to_owned());
     };
     if let Some(found) = cache.and_then(|cache| hub.snapshot(cache)) {
-        return Ok(only_gguf(&found).unwrap_or(found));
+        return hub.model_in(found, given);
     }
     let place = match cache {
         Some(cache) => format!("in the hub's cache {}", cache.display()),
         None => "in a cache of the hub, of which there is none".to_owned(),
     };
-    let HubName { name, revision } = hub;
-    let of_revision = revision.map(|revision| format!(" --revision {revision}"));
     bail!(BadInput(format!(
-        "model {}: neither a folder or file nor {place}; this downloads it: hf download {name}{}",
+        "model {}: neither a folder or file nor {place}; this downloads it: {}",
         given.display(),
-        of_revision.unwrap_or_default()
+        hub.download()
     )))
 }
 
@@ -75,17 +86,23 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
         .or_else(|| Some(set("HOME")?.join(".cache/huggingface/hub")))
 }
 
-/// The GGUF file of a folder that has one and no `config.json`.
-fn only_gguf(folder: &Path) -> Option<PathBuf> {
-    if folder.join("config.json").exists() {
-        return None;
-    }
-    let mut files = std::fs::read_dir(folder).ok()?.filter_map(|entry| {
-        let path = entry.ok()?.path();
-        (path.extension()? == "gguf").then_some(path)
-    });
-    let first = files.next()?;
-    files.next().is_none().then_some(first)
+/// The files of a folder with this extension, in order; links that lead nowhere are none.
+fn files_called(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|e| e == extension) && path.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+/// What is said of GGUF files of which none was named.
+fn name_one(files: &[PathBuf]) -> String {
+    let names = files.iter().filter_map(|path| path.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+    let which = if names.len() == 1 { "it" } else { "one" };
+    format!("{}: name {which} by its path", names.join(", "))
 }
 
 impl HubName {
@@ -111,6 +128,40 @@ impl HubName {
             name: name.to_owned(),
             revision: revision.map(str::to_owned),
         })
+    }
+
+    /// The command that downloads it.
+    fn download(&self) -> String {
+        let revision = self.revision.as_ref();
+        let revision = revision.map(|revision| format!(" --revision {revision}"));
+        format!("hf download {}{}", self.name, revision.unwrap_or_default())
+    }
+
+    /// The model in its snapshot, which may hold only some of the files.
+    fn model_in(&self, snapshot: PathBuf, given: &Path) -> Result<PathBuf> {
+        let is_there = |name: &str| snapshot.join(name).is_file();
+        let missing = if !is_there("config.json") {
+            match &files_called(&snapshot, "gguf")[..] {
+                [] => "config.json",
+                [only] => return Ok(only.clone()),
+                several => bail!(BadInput(format!(
+                    "model {}: {} has {}",
+                    given.display(),
+                    snapshot.display(),
+                    name_one(several)
+                ))),
+            }
+        } else if is_there("model.safetensors") || is_there("model.safetensors.index.json") {
+            return Ok(snapshot);
+        } else {
+            "model.safetensors"
+        };
+        bail!(BadInput(format!(
+            "model {}: {} is incomplete, it has no {missing}; this downloads the rest: {}",
+            given.display(),
+            snapshot.display(),
+            self.download()
+        )))
     }
 
     /// The folder of its files in a cache, if there is one.
@@ -141,6 +192,12 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+    fn write_all(folder: &Path, names: &[&str]) {
+        for name in names {
+            fs::write(folder.join(name), "{}").unwrap();
+        }
+    }
+
     /// A cache with one model, whose `main` and tag `v1.0` are the commit above.
     fn cache() -> tempfile::TempDir {
         let cache = tempfile::tempdir().unwrap();
@@ -165,6 +222,7 @@ mod tests {
             .path()
             .join("models--org--some.model_1/snapshots")
             .join(COMMIT);
+        write_all(&snapshot, &["config.json", "model.safetensors"]);
         for revision in ["", "@main", "@v1.0", "@pr/2", &format!("@{COMMIT}")] {
             let given = format!("org/some.model_1{revision}");
             assert_eq!(
@@ -173,11 +231,50 @@ mod tests {
                 "{given}"
             );
         }
-        fs::write(snapshot.join("model-q8.gguf"), "GGUF").unwrap();
+        write_all(&snapshot, &["model-q8.gguf"]);
+        assert_eq!(
+            resolved("org/some.model_1", cache.path()),
+            Ok(snapshot.clone())
+        );
+        fs::remove_file(snapshot.join("config.json")).unwrap();
         let only = snapshot.join("model-q8.gguf");
         assert_eq!(resolved("org/some.model_1", cache.path()), Ok(only));
-        fs::write(snapshot.join("config.json"), "{}").unwrap();
-        assert_eq!(resolved("org/some.model_1", cache.path()), Ok(snapshot));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_incomplete_or_has_several_files_says_so() {
+        let cache = cache();
+        let model = cache.path().join("models--org--some.model_1/snapshots");
+        let snapshot = model.join(COMMIT);
+        let said = |given: &str| resolved(given, cache.path()).unwrap_err();
+        let error = said("org/some.model_1@v1.0");
+        let end = "is incomplete, it has no config.json; this downloads the rest: \
+                   hf download org/some.model_1 --revision v1.0";
+        assert!(error.ends_with(end), "{error}");
+        write_all(&snapshot, &["b.gguf", "a.gguf"]);
+        let error = said("org/some.model_1");
+        let end = "has a.gguf, b.gguf: name one by its path";
+        assert!(error.ends_with(end), "{error}");
+        write_all(&snapshot, &["config.json"]);
+        let error = said("org/some.model_1");
+        assert!(error.contains("it has no model.safetensors;"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_without_a_configuration_is_no_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let given = at.display().to_string();
+        let said = format!(
+            "model {given}: has no config.json, expected a Hugging Face directory, a GGUF file or \
+             org/name"
+        );
+        assert_eq!(resolved(&given, at), Err(said));
+        write_all(at, &["a.gguf"]);
+        let said = format!("model {given}: has a.gguf: name it by its path");
+        assert_eq!(resolved(&given, at), Err(said));
+        write_all(at, &["config.json"]);
+        assert_eq!(resolved(&given, at), Ok(at.to_owned()));
     }
 
     #[test]
@@ -209,7 +306,7 @@ mod tests {
     fn paths_that_exist_or_cannot_be_names_stay_as_they_are() {
         let cache = cache();
         for given in [
-            "src/run",
+            "src/hub.rs",
             "/org/name",
             "./org/name",
             "org",

@@ -206,6 +206,8 @@ fn a_model_without_a_tokenizer_is_said_once_a_file() {
     let model = folder.path().join("model");
     fs::create_dir(&model).unwrap();
     let check = ["check", &own, "--model", arg(&model)];
+    finds((1, 0), &["model: has no config.json, expected"], &check);
+    fs::copy(golden("tiny-t5/config.json"), model.join("config.json")).unwrap();
     let said = "a/train.jsonl: 100 rows have no token ids: row a10 is text, which needs the file";
     finds((4, 0), &[said], &check);
     let said = "there is no such folder";

@@ -209,3 +209,20 @@ fn names_on_the_hub_are_found_in_its_cache_or_named_with_the_command_that_brings
         assert!(ended.stderr.contains(command), "{}", ended.stderr);
     }
 }
+
+#[test]
+fn a_folder_without_a_configuration_is_no_model_for_any_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let (empty, data) = (folder.path().join("empty"), folder.path().join("rows"));
+    fs::create_dir(&empty).unwrap();
+    fs::write(&data, ROWS).unwrap();
+    let out = folder.path().join("out");
+    let said = format!("model {}: has no config.json, expected", empty.display());
+    let model = ["--model", arg(&empty), "--out", arg(&out)];
+    for flags in [["score", "--data"], ["learn", "--task"]] {
+        fail(2, &[&said], &[&flags[..], &[arg(&data)], &model].concat());
+    }
+    let protocol = small_benchmark(folder.path(), "\"kif\"");
+    let flags = ["bench", arg(&protocol)];
+    fail(2, &[&said], &[&flags[..], &model].concat());
+}
