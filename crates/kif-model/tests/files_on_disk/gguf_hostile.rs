@@ -76,6 +76,12 @@ fn what_a_header_promises_is_held_against_the_file() {
         let error = error_of(&bytes);
         assert!(error.contains(said), "{said}: {error}");
     }
+}
+
+#[test]
+fn what_an_entry_of_the_header_says_is_held_against_the_file() {
+    let file = with_bytes(tiny("llama", 8));
+    let huge = u64::MAX.to_le_bytes();
     for (file, said) in [
         (file.clone().raw("x", 13, &[0]), "x: type 13 is not known"),
         (file.clone().list("x", 9, 1, vec![0; 12]), "a list of lists"),
