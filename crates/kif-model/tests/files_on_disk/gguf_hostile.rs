@@ -50,7 +50,7 @@ fn what_a_header_promises_is_held_against_the_file() {
         patched[at..at + bytes.len()].copy_from_slice(bytes);
         patched
     };
-    let huge = u64::MAX.to_le_bytes();
+    let (huge, many) = (u64::MAX.to_le_bytes(), 60_000_u64.to_le_bytes());
     for (bytes, said) in [
         (Vec::new(), "is empty"),
         (b"GGU".to_vec(), "truncated: the magic number"),
@@ -68,10 +68,7 @@ fn what_a_header_promises_is_held_against_the_file() {
             whole[..100].to_vec(),
             "truncated: 11 tensors take at least 264 bytes from byte 24 on, file has 100",
         ),
-        (
-            patched(16, &60_000_u64.to_le_bytes()),
-            "truncated: 60000 metadata entries take at least 780000 bytes from byte 24 on",
-        ),
+        (patched(16, &many), "truncated: 60000 metadata entries"),
     ] {
         let error = error_of(&bytes);
         assert!(error.contains(said), "{said}: {error}");

@@ -203,7 +203,7 @@ fn an_adapter_of_a_t5_is_refused_on_a_decoder_by_the_names_that_differ() {
     let said = [
         "fitting adapter",
         "missing base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
-        "unexpected base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight",
+        "unexpected base_model.model.decoder.block.0.layer.0.SelfAttention.q.lora_A.weight",
     ];
     let flags = [
         "score",
