@@ -52,8 +52,17 @@ pub(super) struct Shared {
 }
 
 impl Tokens {
+    /// Those of `rows`: of what rows have in common one, where they share it.
+    pub(super) fn of(rows: &Ragged, are_shared: bool) -> Self {
+        if are_shared {
+            Self::distinct(rows)
+        } else {
+            Self::all(rows)
+        }
+    }
+
     /// All tokens of `rows`.
-    pub(super) fn all(rows: &Ragged) -> Self {
+    fn all(rows: &Ragged) -> Self {
         let numbered = rows.rows().enumerate();
         let row_of = numbered.flat_map(|(i, row)| std::iter::repeat_n(i, row.len()));
         Self {
@@ -67,7 +76,7 @@ impl Tokens {
     }
 
     /// Those of `rows` that no row before has, where any are shared.
-    pub(super) fn distinct(rows: &Ragged) -> Self {
+    fn distinct(rows: &Ragged) -> Self {
         let beginnings = Beginnings::of(rows);
         if !beginnings.are_shared() {
             return Self::all(rows);

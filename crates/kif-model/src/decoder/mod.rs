@@ -81,11 +81,9 @@ impl<E: Engine> Network<E> for Decoder<E> {
     ) -> Result<(Act<E::Device, T>, T), ModelError> {
         let rows = joined(&reading.inputs, targets);
         let weights = reading.weights.as_ref();
-        let is_shared = !T::OWNS_TAPE || core.dropout_of == DropoutOf::Beginning;
-        let tokens = match is_shared && !core.is_gathering() && weights.is_none() {
-            true => Tokens::distinct(&rows),
-            false => Tokens::all(&rows),
-        };
+        let are_shared = !T::OWNS_TAPE || core.dropout_of == DropoutOf::Beginning;
+        let are_shared = are_shared && !core.is_gathering() && weights.is_none();
+        let tokens = Tokens::of(&rows, are_shared);
         let chosen = tokens.chosen(predicting(&rows, targets));
         // Who looks inside sees what the layers make of all tokens.
         let early = (!core.is_gathering()).then(|| chosen.places.clone());
@@ -113,10 +111,8 @@ impl<E: Engine> Network<E> for Decoder<E> {
     ) -> Result<Recomputed<E>, ModelError> {
         let rows = joined(&reading.inputs, targets);
         let weights = reading.weights.as_ref();
-        let tokens = match core.dropout_of == DropoutOf::Beginning && weights.is_none() {
-            true => Tokens::distinct(&rows),
-            false => Tokens::all(&rows),
-        };
+        let are_shared = core.dropout_of == DropoutOf::Beginning && weights.is_none();
+        let tokens = Tokens::of(&rows, are_shared);
         let chosen = tokens.chosen(predicting(&rows, targets));
         let ids = tokens.ids.clone();
         let pass = self.pass(tokens, weights, dropout, Some(chosen.places.clone()));

@@ -31,10 +31,7 @@ impl<E: Engine> Decoder<E> {
         reading: &Reading<'_, E>,
     ) -> Result<(Written<E>, Vec<f32>), ModelError> {
         let (rows, weights) = (&*reading.inputs, &reading.weights);
-        let tokens = match weights {
-            None => Tokens::distinct(rows),
-            Some(_) => Tokens::all(rows),
-        };
+        let tokens = Tokens::of(rows, weights.is_none());
         let last = rows.offsets()[1..].iter().map(|end| end - 1).collect();
         let last = tokens.chosen(last);
         let mut x: Act<E::Device> = core.embed_ids(&core.embedding, &tokens.ids)?;

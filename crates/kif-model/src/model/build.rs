@@ -164,11 +164,11 @@ impl<'a, E: Engine> Builder<'a, E> {
         };
         match self.trainable {
             Trainable::All => {
-                let values = self.weights.take(&name)?;
-                let mut param = self.trained(name, stored_shape, shape, role, values.clone())?;
+                let (start, values) = (self.params.len(), self.weights.take(&name)?);
+                let mut param = self.trained(name, stored_shape, shape, role, values)?;
                 if offset != 0.0 {
                     param.offset = offset;
-                    param.set(&self.engine, &values)?;
+                    param.set(&self.engine, &self.params[start..])?;
                 }
                 Ok(param)
             }
