@@ -92,6 +92,7 @@ fn attention_of_a_batch(c: &mut Criterion) {
             by_distance: &by_distance,
             min_distance: -127,
         }),
+        saved_keys: 128,
     };
     let n = N_ROWS * WIDTH;
     let (q, k, v, gy) = (values(n), values(n), values(n), values(n));

@@ -1,9 +1,10 @@
 //! The gradients of attention from its saved probabilities.
 
+use super::head::{Block, Head};
 use super::{AttentionShape, assert_disjoint};
 use crate::cpu::{InstructionSet, instruction_set, versions};
 use crate::lanes::dot;
-use crate::packed::{multiply_panels, panels_len, panels_of, panels_of_transposed};
+use crate::packed::{DEPTH_BLOCK, PanelProduct, panels_len, panels_of};
 use crate::parallel::{SendPtr, for_each_task, with_scratch};
 
 /// The gradients of [`attention`](super::attention), given the probabilities that it saved.
@@ -55,11 +56,22 @@ pub fn attention_backward(
     for_each_task(n_tasks, 2 * shape.work(), |task| {
         let (s, kv_head) = (task / shape.n_kv_heads, task % shape.n_kv_heads);
         let size = shape.queries[s].len * shape.keys[s].len;
+        let shape = &shape;
         for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
-            let probs = &probs[offsets[s] + head * size..][..size];
+            let saved = shape
+                .is_saved(s)
+                .then(|| &probs[offsets[s] + head * size..][..size]);
             // SAFETY: the spans were checked; queries, keys and heads are disjoint, so this task
             // alone writes its rows and columns, and every head has a bias part of its own.
-            unsafe { one_head(set, q, k, v, &shape, probs, gy, s, head, &gradients) }
+            unsafe {
+                one_head(
+                    set,
+                    [q, k, v, gy],
+                    Head { shape, s, head },
+                    saved,
+                    &gradients,
+                )
+            }
         }
     });
     if let Some(gbias) = gbias {
@@ -86,164 +98,194 @@ struct Gradients {
     n_distances: usize,
 }
 
-/// The first head of a group overwrites the gradients of the shared keys and values,
-/// the others add to them.
-///
+/// Queries whose gradients are worked on at once: as many as a product sums in one go, so that the
+/// gradients of keys and values have the bits of one product over all queries.
+const QUERIES: usize = DEPTH_BLOCK;
+
 /// # Safety
-/// `shape` fits the tensors, and the rows of sequence `s` and columns of `head` in `to`
-/// are this call's alone.
+/// The head's shape fits the tensors, and its rows and columns in `to` are this call's alone.
 unsafe fn one_head(
     set: InstructionSet,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    shape: &AttentionShape,
-    probs: &[f32],
-    gy: &[f32],
-    s: usize,
-    head: usize,
+    [q, k, v, gy]: [&[f32]; 4],
+    head: Head,
+    saved: Option<&[f32]>,
     to: &Gradients,
 ) {
-    let (queries, keys, width, dim) = (
-        shape.queries[s],
-        shape.keys[s],
-        shape.width(),
-        shape.head_dim,
-    );
-    let (kv_width, kv_head) = (shape.kv_width(), head / shape.group());
-    let is_first = head.is_multiple_of(shape.group());
-    let (at_q, at_k) = (
-        queries.start * width + head * dim,
-        keys.start * kv_width + kv_head * dim,
-    );
-    let of_dim = |len: usize| panels_len(len, dim);
-    let of_keys = panels_len(dim, keys.len);
-    let n_panels = of_dim(queries.len).max(of_dim(keys.len)).max(of_keys);
-    let n_shared = if is_first { 0 } else { keys.len * dim };
-    with_scratch(n_panels + n_shared + queries.len * keys.len, |scratch| {
-        let (panels, rest) = scratch.split_at_mut(n_panels);
-        let (shared, gscores) = rest.split_at_mut(n_shared);
-        let shared = SendPtr::new(shared);
-        // Where a product with the keys' extents goes, and how it gets to the gradient from there.
-        let kv_target = |gradient: SendPtr<f32>| {
-            if is_first {
-                (gradient.get().wrapping_add(at_k), kv_width)
-            } else {
-                (shared.get(), dim)
+    let (shape, dim) = (head.shape, head.shape.head_dim);
+    let (n_queries, n_keys) = (head.queries().len, head.keys().len);
+    let n_rows = QUERIES.min(n_queries);
+    let n_block = n_rows * n_keys;
+    let sizes = [
+        head.panels_of_keys(),
+        head.panels_of_keys_transposed(),
+        if saved.is_some() {
+            0
+        } else {
+            head.panels_of_keys_transposed()
+        },
+        panels_len(n_rows, dim),
+        n_block,
+        if saved.is_some() { 0 } else { n_block },
+        n_keys * dim,
+        n_keys * dim,
+    ];
+    with_scratch(sizes.iter().sum(), |scratch| {
+        let [keys, values, keys_transposed, rows, gscores, probs, gk, gv] = parts(scratch, sizes);
+        head.pack_keys(k, keys);
+        head.pack_keys_transposed(v, values);
+        if saved.is_none() {
+            head.pack_keys_transposed(k, keys_transposed);
+        }
+        gk.fill(0.0);
+        gv.fill(0.0);
+        for block in head.blocks(QUERIES) {
+            let first = block.queries.start;
+            let probs = match saved {
+                Some(saved) => &saved[first * n_keys..],
+                None => {
+                    let (written, out) = (block.keys.clone(), probs.as_mut_ptr());
+                    // SAFETY: scratch of the block's extents.
+                    unsafe { head.probabilities(set, q, &block, keys_transposed, written, out) }
+                    &*probs
+                }
+            };
+            by_keys(set, head, &block, probs, gy, rows, gv);
+            // gp = gy v^T, then gs = p (gp - <gp, p>)
+            // SAFETY: scratch of the block's extents.
+            unsafe { head.by_key(set, gy, &block, values, gscores.as_mut_ptr()) }
+            let columns = block.keys.clone();
+            for row in 0..block.queries.len() {
+                let of_row = row * n_keys + columns.start..row * n_keys + columns.end;
+                through_softmax(set, &probs[of_row.clone()], &mut gscores[of_row]);
             }
-        };
-        let add_shared = |gradient: SendPtr<f32>| {
-            for row in 0..keys.len * usize::from(!is_first) {
-                // SAFETY: the rows of this sequence's keys and the columns of their head; the
-                // scratch has as many.
-                let (into, from) = unsafe {
-                    let at = gradient.get().add(at_k + row * kv_width);
-                    (
-                        std::slice::from_raw_parts_mut(at, dim),
-                        std::slice::from_raw_parts(shared.get().add(row * dim), dim),
-                    )
+            if to.n_distances > 0 {
+                let at = (head.s * shape.n_heads + head.head) * to.n_distances;
+                // SAFETY: this head's part of the bias' gradient.
+                let part = unsafe {
+                    std::slice::from_raw_parts_mut(to.gbias.get().add(at), to.n_distances)
                 };
-                into.iter_mut().zip(from).for_each(|(g, part)| *g += part);
+                add_by_distance(head, &block, gscores, part);
             }
-        };
-        let by_query = (probs.as_ptr(), 1, keys.len);
-        let (lq, lk) = (queries.len, keys.len);
-        // SAFETY: the extents of this sequence's tensors, as checked by the caller.
+            if shape.scale != 1.0 {
+                for row in gscores
+                    .chunks_exact_mut(n_keys.max(1))
+                    .take(block.queries.len())
+                {
+                    row[columns.clone()]
+                        .iter_mut()
+                        .for_each(|g| *g *= shape.scale);
+                }
+            }
+            let gq = PanelProduct {
+                n_rows: block.queries.len(),
+                columns: 0..dim,
+                depth: columns,
+                a: (gscores.as_ptr(), n_keys, 1),
+                panels: keys,
+                depth_of_panel: n_keys,
+                c: (
+                    to.gq.get().wrapping_add(head.at_query(first)),
+                    shape.width(),
+                ),
+                accumulate: false,
+            };
+            // SAFETY: the block's rows and the head's columns of the gradient of queries.
+            unsafe { gq.multiply(set) }
+            by_keys(set, head, &block, gscores, q, rows, gk);
+        }
+        // SAFETY: the rows of this sequence's keys and the columns of their head.
         unsafe {
-            // gv = p^T gy
-            if lq > 0 {
-                panels_of(&gy[at_q..], lq, dim, width, &mut panels[..of_dim(lq)]);
-            }
-            multiply_panels(
-                set,
-                (lk, dim),
-                lq,
-                by_query,
-                &panels[..of_dim(lq)],
-                lq,
-                kv_target(to.gv),
-            );
-            add_shared(to.gv);
-            if lq > 0 && lk > 0 {
-                // gp = gy v^T, then gs = p (gp - <gp, p>)
-                panels_of_transposed(&v[at_k..], lk, dim, kv_width, &mut panels[..of_keys]);
-                let a = (gy[at_q..].as_ptr(), width, 1);
-                multiply_panels(
-                    set,
-                    (lq, lk),
-                    dim,
-                    a,
-                    &panels[..of_keys],
-                    dim,
-                    (gscores.as_mut_ptr(), lk),
-                );
-                through_softmax(set, probs, gscores, lk);
-                if to.n_distances > 0 {
-                    let part = to
-                        .gbias
-                        .get()
-                        .add((s * shape.n_heads + head) * to.n_distances);
-                    add_by_distance(
-                        shape,
-                        s,
-                        gscores,
-                        std::slice::from_raw_parts_mut(part, to.n_distances),
-                    );
-                }
-                if shape.scale != 1.0 {
-                    gscores.iter_mut().for_each(|g| *g *= shape.scale);
-                }
-            }
-            // gq = gs k
-            if lk > 0 {
-                panels_of(&k[at_k..], lk, dim, kv_width, &mut panels[..of_dim(lk)]);
-            }
-            let a = (gscores.as_ptr(), lk, 1);
-            multiply_panels(
-                set,
-                (lq, dim),
-                lk,
-                a,
-                &panels[..of_dim(lk)],
-                lk,
-                (to.gq.get().wrapping_add(at_q), width),
-            );
-            // gk = gs^T q
-            if lq > 0 {
-                panels_of(&q[at_q..], lq, dim, width, &mut panels[..of_dim(lq)]);
-            }
-            let a = (gscores.as_ptr(), 1, lk);
-            multiply_panels(
-                set,
-                (lk, dim),
-                lq,
-                a,
-                &panels[..of_dim(lq)],
-                lq,
-                kv_target(to.gk),
-            );
-            add_shared(to.gk);
+            put(head, gk, to.gk);
+            put(head, gv, to.gv);
         }
     });
 }
 
-versions! {
-    /// Replaces the gradients of the probabilities by those of the scores, row by row.
-    fn through_softmax(probs: &[f32], gradients: &mut [f32], n_keys: usize) {
-        for (p, g) in probs.chunks_exact(n_keys).zip(gradients.chunks_exact_mut(n_keys)) {
-            let mean = dot::<FUSED>(p, g);
-            for (g, p) in g.iter_mut().zip(p) {
-                *g = p * (*g - mean);
-            }
+/// Slices of the given lengths, one after another.
+fn parts<const N: usize>(mut scratch: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
+    sizes.map(|size| {
+        let (part, rest) = std::mem::take(&mut scratch).split_at_mut(size);
+        scratch = rest;
+        part
+    })
+}
+
+/// Adds the block's part of `weights^T x` to `sums[keys, head_dim]`; `x` lies as the queries do.
+fn by_keys(
+    set: InstructionSet,
+    head: Head,
+    block: &Block,
+    weights: &[f32],
+    x: &[f32],
+    panels: &mut [f32],
+    sums: &mut [f32],
+) {
+    let (dim, n_keys, n) = (head.shape.head_dim, head.keys().len, block.queries.len());
+    let panels = &mut panels[..panels_len(n, dim)];
+    panels_of(
+        &x[head.at_query(block.queries.start)..],
+        n,
+        dim,
+        head.shape.width(),
+        panels,
+    );
+    let first = block.keys.start;
+    let product = PanelProduct {
+        n_rows: block.keys.len(),
+        columns: 0..dim,
+        depth: 0..n,
+        a: (weights[first..].as_ptr(), 1, n_keys),
+        panels,
+        depth_of_panel: n,
+        c: (sums[first * dim..].as_mut_ptr(), dim),
+        accumulate: true,
+    };
+    // SAFETY: the rows of the block's keys, and of its queries in `weights`.
+    unsafe { product.multiply(set) }
+}
+
+/// Hands a head's sums over the queries to the gradient of its keys or values: the first head of
+/// a group overwrites it, the others add to it.
+///
+/// # Safety
+/// The rows of the head's keys and its columns in `gradient` are this call's alone.
+unsafe fn put(head: Head, sums: &[f32], gradient: SendPtr<f32>) {
+    let (dim, is_first) = (
+        head.shape.head_dim,
+        head.head.is_multiple_of(head.shape.group()),
+    );
+    for (row, sums) in sums.chunks_exact(dim).enumerate() {
+        let at = head.at_keys() + row * head.shape.kv_width();
+        // SAFETY: the caller's promise.
+        let into = unsafe { std::slice::from_raw_parts_mut(gradient.get().add(at), dim) };
+        if is_first {
+            into.copy_from_slice(sums);
+        } else {
+            into.iter_mut().zip(sums).for_each(|(g, part)| *g += part);
         }
     }
 }
 
-/// Adds the score gradients of one sequence and head to the distances that they stand at.
-fn add_by_distance(shape: &AttentionShape, s: usize, gscores: &[f32], gbias: &mut [f32]) {
-    let Some(bias) = &shape.bias else { return };
-    for (i, row) in gscores.chunks_exact(shape.keys[s].len).enumerate() {
-        for (g, x) in gbias[shape.bias_columns(bias, s, i)].iter_mut().zip(row) {
+versions! {
+    /// Replaces the gradients of a row of probabilities by those of its scores.
+    fn through_softmax(probs: &[f32], gradients: &mut [f32]) {
+        let mean = dot::<FUSED>(probs, gradients);
+        for (g, p) in gradients.iter_mut().zip(probs) {
+            *g = p * (*g - mean);
+        }
+    }
+}
+
+/// Adds the score gradients of a block to the distances that they stand at.
+fn add_by_distance(head: Head, block: &Block, gscores: &[f32], gbias: &mut [f32]) {
+    let Some(bias) = &head.shape.bias else { return };
+    for (row, i) in gscores
+        .chunks_exact(head.keys().len.max(1))
+        .zip(block.queries.clone())
+    {
+        let columns = head.shape.bias_columns(bias, head.s, i);
+        let seen = block.keys.start..columns.len();
+        for (g, x) in gbias[columns][seen.clone()].iter_mut().zip(&row[seen]) {
             *g += x;
         }
     }

@@ -3,7 +3,10 @@
 
 mod backward;
 mod forward;
+mod head;
 mod step;
+
+use std::ops::Range;
 
 pub use backward::attention_backward;
 pub use forward::attention;
@@ -52,6 +55,10 @@ pub struct AttentionShape<'a> {
     pub window: Option<usize>,
     /// Added to the scaled scores.
     pub bias: Option<RelativeBias<'a>>,
+    /// The probabilities of a sequence of so many keys at most are saved for the backward pass.
+    /// Those of a longer one are computed a second time, with the same bits, and memory grows with
+    /// its length instead of the square.
+    pub saved_keys: usize,
 }
 
 impl AttentionShape<'_> {
@@ -76,15 +83,19 @@ impl AttentionShape<'_> {
             .map_or(0, |bias| bias.by_distance.len() / self.n_heads.max(1))
     }
 
-    /// Where each sequence's probabilities start, `[n_heads, len_q, len_k]` each, and
+    /// Whether the probabilities of sequence `s` are saved.
+    fn is_saved(&self, s: usize) -> bool {
+        self.keys[s].len <= self.saved_keys
+    }
+
+    /// Where each sequence's saved probabilities start, `[n_heads, len_q, len_k]` each, and
     /// where the last ends.
     fn probs_offsets(&self) -> Vec<usize> {
         let mut end = 0;
-        let sizes = self
-            .queries
-            .iter()
-            .zip(self.keys)
-            .map(|(q, k)| self.n_heads * q.len * k.len);
+        let sizes = (0..self.queries.len()).map(|s| {
+            let n_scores = self.queries[s].len * self.keys[s].len;
+            self.n_heads * n_scores * usize::from(self.is_saved(s))
+        });
         std::iter::once(0)
             .chain(sizes.map(|size| {
                 end += size;
@@ -95,7 +106,13 @@ impl AttentionShape<'_> {
 
     /// Multiplications of the two products.
     fn work(&self) -> usize {
-        self.probs_offsets().last().unwrap_or(&0) * self.head_dim * 4
+        let n_scores: usize = self
+            .queries
+            .iter()
+            .zip(self.keys)
+            .map(|(q, k)| q.len * k.len)
+            .sum();
+        n_scores * self.width() * 4
     }
 
     /// How many keys there are up to the last that query `i` of sequence `s` sees.
@@ -115,7 +132,7 @@ impl AttentionShape<'_> {
     }
 
     /// The columns of the bias for the keys up to the last that query `i` of sequence `s` sees.
-    fn bias_columns(&self, bias: &RelativeBias, s: usize, i: usize) -> std::ops::Range<usize> {
+    fn bias_columns(&self, bias: &RelativeBias, s: usize, i: usize) -> Range<usize> {
         let position = i as isize + self.keys[s].len as isize - self.queries[s].len as isize;
         let (first, n_visible) = (-position - bias.min_distance, self.n_visible(s, i));
         let n_distances = self.n_distances();

@@ -22,10 +22,10 @@ use pack::Pack;
 use product::Side;
 use rows::RowMajor;
 
-pub(crate) use multiply::multiply_panels;
+pub(crate) use multiply::PanelProduct;
 pub(crate) use pack::{panels_of, panels_of_transposed};
 pub use rows::Rows;
-pub(crate) use strip::panels_len;
+pub(crate) use strip::{DEPTH_BLOCK, panels_len};
 
 /// Rows that a task reads off a pack.
 const ROWS_READ: usize = 16;

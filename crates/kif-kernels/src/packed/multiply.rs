@@ -5,6 +5,7 @@ use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, panels_len};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::cpu::InstructionSet;
+use std::ops::Range;
 
 /// Computes `n_rows` rows of a strip.
 ///
@@ -27,57 +28,92 @@ pub(crate) unsafe fn multiply_strip(set: InstructionSet, n_rows: usize, strip: S
     }
 }
 
-/// `C[n_rows, width] = A[n_rows, depth] B`, A as in [`Strip`]. `panels` holds a B of
-/// `depth_of_panel` rows and at least `width` columns, of which the first `depth`
-/// and `width` are used.
-///
-/// # Safety
-/// A is readable and C, for this call alone, writable over these extents; the
-/// processor offers `set`.
-pub(crate) unsafe fn multiply_panels(
-    set: InstructionSet,
-    (n_rows, width): (usize, usize),
-    depth: usize,
-    (a, a_row, a_col): (*const f32, usize, usize),
-    panels: &[f32],
-    depth_of_panel: usize,
-    (c, c_row): (*mut f32, usize),
-) {
-    if depth == 0 {
-        for i in 0..n_rows {
-            // SAFETY: row i of C.
-            unsafe { c.add(i * c_row).write_bytes(0, width) }
+/// `C[.., columns] (+)= A[.., depth] B[depth, columns]`, with all of B as panels.
+pub(crate) struct PanelProduct<'a> {
+    pub(crate) n_rows: usize,
+    /// Columns of B and C that are computed, from the first of a panel on.
+    pub(crate) columns: Range<usize>,
+    /// Columns of A and rows of B that are summed over, from a multiple of [`DEPTH_BLOCK`] on: the
+    /// terms left out of a longer sum then change no bit if they are zero.
+    pub(crate) depth: Range<usize>,
+    /// Element (i, k) of A is at `a.0 + i * a.1 + k * a.2`.
+    pub(crate) a: (*const f32, usize, usize),
+    /// B, `[depth_of_panel, at least columns.end]`.
+    pub(crate) panels: &'a [f32],
+    pub(crate) depth_of_panel: usize,
+    /// Element (i, j) of C is at `c.0 + i * c.1 + j`.
+    pub(crate) c: (*mut f32, usize),
+    /// Add to C instead of overwriting it.
+    pub(crate) accumulate: bool,
+}
+
+impl PanelProduct<'_> {
+    /// # Safety
+    /// A is readable and C, for this call alone, writable over these extents; the
+    /// processor offers `set`.
+    pub(crate) unsafe fn multiply(&self, set: InstructionSet) {
+        let Self {
+            n_rows,
+            columns,
+            depth,
+            a: (a, a_row, a_col),
+            panels,
+            depth_of_panel,
+            c: (c, c_row),
+            accumulate,
+        } = self;
+        if columns.is_empty() {
+            return;
         }
-        return;
-    }
-    assert!(depth <= depth_of_panel && panels.len() >= panels_len(depth_of_panel, width));
-    assert!(
-        panels.len().is_multiple_of(depth_of_panel * LANES),
-        "panels of whole lines"
-    );
-    for from in (0..depth).step_by(DEPTH_BLOCK) {
-        for (panel, lines) in panels
-            .chunks(depth_of_panel * PANEL)
-            .enumerate()
-            .take(width.div_ceil(PANEL))
-        {
-            let b_row = lines.len() / depth_of_panel;
-            // SAFETY: depths and columns below the extents, by the caller's promise and
-            // the assertion above.
-            unsafe {
-                let strip = Strip {
-                    depth: (depth - from).min(DEPTH_BLOCK),
-                    a: a.add(from * a_col),
-                    a_row,
-                    a_col,
-                    b: lines[from * b_row..].as_ptr(),
-                    b_row,
-                    c: c.add(panel * PANEL),
-                    c_row,
-                    width: (width - panel * PANEL).min(PANEL),
-                    accumulate: from > 0,
-                };
-                multiply_strip(set, n_rows, strip);
+        if depth.is_empty() {
+            for i in 0..if *accumulate { 0 } else { *n_rows } {
+                // SAFETY: these columns of row i of C.
+                unsafe {
+                    c.add(i * c_row + columns.start)
+                        .write_bytes(0, columns.len())
+                }
+            }
+            return;
+        }
+        assert!(
+            depth.end <= *depth_of_panel
+                && panels.len() >= panels_len(*depth_of_panel, columns.end)
+        );
+        assert!(
+            panels.len().is_multiple_of(depth_of_panel * LANES),
+            "panels of whole lines"
+        );
+        assert!(
+            columns.start.is_multiple_of(PANEL) && depth.start.is_multiple_of(DEPTH_BLOCK),
+            "a product from column {} and depth {} on",
+            columns.start,
+            depth.start
+        );
+        for from in depth.clone().step_by(DEPTH_BLOCK) {
+            for (panel, lines) in panels
+                .chunks(depth_of_panel * PANEL)
+                .enumerate()
+                .take(columns.end.div_ceil(PANEL))
+                .skip(columns.start / PANEL)
+            {
+                let b_row = lines.len() / depth_of_panel;
+                // SAFETY: depths and columns below the extents, by the caller's promise and
+                // the assertions above.
+                unsafe {
+                    let strip = Strip {
+                        depth: (depth.end - from).min(DEPTH_BLOCK),
+                        a: a.add(from * a_col),
+                        a_row: *a_row,
+                        a_col: *a_col,
+                        b: lines[from * b_row..].as_ptr(),
+                        b_row,
+                        c: c.add(panel * PANEL),
+                        c_row: *c_row,
+                        width: (columns.end - panel * PANEL).min(PANEL),
+                        accumulate: *accumulate || from > depth.start,
+                    };
+                    multiply_strip(set, *n_rows, strip);
+                }
             }
         }
     }

@@ -26,6 +26,10 @@ impl Bias {
     }
 }
 
+/// Keys of the longest sequence whose probabilities are kept for the backward pass. Up to there they
+/// are less than what a layer keeps besides, and computing them again would cost time.
+const SAVED_KEYS: usize = 512;
+
 fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionShape<'a> {
     AttentionShape {
         queries: &shape.queries,
@@ -36,10 +40,12 @@ fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionSh
         scale: shape.scale,
         causal: shape.causal,
         window: shape.window,
+        saved_keys: SAVED_KEYS,
         bias: bias.map(|bias| RelativeBias {
             by_distance: &bias.by_distance,
             min_distance: bias.min_distance,
         }),
+        saved_keys: SAVED_KEYS,
     }
 }
 
