@@ -40,7 +40,6 @@ fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionSh
         scale: shape.scale,
         causal: shape.causal,
         window: shape.window,
-        saved_keys: SAVED_KEYS,
         bias: bias.map(|bias| RelativeBias {
             by_distance: &bias.by_distance,
             min_distance: bias.min_distance,
