@@ -21,3 +21,8 @@ pub fn hash_of(path: &Path) -> Result<String> {
         };
     }
 }
+
+/// blake3 of some bytes, in hexadecimal digits.
+pub fn hash_of_bytes(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}

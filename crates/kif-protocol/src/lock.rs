@@ -36,6 +36,17 @@ pub struct Program {
     pub version: String,
     /// Commit that it was built from, or `unknown`.
     pub git_commit: String,
+    /// [`ARITHMETIC`] of the program.
+    #[serde(default = "first_arithmetic")]
+    pub arithmetic: u32,
+}
+
+/// Raised by every change that gives a result other bits, so that cells of two programs do not mix.
+pub const ARITHMETIC: u32 = 1;
+
+/// That of programs from before there was a number.
+fn first_arithmetic() -> u32 {
+    1
 }
 
 impl Program {
@@ -49,6 +60,7 @@ impl Program {
             git_commit: commit
                 .filter(|c| !c.is_empty())
                 .unwrap_or_else(|| "unknown".to_owned()),
+            arithmetic: ARITHMETIC,
         }
     }
 }
@@ -135,6 +147,11 @@ impl Lock {
         let ((device, precision, version), (device_now, precision_now, version_now)) =
             (one(self), one(now));
         compare("program version".into(), Some(version), Some(version_now));
+        compare(
+            "arithmetic".into(),
+            Some(self.program.arithmetic.to_string()),
+            Some(now.program.arithmetic.to_string()),
+        );
         compare(
             "device".into(),
             Some(device.into()),
@@ -288,6 +305,23 @@ mod tests {
             .map(|d| d.what)
             .collect();
         assert_eq!(changed, ["precision", "data file a.json", "training"]);
+    }
+
+    #[test]
+    fn a_run_of_another_arithmetic_is_not_continued() {
+        let protocol = Protocol::load("quick").unwrap();
+        let nothing = Inventory::default();
+        let mut lock = Lock::new(&protocol, &nothing, &nothing).unwrap();
+        let now = lock.clone();
+        lock.program.arithmetic = 0;
+        assert_eq!(lock.differences(&now)[0].what, "arithmetic");
+        let mut text = serde_json::to_value(&now).unwrap();
+        text["program"]
+            .as_object_mut()
+            .unwrap()
+            .remove("arithmetic");
+        let old: Lock = serde_json::from_value(text).unwrap();
+        assert_eq!(old.program.arithmetic, 1);
     }
 
     #[test]

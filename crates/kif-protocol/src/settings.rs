@@ -70,7 +70,7 @@ pub struct EvaluationSettings {
 }
 
 /// Which cells of the score matrix are filled: tasks that are evaluated after a task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum EvaluatedCells {
     /// After every task all that have been seen, and the next one.

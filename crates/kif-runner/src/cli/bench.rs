@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kif_io::signal::StopFlag;
 use kif_methods::methods::MethodConfig;
-use kif_protocol::{Arch, Protocol};
+use kif_protocol::{Arch, EvaluatedCells, Protocol};
 use kif_report::report;
 use kif_runner::run as runs;
 
@@ -59,6 +59,9 @@ pub(crate) struct Arguments {
     /// knowledge from a forgotten format. Tasks that the protocol scores by ROUGE-L keep it
     #[arg(long, value_enum)]
     score: Option<Answer>,
+    /// Which cells of the score matrix are evaluated
+    #[arg(long, value_enum)]
+    cells: Option<EvaluatedCells>,
     /// Longest prompt in tokens, end token included
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -130,6 +133,7 @@ impl Arguments {
         if let Some(score) = self.score {
             protocol.evaluate_by(score.into());
         }
+        put(&mut protocol.evaluation.cells, &self.cells);
         put(&mut protocol.limits.max_input, &self.max_input);
         match self.methods.as_deref() {
             Some([all]) if all == "all" => {

@@ -1,6 +1,7 @@
 //! One cell: a method learns a stream in one order with one seed, and is evaluated after every
 //! task.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use super::base_scores::BaseScores;
 use super::observer::{CellObserver, Shares};
 use super::partial::Partial;
 use super::phases::{self, Phase};
-use super::{Cell, Inputs, load_base};
+use super::{Cell, Inputs, PreparedTask, load_base};
 use crate::checkpoint::{self, Checkpoint};
 use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
 use crate::hub;
@@ -36,6 +37,18 @@ pub(super) struct CellContext<'a> {
     pub(super) inputs: &'a Inputs,
     pub(super) folder: PathBuf,
     pub(super) stop: &'a StopFlag,
+    /// What the base's answers to every task are made of.
+    pub(super) base_answers: &'a BTreeMap<String, String>,
+}
+
+/// How a task is evaluated.
+pub(super) fn evaluation_options(protocol: &Protocol, task: &PreparedTask) -> EvaluationOptions {
+    EvaluationOptions {
+        score: task.score,
+        max_new_tokens: protocol.evaluation.max_new_tokens,
+        batch_tokens: protocol.evaluation.batch_tokens,
+        batch_rows: BATCH_ROWS,
+    }
 }
 
 /// Learns all tasks, or goes on from the newest checkpoint, and writes adapter and record.
@@ -96,7 +109,7 @@ impl Session<'_> {
                 self.progress
                     .label(format!("{}: base on {name}", self.title));
                 let evaluation = self.evaluated(i)?;
-                base.keep(name, evaluation)?;
+                base.keep(name, self.context.base_answers[name].clone(), evaluation)?;
             }
             if let Some(evaluation) = base.get(name) {
                 self.partial
@@ -263,13 +276,7 @@ impl Session<'_> {
     fn evaluated(&mut self, task: usize) -> Result<Evaluation> {
         let inputs = self.context.inputs;
         let task = inputs.task(&self.order[task]);
-        let settings = &self.context.protocol.evaluation;
-        let options = EvaluationOptions {
-            score: task.score,
-            max_new_tokens: settings.max_new_tokens,
-            batch_tokens: settings.batch_tokens,
-            batch_rows: BATCH_ROWS,
-        };
+        let options = evaluation_options(self.context.protocol, task);
         let progress = &mut *self.progress;
         let model = self.learner.model();
         evaluate(

@@ -14,7 +14,7 @@ mod observer;
 mod partial;
 mod phases;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -82,13 +82,25 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     for cell in &cells {
         check_parts(protocol, cell, inputs.order(cell.order).len())?;
     }
-    let protocol = check_lock(protocol, &inputs, out)?;
+    let lock = check_lock(protocol, &inputs, out)?;
     let folder = |cell: &Cell| out.join("cells").join(cell.name());
     let (found, open): (Vec<_>, Vec<_>) = cells
         .into_iter()
         .partition(|cell| folder(cell).join("record.json").exists());
-    let mut base = BaseScores::open(&out.join("base.json"))?;
-    let mut progress = Progress::new(total_units(&protocol, &inputs, &base, &open));
+    let mut base = BaseScores::open(out)?;
+    let base_answers = base_answers(protocol, &inputs, &lock);
+    let taken = match open[..] {
+        [] => BTreeMap::new(),
+        _ => base.take_over(&base_answers)?,
+    };
+    let mut progress = Progress::new(total_units(protocol, &inputs, &base, &open));
+    for (run, n) in taken {
+        progress.line(&format!(
+            "{}: the base's answers to {n} tasks are those of {}",
+            out.display(),
+            run.display()
+        ));
+    }
     progress.line(&format!(
         "{}: {} cells to run, {} finished before",
         out.display(),
@@ -99,8 +111,9 @@ pub fn run(protocol: &Protocol, out: &Path, stop: &StopFlag) -> Result<Outcome> 
     for (i, cell) in open.iter().enumerate() {
         let title = format!("cell {}/{n_open} {}", i + 1, cell.name());
         let context = cell::CellContext {
-            protocol: &protocol,
+            protocol,
             inputs: &inputs,
+            base_answers: &base_answers,
             folder: folder(cell),
             stop,
         };
@@ -137,9 +150,20 @@ fn cells(protocol: &Protocol) -> Vec<Cell> {
     cells
 }
 
-/// Compares the run with what is on disk, and writes down what it is made of. Returns the protocol
-/// to run.
-fn check_lock(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protocol> {
+/// What the base's answers to every task would be made of.
+fn base_answers(protocol: &Protocol, inputs: &Inputs, lock: &Lock) -> BTreeMap<String, String> {
+    let of_task = |(name, task): (&String, &PreparedTask)| {
+        let options = cell::evaluation_options(protocol, task);
+        (
+            name.clone(),
+            base_scores::made_of(lock, &task.test, &options),
+        )
+    };
+    inputs.tasks.iter().map(of_task).collect()
+}
+
+/// Compares the run with what is on disk, and writes down what it is made of.
+fn check_lock(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Lock> {
     let path = out.join("lock.json");
     let mut lock = Lock::new(protocol, &inputs.data_files, &inputs.model_files)?;
     let mut written = protocol.clone();
@@ -159,7 +183,7 @@ fn check_lock(protocol: &Protocol, inputs: &Inputs, out: &Path) -> Result<Protoc
     }
     atomic::write(&out.join("protocol.ron"), written.to_ron().as_bytes())?;
     atomic::write_json(&path, &lock)?;
-    Ok(protocol.clone())
+    Ok(lock)
 }
 
 /// The work of all cells, for the time left.

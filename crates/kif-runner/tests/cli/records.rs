@@ -9,7 +9,7 @@ use kif_methods::{MethodConfig, Regime};
 use kif_model::Weights;
 use kif_report::record::Record;
 
-use crate::kit::{arg, small_benchmark, succeed};
+use crate::kit::{arg, kif, small_benchmark, succeed};
 use crate::runs::{bench, record};
 
 /// Matrices of an adapter on `tiny-t5`: A and B on q and v of 2 and 3 self-attentions and 3 to the
@@ -131,12 +131,8 @@ fn needed_cells_are_those_of_all_and_the_report_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
     let of = |cells: &str| {
-        let text = fs::read_to_string(&protocol).unwrap();
-        let evaluation = format!("max_new_tokens: 4, cells: {cells}");
-        let own = folder.path().join(format!("{cells}.ron"));
-        fs::write(&own, text.replace("max_new_tokens: 4", &evaluation)).unwrap();
         let out = folder.path().join(cells);
-        let said = bench(&own, &out, &["--orders", "1"]);
+        let said = bench(&protocol, &out, &["--orders", "1", "--cells", cells]);
         let record = Record::read(&out.join("cells/seq_lora-o1-s1/record.json")).unwrap();
         (record, said)
     };
@@ -150,4 +146,48 @@ fn needed_cells_are_those_of_all_and_the_report_says_what_is_missing() {
     }
     let note = "evaluation.cells: needed";
     assert!(said.contains(note) && !said_of_all.contains(note), "{said}");
+}
+
+#[test]
+fn a_run_takes_the_answers_of_the_base_from_a_run_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let protocol = small_benchmark(folder.path(), "\"seq_lora\"");
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let bench = ["bench", arg(&protocol), "--epochs", "1", "--out", arg(&out)];
+        let ended = kif(&[&bench[..], more].concat());
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let base = fs::read_to_string(out.join("base.json")).unwrap();
+        (base, ended.stderr)
+    };
+    let taken = "the base's answers to";
+    let (first, said) = run("first", &[]);
+    assert!(!said.contains(taken), "{said}");
+    // Of a base that nobody has: that they are taken is seen in the answers.
+    let start = "\"predictions\": [\n        \"";
+    let marked = first.replacen(start, &format!("{start}marked "), 1);
+    assert_ne!(marked, first);
+    fs::write(folder.path().join("first/base.json"), &marked).unwrap();
+    fs::create_dir(folder.path().join("broken")).unwrap();
+    fs::write(folder.path().join("broken/base.json"), "{").unwrap();
+    let (second, said) = run(
+        "second",
+        &["--methods", "halve", "--cells", "needed", "--seeds", "3"],
+    );
+    assert!(
+        said.contains(&format!("{taken} 2 tasks are those of")),
+        "{said}"
+    );
+    assert_eq!(second, marked);
+    for other in [
+        ["--max-new-tokens", "3"],
+        ["--precision", "bf16"],
+        ["--limit-test", "8"],
+    ] {
+        let (base, said) = run(&other.concat(), &other);
+        assert!(
+            !said.contains(taken) && !base.contains("marked"),
+            "{other:?}: {said}"
+        );
+    }
 }

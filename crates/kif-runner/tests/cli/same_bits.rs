@@ -18,7 +18,8 @@ fn results_are_the_same_bits_for_any_number_of_threads_and_any_evaluation_batch(
     )
     .unwrap();
     let bits_on = |threads: &str, protocol: &Path| {
-        let run = folder.path().join(threads);
+        // Not beside another run, whose answers of the base it would take.
+        let run = folder.path().join(threads).join("run");
         bench(protocol, &run, &["--threads", threads]);
         let files = bits(&run).into_iter();
         files
@@ -37,7 +38,10 @@ fn a_stopped_run_goes_on_with_the_same_bits() {
     let text = fs::read_to_string(&protocol).unwrap();
     let loss = "fraction: 0.2, policy: highest_loss";
     fs::write(&protocol, text.replace("fraction: 0.2", loss)).unwrap();
-    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let (whole, parts) = (
+        folder.path().join("whole"),
+        folder.path().join("apart/parts"),
+    );
     bench(&protocol, &whole, &[]);
     // Every process gets a bit further: in the base's evaluation, in trainings and in evaluations.
     let mut ends = Vec::new();
