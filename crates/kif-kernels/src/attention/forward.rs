@@ -14,7 +14,8 @@ const QUERIES: usize = 56;
 /// `q` and `y` are `[query tokens, n_heads * head_dim]`, `k` and `v`
 /// `[key tokens, n_kv_heads * head_dim]`. Rows of `y` that no query span covers are left alone; a
 /// query that sees no key gets zeros. `probs` receives the probabilities that are saved, `[n_heads,
-/// len_q, len_k]` of one sequence after another, for [`attention_backward`](super::attention_backward).
+/// len_q, len_k]` of one sequence after another, for
+/// [`attention_backward`](super::attention_backward).
 ///
 /// A query's result has the same bits alone, in a batch, and (causally) whether or not later
 /// keys are already there.

@@ -117,8 +117,8 @@ impl<'a> Head<'a> {
     }
 
     /// The block's rows of probabilities, given the keys as
-    /// [`pack_keys_transposed`](Self::pack_keys_transposed) leaves them: the columns `written`, which
-    /// hold all of the block's keys.
+    /// [`pack_keys_transposed`](Self::pack_keys_transposed) leaves them: the columns `written`,
+    /// which hold all of the block's keys.
     ///
     /// # Safety
     /// As for [`by_key`](Self::by_key), with those columns.

@@ -101,7 +101,8 @@ fn soft_prompts_are_written_read_back_and_no_adapter() {
     let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
     let methods = names(|parts| parts.prompts.is_some());
     bench(&protocol, &out, &["--methods", &methods.join(",")]);
-    // Row 0 is that of the base, whoever makes it first. Not beside the other run, whose it would take.
+    // Row 0 is that of the base, whoever makes it first. Not beside the other run, whose it would
+    // take.
     let plain = folder.path().join("apart/plain");
     bench(&protocol, &plain, &["--epochs", "1"]);
     let base = |run: &Path| fs::read(run.join("base.json")).unwrap();

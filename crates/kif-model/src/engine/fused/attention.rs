@@ -26,8 +26,8 @@ impl Bias {
     }
 }
 
-/// Keys of the longest sequence whose probabilities are kept for the backward pass. Up to there they
-/// are less than what a layer keeps besides, and computing them again would cost time.
+/// Keys of the longest sequence whose probabilities are kept for the backward pass. Up to there
+/// they are less than what a layer keeps besides, and computing them again would cost time.
 const SAVED_KEYS: usize = 512;
 
 fn kernel_shape<'a>(shape: &'a Attention, bias: Option<&'a Bias>) -> AttentionShape<'a> {
