@@ -1,5 +1,7 @@
 //! Which instructions the kernels use: found at run time, or chosen among those that there are.
 
+#[cfg(target_arch = "x86_64")]
+use crate::packed::amx;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
@@ -14,20 +16,29 @@ pub enum InstructionSet {
     Avx512,
     /// AVX-512 with products of BF16 pairs; taken where they run at full rate (AMD, from Zen 4).
     Avx512Bf16,
+    /// AMX: products of BF16 in tiles (Intel, from Sapphire Rapids), where the system grants them.
+    Amx,
 }
 
 impl InstructionSet {
     /// Every level, lowest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Bf16,
+        Self::Amx,
+    ];
 
     /// The level that `KIF_CPU` names: `portable`, `avx2`, `avx512` (without BF16
-    /// products) or `avx512bf16`.
+    /// products), `avx512bf16` or `amx`.
     fn named(name: &str) -> Option<Self> {
         match name {
             "portable" => Some(Self::Portable),
             "avx2" => Some(Self::Avx2),
             "avx512" => Some(Self::Avx512),
             "avx512bf16" => Some(Self::Avx512Bf16),
+            "amx" => Some(Self::Amx),
             _ => None,
         }
     }
@@ -58,7 +69,7 @@ fn available() -> (InstructionSet, InstructionSet) {
             Some(level) => (offered.min(level), offered.min(level)),
             None => {
                 eprintln!(
-                    "KIF_CPU={wish} is none of portable, avx2, avx512, avx512bf16 and is ignored"
+                    "KIF_CPU={wish} is none of portable, avx2, avx512, avx512bf16, amx and is ignored"
                 );
                 (offered, preferred)
             }
@@ -90,6 +101,9 @@ fn offered() -> InstructionSet {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     match (avx2, avx512) {
+        (_, true) if is_x86_feature_detected!("avx512bf16") && amx::is_offered() => {
+            InstructionSet::Amx
+        }
         (_, true) if is_x86_feature_detected!("avx512bf16") => InstructionSet::Avx512Bf16,
         (_, true) => InstructionSet::Avx512,
         (true, _) => InstructionSet::Avx2,
@@ -104,13 +118,12 @@ fn offered() -> InstructionSet {
 
 /// The level to use unless told otherwise.
 ///
-/// Intel's processors take their time over BF16 pairs: on Sapphire Rapids 88 GFLOP/s a core against
-/// 175 in f32, so that widening the weight is faster there.
+/// Intel's processors take their time over BF16 pairs outside of tiles: on Sapphire Rapids 88
+/// GFLOP/s a core against 175 in f32, so that widening the weight is faster there.
 fn preferred() -> InstructionSet {
-    if is_amd() {
-        offered()
-    } else {
-        offered().min(InstructionSet::Avx512)
+    match offered() {
+        InstructionSet::Avx512Bf16 if !is_amd() => InstructionSet::Avx512,
+        offered => offered,
     }
 }
 
@@ -178,7 +191,7 @@ mod tests {
         with_instruction_set(InstructionSet::Portable, || {
             assert_eq!(instruction_set(), InstructionSet::Portable);
         });
-        with_instruction_set(InstructionSet::Avx512Bf16, || {
+        with_instruction_set(InstructionSet::Amx, || {
             assert_eq!(instruction_set(), available().0)
         });
         assert_eq!(instruction_set(), before);

@@ -1,8 +1,6 @@
 //! A whole product, cut into blocks of rows and groups of panels that any thread may take.
 
 #[cfg(target_arch = "x86_64")]
-use super::avx512_bf16 as pairs;
-#[cfg(target_arch = "x86_64")]
 use super::bf16::PairStrip;
 use super::bf16::{self, words_of};
 use super::int8;
@@ -10,13 +8,17 @@ use super::multiply::multiply_strip;
 use super::pack::{Pack, Panels};
 use super::strip::{DEPTH_BLOCK, LANES, PANEL, Strip, line_width};
 use super::transpose::{self, Part};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx512_bf16 as pairs};
 use crate::cpu::InstructionSet;
 use crate::parallel::{SendPtr, as_floats, as_words, as_words_mut, for_each_task, with_scratch};
 use std::ops::Range;
 
 /// Fewest rows of a block: below, a panel is hardly worth fetching, let alone widening or turning.
 const MIN_ROW_BLOCK: usize = 24;
-/// Most rows of a block, a multiple of 6: a depth block of them, 1 MiB, stays in a second-level
+/// Rows of the usual tile of sums.
+const TILE_ROWS: usize = 6;
+/// Most rows of a block: a depth block of them, 1 MiB, stays in a second-level
 /// cache while panel after panel is fetched.
 const MAX_ROW_BLOCK: usize = 510;
 /// Floats that a task needs: a block of a panel, and a square of one that has to be widened
@@ -88,7 +90,8 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(n_rows: usize, n_panels: usize) -> Self {
+    /// Blocks have multiples of `unit` rows.
+    fn new(n_rows: usize, n_panels: usize, unit: usize) -> Self {
         let n_threads = rayon::current_num_threads();
         let wanted = if n_threads == 1 {
             1
@@ -101,8 +104,7 @@ impl Cut {
             .div_ceil(n_groups)
             .max(n_rows.div_ceil(MAX_ROW_BLOCK))
             .min(n_rows.div_ceil(MIN_ROW_BLOCK));
-        // Tiles of 6 rows are the usual ones.
-        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(6);
+        let rows_per_block = n_rows.div_ceil(blocks).next_multiple_of(unit);
         Self {
             n_rows,
             rows_per_block,
@@ -152,20 +154,26 @@ impl Pack {
             }
             return;
         }
-        let cut = Cut::new(n_rows, width.div_ceil(PANEL));
+        let n_panels = width.div_ceil(PANEL);
         let work = 2 * n_rows * depth * width;
         let c = SendPtr::new(c);
         #[cfg(target_arch = "x86_64")]
-        if set == InstructionSet::Avx512Bf16 && !matches!(self.panels, Panels::F32(_)) {
+        if set >= InstructionSet::Avx512Bf16 && !matches!(self.panels, Panels::F32(_)) {
+            let unit = match set {
+                InstructionSet::Amx => amx::SQUARE,
+                _ => TILE_ROWS,
+            };
+            let cut = Cut::new(n_rows, n_panels, unit);
             let a = RoundedRows::of(a, n_rows, depth);
             for_each_task(cut.n_tasks(), work, |t| {
                 let (rows, panels) = cut.task(t);
                 // SAFETY: the extents were checked above, no other task has these rows and panels
-                // of C, and the processor has the pairwise products.
-                unsafe { self.pair_task(side, &a, c.get(), rows, panels, accumulate) }
+                // of C, and the processor has the products of the level.
+                unsafe { self.pair_task(set, side, &a, c.get(), rows, panels, accumulate) }
             });
             return;
         }
+        let cut = Cut::new(n_rows, n_panels, TILE_ROWS);
         for_each_task(cut.n_tasks(), work, |t| {
             let (rows, panels) = cut.task(t);
             // SAFETY: as above.
@@ -309,6 +317,7 @@ impl Pack {
     #[cfg(target_arch = "x86_64")]
     unsafe fn pair_task(
         &self,
+        set: InstructionSet,
         side: Side,
         a: &RoundedRows,
         c: *mut f32,
@@ -338,7 +347,12 @@ impl Pack {
                     };
                     // SAFETY: in range by the extents that `multiply` checked; C
                     // is this task's alone.
-                    unsafe { pairs::strip(rows.len(), strip) }
+                    unsafe {
+                        match set {
+                            InstructionSet::Amx => amx::strip(rows.len(), strip),
+                            _ => pairs::strip(rows.len(), strip),
+                        }
+                    }
                 }
             }
         });
@@ -402,13 +416,14 @@ struct RoundedRows {
 
 #[cfg(target_arch = "x86_64")]
 impl RoundedRows {
-    /// Rounds `a[n_rows, depth]`; needs AVX-512 BF16.
+    /// Rounds `a[n_rows, depth]`; needs AVX-512 BF16. Rows and depths are filled up with zeros to what
+    /// tiles read.
     fn of(a: &[f32], n_rows: usize, depth: usize) -> Self {
-        let n_pairs = depth.div_ceil(2);
+        let n_pairs = depth.div_ceil(2).next_multiple_of(amx::PAIRS);
         // Rows a multiple of a page apart compete for the same cache sets.
         let padding = if n_pairs.is_multiple_of(1024) { 16 } else { 0 };
         let stride = n_pairs + padding;
-        let mut pairs = vec![0u32; n_rows * stride];
+        let mut pairs = vec![0u32; n_rows.next_multiple_of(amx::SQUARE) * stride];
         let out = SendPtr::new(&mut pairs);
         let rows_per_task = 64;
         for_each_task(n_rows.div_ceil(rows_per_task), 8 * a.len(), |t| {
@@ -438,7 +453,7 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
             pool.build().unwrap().install(|| {
                 for (n_rows, n_panels) in [(1, 1), (25, 3), (511, 1), (1024, 48), (4096, 2)] {
-                    let cut = Cut::new(n_rows, n_panels);
+                    let cut = Cut::new(n_rows, n_panels, 6);
                     let mut counts = vec![0; n_rows * n_panels];
                     for t in 0..cut.n_tasks() {
                         let (rows, panels) = cut.task(t);

@@ -90,9 +90,7 @@ fn turn_square(set: InstructionSet, square: &mut [[u32; SIDE]; SIDE]) {
     match set {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor offers the level, so it has AVX-512 F.
-        InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe {
-            super::avx512::turn_square(square)
-        },
+        set if set >= InstructionSet::Avx512 => unsafe { super::avx512::turn_square(square) },
         _ => turn_square_plainly(set, square),
     }
 }

@@ -5,17 +5,18 @@ use std::process::Command;
 use crate::twin::{self, noise};
 use kif_kernels::{InstructionSet, PackedWeight, Precision, instruction_set, with_instruction_set};
 
-const LEVELS: [(&str, InstructionSet); 4] = [
+const LEVELS: [(&str, InstructionSet); 5] = [
     ("portable", InstructionSet::Portable),
     ("avx2", InstructionSet::Avx2),
     ("avx512", InstructionSet::Avx512),
     ("avx512bf16", InstructionSet::Avx512Bf16),
+    ("amx", InstructionSet::Amx),
 ];
 
 /// The environment is read once: each level needs a process of its own, which runs the test below.
 #[test]
 fn every_level_that_there_is_can_be_forced() {
-    let highest = with_instruction_set(InstructionSet::Avx512Bf16, instruction_set);
+    let highest = with_instruction_set(InstructionSet::Amx, instruction_set);
     for (name, _) in LEVELS.iter().filter(|(_, level)| *level <= highest) {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
