@@ -158,20 +158,31 @@ impl Pack {
         let work = 2 * n_rows * depth * width;
         let c = SendPtr::new(c);
         #[cfg(target_arch = "x86_64")]
-        if set >= InstructionSet::Avx512Bf16 && !matches!(self.panels, Panels::F32(_)) {
-            let unit = match set {
-                InstructionSet::Amx => amx::SQUARE,
-                _ => TILE_ROWS,
-            };
-            let cut = Cut::new(n_rows, n_panels, unit);
-            let a = RoundedRows::of(a, n_rows, depth);
-            for_each_task(cut.n_tasks(), work, |t| {
-                let (rows, panels) = cut.task(t);
-                // SAFETY: the extents were checked above, no other task has these rows and panels
-                // of C, and the processor has the products of the level.
-                unsafe { self.pair_task(set, side, &a, c.get(), rows, panels, accumulate) }
-            });
-            return;
+        match (set, &self.panels) {
+            (_, Panels::F32(_)) => {}
+            (InstructionSet::Amx, _) => {
+                let cut = Cut::new(n_rows, n_panels, amx::SQUARE);
+                // SAFETY: the processor has the level.
+                let a = unsafe { amx::Left::of(a, n_rows, depth) };
+                for_each_task(cut.n_tasks(), work, |t| {
+                    let (rows, panels) = cut.task(t);
+                    // SAFETY: the extents were checked above, no other task has these rows and
+                    // panels of C, and the processor has the level.
+                    unsafe { self.tile_task(side, &a, c.get(), rows, panels, accumulate) }
+                });
+                return;
+            }
+            (InstructionSet::Avx512Bf16, _) => {
+                let cut = Cut::new(n_rows, n_panels, TILE_ROWS);
+                let a = RoundedRows::of(a, n_rows, depth);
+                for_each_task(cut.n_tasks(), work, |t| {
+                    let (rows, panels) = cut.task(t);
+                    // SAFETY: as above.
+                    unsafe { self.pair_task(side, &a, c.get(), rows, panels, accumulate) }
+                });
+                return;
+            }
+            _ => {}
         }
         let cut = Cut::new(n_rows, n_panels, TILE_ROWS);
         for_each_task(cut.n_tasks(), work, |t| {
@@ -317,7 +328,6 @@ impl Pack {
     #[cfg(target_arch = "x86_64")]
     unsafe fn pair_task(
         &self,
-        set: InstructionSet,
         side: Side,
         a: &RoundedRows,
         c: *mut f32,
@@ -347,12 +357,48 @@ impl Pack {
                     };
                     // SAFETY: in range by the extents that `multiply` checked; C
                     // is this task's alone.
-                    unsafe {
-                        match set {
-                            InstructionSet::Amx => amx::strip(rows.len(), strip),
-                            _ => pairs::strip(rows.len(), strip),
-                        }
-                    }
+                    unsafe { pairs::strip(rows.len(), strip) }
+                }
+            }
+        });
+    }
+
+    /// # Safety
+    /// As [`Self::float_task`], on a processor with AMX BF16 that the process may use.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn tile_task(
+        &self,
+        side: Side,
+        a: &amx::Left,
+        c: *mut f32,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        accumulate: bool,
+    ) {
+        let (depth, width) = self.extents(side);
+        with_scratch(SCRATCH, |scratch| {
+            let scratch = as_words_mut(scratch);
+            for from in (0..depth).step_by(DEPTH_BLOCK) {
+                let block = (depth - from).min(DEPTH_BLOCK);
+                for panel in panels.clone() {
+                    // SAFETY: the processor has the pairwise products, too.
+                    let b = unsafe { self.pair_panel(side, from, block, panel, scratch) };
+                    let strip = amx::TileStrip {
+                        a,
+                        n_pairs: depth.div_ceil(2),
+                        pairs: from / 2..(from + block).div_ceil(2),
+                        rows: rows.clone(),
+                        b,
+                        b_row: line_width(width - panel * PANEL),
+                        // SAFETY: the task's first element of C.
+                        c: unsafe { c.add(rows.start * width + panel * PANEL) },
+                        c_row: width,
+                        width: (width - panel * PANEL).min(PANEL),
+                        accumulate: accumulate || from > 0,
+                    };
+                    // SAFETY: in range by the extents that `multiply` checked; C
+                    // is this task's alone.
+                    unsafe { amx::strip(&strip) }
                 }
             }
         });
@@ -416,29 +462,29 @@ struct RoundedRows {
 
 #[cfg(target_arch = "x86_64")]
 impl RoundedRows {
-    /// Rounds `a[n_rows, depth]`; needs AVX-512 BF16. Rows and depths are filled up with zeros to what
-    /// tiles read.
+    /// Rounds `a[n_rows, depth]`; needs AVX-512 BF16.
     fn of(a: &[f32], n_rows: usize, depth: usize) -> Self {
-        let n_pairs = depth.div_ceil(2).next_multiple_of(amx::PAIRS);
+        let n_pairs = depth.div_ceil(2);
         // Rows a multiple of a page apart compete for the same cache sets.
         let padding = if n_pairs.is_multiple_of(1024) { 16 } else { 0 };
         let stride = n_pairs + padding;
-        let mut pairs = vec![0u32; n_rows.next_multiple_of(amx::SQUARE) * stride];
-        let out = SendPtr::new(&mut pairs);
+        let mut pairs: Vec<u32> = Vec::with_capacity(n_rows * stride);
+        let out = SendPtr::from_ptr(pairs.as_mut_ptr());
         let rows_per_task = 64;
         for_each_task(n_rows.div_ceil(rows_per_task), 8 * a.len(), |t| {
             for i in t * rows_per_task..((t + 1) * rows_per_task).min(n_rows) {
-                // SAFETY: row i has room for `depth` halves and is written by this task alone;
+                // SAFETY: row i of the reserved memory is written by this task alone, all of it;
                 // `multiply` checked the processor.
                 unsafe {
-                    let row = std::slice::from_raw_parts_mut(
-                        out.get().add(i * stride).cast::<u16>(),
-                        depth,
-                    );
+                    let row = out.get().add(i * stride).cast::<u16>();
+                    row.add(depth).write_bytes(0, 2 * stride - depth);
+                    let row = std::slice::from_raw_parts_mut(row, depth);
                     pairs::round_row(&a[i * depth..(i + 1) * depth], row);
                 }
             }
         });
+        // SAFETY: the tasks wrote every row.
+        unsafe { pairs.set_len(n_rows * stride) }
         Self { pairs, stride }
     }
 }
