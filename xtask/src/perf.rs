@@ -5,6 +5,7 @@
 //! over the rounds, step by step, so that a disturbance of one round does not count.
 
 mod decoders;
+mod real;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,14 +21,20 @@ use crate::{process, workspace};
 /// Arguments of `cargo xtask perf`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Small T5 base in Hugging Face layout, for work on real rows; its tokenizer is that of bases
-    /// with random weights, too
+    /// Small T5 base, for work on real rows: a Hugging Face directory; its tokenizer is that of
+    /// bases with random weights, too
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Folder of task files, `train/TASK.json` and `test/TASK.json`, for work on real rows
+    /// Decoder-only base with its own weights, for work on real rows: a Hugging Face directory, a
+    /// GGUF file, or a name in the hub's cache
+    #[arg(long, value_name = "MODEL")]
+    decoder: Option<PathBuf>,
+    /// Folder of tasks, `train/TASK.json` and `test/TASK.json` or, as SuperNI has them,
+    /// `TASK/train.json` and `TASK/test.json`, for work on real rows; may be given several times
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Python with torch, transformers and peft; without them the peer is left out
+    data: Vec<PathBuf>,
+    /// Python with torch, transformers and peft, and gguf for a GGUF file; without the first three
+    /// the peer is left out
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: String,
     /// Processes of each kind, in turns
@@ -55,12 +62,21 @@ struct Work {
     name: String,
     ours: Vec<String>,
     against: Against,
+    /// Rows that are written before.
+    ids: Option<IdFile>,
     /// Largest ratio of times that is aimed at.
     time_target: Option<f64>,
     /// Largest memory that is aimed at, as a ratio to the peer's or in MiB where there is none.
     memory_target: Option<f64>,
     /// Most processes of each kind.
     rounds: usize,
+}
+
+/// Rows of text as ids, and the arguments of `kif-perf` that write them but for `--out`.
+#[derive(Clone)]
+struct IdFile {
+    out: PathBuf,
+    args: Vec<String>,
 }
 
 /// What the time of a work is compared with.
@@ -155,6 +171,7 @@ impl Bench<'_> {
             name: "step-small-dropout".into(),
             ours: on_small("step --dropout 0.05 --steps 10"),
             against: Against::Ours(on_small("step --steps 10")),
+            ids: None,
             time_target: Some(1.04),
             memory_target: None,
             rounds: usize::MAX,
@@ -163,6 +180,7 @@ impl Bench<'_> {
             name: "round-small".into(),
             ours: on_small("round --rounds 3"),
             against: Against::BareSteps,
+            ids: None,
             time_target: Some(1.05),
             memory_target: None,
             rounds: usize::MAX,
@@ -181,11 +199,16 @@ impl Bench<'_> {
                 limit * 1024.0,
             ));
         }
-        if let Some((model, data)) = self.options.model.as_ref().zip(self.options.data.as_ref()) {
-            self.works_on_rows(model, data, &mut works);
+        let Options { model, decoder, .. } = self.options;
+        if let Some(model) = model {
+            self.works_on_rows(model, &mut works);
             self.works_of_decoders(&mut works);
-        } else {
-            eprintln!("no work on real rows: it needs --model and --data");
+        }
+        if let Some(decoder) = decoder {
+            self.works_of_real_base(decoder, &mut works);
+        }
+        if model.is_none() && decoder.is_none() || self.options.data.is_empty() {
+            eprintln!("no work on real rows: it needs --data, and --model or --decoder");
         }
         if self.options.with_7b {
             self.works_of_7b(&mut works);
@@ -194,31 +217,50 @@ impl Bench<'_> {
         works
     }
 
-    fn works_on_rows(&self, model: &Path, data: &Path, works: &mut Vec<Work>) {
+    fn works_on_rows(&self, model: &Path, works: &mut Vec<Work>) {
         for (task, target) in TASKS.into_iter().zip([0.50, 0.42, 0.56]) {
-            let rows = data.join(format!("train/{task}.json"));
+            let Some(rows) = self.task_file("train", task) else {
+                continue;
+            };
             let paths = [("--model", model), ("--rows", &rows)];
             let args = with_paths("step --steps 20", &paths);
             works.push(Work::beside_peer(&format!("rows-{task}"), args, target));
         }
-        for precision in ["f32", "bf16"] {
-            let name = format!("step-base-{precision}");
-            let base = self.base_dir("base");
-            let rows = data.join("train/boolqa.json");
-            let args = with_paths(
-                &format!("step --steps 4 --precision {precision}"),
-                &[("--model", &base), ("--rows", &rows)],
-            );
-            works.push(Work::beside_peer(&name, args, 0.48));
+        if let Some(rows) = self.task_file("train", "boolqa") {
+            for precision in ["f32", "bf16"] {
+                let name = format!("step-base-{precision}");
+                let base = self.base_dir("base");
+                let args = with_paths(
+                    &format!("step --steps 4 --precision {precision}"),
+                    &[("--model", &base), ("--rows", &rows)],
+                );
+                works.push(Work::beside_peer(&name, args, 0.48));
+            }
         }
-        let rows = data.join("test/agnews.json");
-        let paths = [("--model", model), ("--rows", &rows)];
-        let answers = with_paths("score", &paths);
-        works.push(Work::beside_peer("score-answers", answers.clone(), 0.35));
-        works.push(Work {
-            ours: with_paths("score --labels", &paths),
-            ..Work::beside_peer("score-labels", answers, 0.35)
+        if let Some(rows) = self.task_file("test", "agnews") {
+            let paths = [("--model", model), ("--rows", &rows)];
+            let answers = with_paths("score", &paths);
+            works.push(Work::beside_peer("score-answers", answers.clone(), 0.35));
+            works.push(Work {
+                ours: with_paths("score --labels", &paths),
+                ..Work::beside_peer("score-labels", answers, 0.35)
+            });
+        }
+    }
+
+    /// Rows of a task, in the first folder that has them.
+    fn task_file(&self, split: &str, task: &str) -> Option<PathBuf> {
+        let places = self.options.data.iter().flat_map(|dir| {
+            [
+                dir.join(split).join(format!("{task}.json")),
+                dir.join(task).join(format!("{split}.json")),
+            ]
         });
+        let found = places.into_iter().find(|path| path.is_file());
+        if found.is_none() && !self.options.data.is_empty() {
+            eprintln!("no {split} rows of {task} in --data: their work is left out");
+        }
+        found
     }
 
     /// Where the base of a published shape goes, with random weights.
@@ -230,21 +272,26 @@ impl Bench<'_> {
     fn make_bases(&self, works: &[Work]) -> Result<()> {
         for shape in ["small", "base", "large", decoders::SMALL] {
             let dir = self.base_dir(shape);
-            let name = dir.display().to_string();
-            if dir.join("config.json").exists()
-                || !works.iter().any(|work| work.ours.contains(&name))
-            {
+            if dir.join("config.json").exists() || !works.iter().any(|work| work.reads(&dir)) {
                 continue;
             }
-            let tokenizer = self
-                .options
-                .model
-                .as_ref()
-                .map(|model| model.join("tokenizer.json"));
+            let model = self.options.model.as_deref();
             let mut paths = vec![("--out", dir.as_path())];
-            paths.extend(tokenizer.as_deref().map(|path| ("--tokenizer", path)));
+            paths.extend(model.map(|model| ("--tokenizer-of", model)));
             let args = with_paths(&format!("base --shape {shape}"), &paths);
             process::run(Command::new(&self.program).args(args))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of text that both sides read as ids: a tokenizer of another implementation,
+    /// or another way of putting prompt and target together, would be other work.
+    fn make_rows(&self, works: &[Work]) -> Result<()> {
+        let files: BTreeMap<_, _> = (works.iter().filter_map(|work| work.ids.as_ref()))
+            .map(|ids| (&ids.out, &ids.args))
+            .collect();
+        for (out, args) in files {
+            process::run(Command::new(&self.program).args(args).arg("--out").arg(out))?;
         }
         Ok(())
     }
@@ -302,12 +349,18 @@ impl Bench<'_> {
 }
 
 impl Work {
+    /// Whether our process is given this path.
+    fn reads(&self, path: &Path) -> bool {
+        self.ours.contains(&path.display().to_string())
+    }
+
     /// The same arguments for us and for the peer.
     fn beside_peer(name: &str, args: Vec<String>, time_target: f64) -> Self {
         Self {
             name: name.into(),
             ours: args.clone(),
             against: Against::Peer(args),
+            ids: None,
             time_target: Some(time_target),
             memory_target: None,
             rounds: usize::MAX,
@@ -320,6 +373,7 @@ impl Work {
             name: name.into(),
             ours,
             against: Against::Nothing,
+            ids: None,
             time_target: None,
             memory_target: Some(limit),
             rounds: usize::MAX,

@@ -2,13 +2,15 @@
 
     pip install torch transformers peft
     OMP_NUM_THREADS=2 python torch_peer.py step --model DIR [--rows FILE] [--precision bf16] [--steps 20]
-    OMP_NUM_THREADS=2 python torch_peer.py score --model DIR --rows FILE [--limit 1000]
+    OMP_NUM_THREADS=2 python torch_peer.py score --model DIR --rows FILE [--precision bf16] [--limit 1000]
     OMP_NUM_THREADS=2 python torch_peer.py generate --model DIR --rows FILE [--precision bf16] [--limit 64]
 
 Batches are taken in file order and padded to the longest row (a multiple of 8), as the code released with Recurrent-KIF
-does. A step is gradient, clipping and AdamW. Rows are those of a task file, or lines of ids that `kif-perf rows` wrote. In
-bf16 a T5 runs under autocast, as that code does; a decoder is loaded in bfloat16, which is faster and smaller, with the
-adapter in f32, as peft makes it. Prints one line of JSON with the keys of `kif-perf`.
+does; texts are written to batches of rows sorted by length, behind prompts padded on the left where there is no encoder. A
+step is gradient, clipping and AdamW. Rows are those of a task file, or lines of ids that `kif-perf rows` wrote. In bf16 a T5
+runs under autocast, as that code does; a decoder is loaded in bfloat16, which is faster and smaller, with the adapter in f32,
+as peft makes it. A model is a directory, a GGUF file (`pip install gguf`), or a name in the hub's cache. Prints one line of
+JSON with the keys of `kif-perf`.
 """
 import argparse, json, os, resource, time
 
@@ -98,47 +100,56 @@ def step(args, model, rows, is_decoder):
     return dict(step_s=seconds, losses=losses)
 
 
-def score(args, model, rows, tokenizer):
-    """Greedy answers, batches of rows sorted by length."""
+def texts(args, model, rows, is_decoder):
+    """Greedy texts in the order of the rows, without end tokens, and the seconds that they took."""
     n = args.batch_size or 16
     model.eval()
-    right, start = 0, time.perf_counter()
-    rows = sorted(rows, key=lambda row: len(row[0]))
-    with torch.no_grad():
-        for k in range(0, len(rows), n):
-            chosen = rows[k : k + n]
-            inputs = [x for x, _, _ in chosen]
-            answers = model.generate(
-                input_ids=padded(inputs, 0), attention_mask=padded([[1] * len(x) for x in inputs], 0),
-                max_new_tokens=args.max_new_tokens, do_sample=False)
-            for (_, _, wanted), answer in zip(chosen, answers):
-                text = tokenizer.decode(answer, skip_special_tokens=True)
-                right += text.strip().lower() == wanted.strip().lower()
-    return dict(total_s=time.perf_counter() - start, rows=len(rows), exact_match=right / len(rows))
-
-
-def generate(args, model, rows):
-    """Greedy texts of a fixed number of tokens behind prompts padded on the left, batches of rows sorted by length."""
-    n, new = args.batch_size or 16, args.max_new_tokens
-    model.eval()
-    # Without an end token every text has its full length.
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    texts, start = [None] * len(rows), time.perf_counter()
+    ids = lambda value: {value} if isinstance(value, int) else set(value or [])
+    ends = ids(model.generation_config.eos_token_id)
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = 0
+    written, start = [None] * len(rows), time.perf_counter()
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     with torch.no_grad():
         for k in range(0, len(order), n):
             chosen = order[k : k + n]
             inputs = [rows[i][0] for i in chosen]
-            ids = padded(inputs, 0, left=True)
+            prompts = padded(inputs, 0, left=is_decoder)
             answers = model.generate(
-                input_ids=ids, attention_mask=padded([[1] * len(x) for x in inputs], 0, left=True),
-                max_new_tokens=new, do_sample=False)
-            for i, answer in zip(chosen, answers[:, ids.shape[1] :].tolist()):
-                texts[i] = answer
-    total = time.perf_counter() - start
-    assert all(len(text) == new for text in texts), "a text ended early"
-    return dict(total_s=total, rows=len(rows), texts=texts)
+                input_ids=prompts, attention_mask=padded([[1] * len(x) for x in inputs], 0, left=is_decoder),
+                max_new_tokens=args.max_new_tokens, do_sample=False)
+            # Behind the prompt, or behind the token that an encoder-decoder begins with.
+            for i, answer in zip(chosen, answers[:, prompts.shape[1] if is_decoder else 1 :].tolist()):
+                end = next((at for at, token in enumerate(answer) if token in ends), len(answer))
+                written[i] = answer[:end]
+    return written, ends, time.perf_counter() - start
+
+
+def score(args, model, rows, tokenizer, is_decoder):
+    """Answers that end where the model ends them; of rows of ids, those with the target's ids are right."""
+    written, ends, total = texts(args, model, rows, is_decoder)
+    read = lambda ids: tokenizer.decode(ids, skip_special_tokens=True).strip().lower()
+    if tokenizer:
+        right = [read(answer) == row[2].strip().lower() for answer, row in zip(written, rows)]
+    else:
+        right = [answer == [token for token in row[1] if token not in ends] for answer, row in zip(written, rows)]
+    return dict(total_s=total, rows=len(rows), exact_match=sum(right) / len(rows), new_tokens=sum(map(len, written)))
+
+
+def generate(args, model, rows, is_decoder):
+    """Texts of a fixed number of tokens: without an end token every text has its full length."""
+    model.generation_config.eos_token_id = None
+    written, _, total = texts(args, model, rows, is_decoder)
+    assert all(len(text) == args.max_new_tokens for text in written), "a text ended early"
+    return dict(total_s=total, rows=len(rows), texts=written)
+
+
+def place(model):
+    """Arguments of `from_pretrained`."""
+    if model.endswith(".gguf"):
+        folder, file = os.path.split(model)
+        return dict(pretrained_model_name_or_path=folder or ".", gguf_file=file)
+    return dict(pretrained_model_name_or_path=model)
 
 
 def main():
@@ -147,10 +158,10 @@ def main():
     tokenizer = None
     if args.rows and not args.rows.endswith(".jsonl"):
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(args.model, "tokenizer.json"))
-    is_decoder = not AutoConfig.from_pretrained(args.model).is_encoder_decoder
+    is_decoder = not AutoConfig.from_pretrained(**place(args.model)).is_encoder_decoder
     if is_decoder:
         dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(**place(args.model), dtype=dtype)
     else:
         # Without T5's own dropout, which we do not have either.
         model = AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32, dropout_rate=0.0)
@@ -158,9 +169,9 @@ def main():
     if args.what == "step":
         result = step(args, model, rows, is_decoder)
     elif args.what == "score":
-        result = score(args, model, rows, tokenizer)
+        result = score(args, model, rows, tokenizer, is_decoder)
     else:
-        result = generate(args, model, rows)
+        result = generate(args, model, rows, is_decoder)
     result.update(threads=torch.get_num_threads(), torch=torch.__version__,
                   peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(result))

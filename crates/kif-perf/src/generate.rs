@@ -5,10 +5,9 @@ use std::time::Instant;
 use crate::rows::FirstRows;
 use anyhow::{Result, bail};
 use kif_io::memory::peak_rss_mib;
-use kif_model::{LoraConfig, ModelConfig, Trainable, load};
-use kif_protocol::{Compute, Precision};
+use kif_model::{ModelConfig, Weights, from_parts};
+use kif_protocol::Precision;
 use kif_runner::evaluate::batches;
-use kif_runner::run::model_options;
 use serde_json::json;
 
 /// Arguments of `kif-perf generate`.
@@ -16,7 +15,7 @@ use serde_json::json;
 pub(crate) struct Arguments {
     #[command(flatten)]
     first: FirstRows,
-    /// Tokens of every text
+    /// Tokens of every text, end tokens among them
     #[arg(long, value_name = "N", default_value_t = 16)]
     max_new_tokens: usize,
     /// Prompt tokens of a batch
@@ -29,14 +28,12 @@ pub(crate) struct Arguments {
 
 /// A text that ends early would be less work than the peer's: an error.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let prompts = prompts(&arguments.first)?;
-    let compute = Compute {
-        precision: arguments.precision,
-        ..Compute::default()
-    };
-    let lora = ModelConfig::read(&arguments.first.model)?.own_targets(LoraConfig::default());
-    let options = model_options(&compute, Trainable::Adapter(lora), 1);
-    let model = load(&arguments.first.model, &options)?;
+    let (first, path) = (&arguments.first, arguments.first.base.path()?);
+    let encoded = first.codec()?.encode_rows(&first.read()?, first.limits())?;
+    let prompts: Vec<Vec<u32>> = encoded.into_iter().map(|row| row.input_ids).collect();
+    let config = without_end(ModelConfig::read(&path)?);
+    let options = first.base.options(arguments.precision)?;
+    let model = from_parts(&config, Weights::read(&path)?, &options)?;
     let loaded_mib = peak_rss_mib();
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let mut texts = vec![Vec::new(); prompts.len()];
@@ -65,7 +62,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn prompts(first: &FirstRows) -> Result<Vec<Vec<u32>>> {
-    let encoded = first.codec()?.encode_rows(&first.read()?, first.limits())?;
-    Ok(encoded.into_iter().map(|row| row.input_ids).collect())
+/// The model with an end token that no vocabulary has: its texts go on past its own.
+fn without_end(mut config: ModelConfig) -> ModelConfig {
+    match &mut config {
+        ModelConfig::T5(config) => config.eos_token_id = u32::MAX,
+        ModelConfig::Decoder(config) => config.eos_token_id = vec![u32::MAX],
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kif_model::{LoraConfig, ModelOptions, Trainable, random_weights};
+
+    #[test]
+    fn a_text_goes_on_past_the_models_end_token() {
+        let shape = kif_runner::perf::Shape::Tiny.config();
+        let mut config = ModelConfig::T5(shape);
+        let options = ModelOptions::cpu(Trainable::Adapter(LoraConfig::default()));
+        let text = |config: &ModelConfig| {
+            let model = from_parts(config, random_weights(config, 1), &options).unwrap();
+            model.generate(&[&[3, 4, 5]], 4).unwrap().remove(0)
+        };
+        let whole = text(&without_end(config.clone()));
+        assert_eq!(whole.len(), 4);
+        if let ModelConfig::T5(config) = &mut config {
+            config.eos_token_id = whole[0];
+        }
+        assert!(text(&config).is_empty());
+        assert_eq!(text(&without_end(config)), whole);
+    }
 }

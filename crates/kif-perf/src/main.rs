@@ -4,6 +4,7 @@
 //! perf` starts them, beside the peers of `peer/`, and makes the tables. `RAYON_NUM_THREADS` sets
 //! the threads.
 
+mod base;
 mod generate;
 mod kernel;
 mod random_files;

@@ -1,21 +1,22 @@
 //! Rows of text as the ids that a model reads, for work that both we and a peer do.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 
+use crate::base::Base;
 use anyhow::{Context, Result};
-use kif_data::{Limits, Row, read_rows};
-use kif_protocol::TemplateSetting;
+use kif_data::layouts::superni;
+use kif_data::{Limits, Row};
 use kif_runner::codec::Codec;
-use serde_json::json;
+use serde_json::{Deserializer, Value, json};
 
 /// The first rows of a file, and the model that reads them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct FirstRows {
-    /// A base in Hugging Face layout, with its tokenizer
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
-    /// Rows, the first `--limit` of them
+    #[command(flatten)]
+    pub(crate) base: Base,
+    /// Rows, the first `--limit` of them: a JSON array, JSON Lines, or a task of SuperNI
     #[arg(long, value_name = "FILE")]
     rows: PathBuf,
     /// Rows that are taken
@@ -36,7 +37,7 @@ impl FirstRows {
 
     /// What makes ids of them.
     pub(crate) fn codec(&self) -> Result<Codec> {
-        Codec::of_model(&self.model, &TemplateSetting::Plain)
+        self.base.codec()
     }
 
     /// Where they are cut.
@@ -46,6 +47,20 @@ impl FirstRows {
             max_target: usize::MAX,
         }
     }
+}
+
+/// All rows of a file: a JSON array, JSON Lines, or a task of SuperNI.
+pub(crate) fn read_rows(path: &Path) -> Result<Vec<Row>> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let first = Deserializer::from_reader(BufReader::new(file))
+        .into_iter::<Value>()
+        .next();
+    // What is wrong with a file is said by who reads its rows.
+    let is_task = matches!(first, Some(Ok(value)) if value.get("Instances").is_some());
+    Ok(match is_task {
+        true => superni::read_rows(path)?,
+        false => kif_data::read_rows(path)?,
+    })
 }
 
 /// Arguments of `kif-perf rows`.
@@ -71,4 +86,25 @@ pub(crate) fn run(Arguments { first, out }: &Arguments) -> Result<()> {
         text += &format!("{line}\n");
     }
     fs::write(out, text).with_context(|| format!("writing {}", out.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_by_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train.json");
+        for text in [
+            r#"[{"id": "a", "input": "x", "output": "y"}]"#,
+            r#"{"id": "a", "input": "x", "output": "y"}"#,
+            r#"{"Definition": "Say it.", "Instances": [{"id": "a", "input": "x", "output": ["y"]}]}"#,
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read_rows(&path).unwrap()[0].id, "a", "{text}");
+        }
+        fs::write(&path, "").unwrap();
+        assert!(read_rows(&path).is_err());
+    }
 }

@@ -6,8 +6,8 @@ use crate::rows::FirstRows;
 use anyhow::Result;
 use kif_io::memory::peak_rss_mib;
 use kif_io::signal::StopFlag;
-use kif_model::{LoraConfig, ModelConfig, ModelOptions, Trainable, load};
-use kif_protocol::ScoreKind;
+use kif_model::load;
+use kif_protocol::{Precision, ScoreKind};
 use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
 use serde_json::json;
 
@@ -25,13 +25,15 @@ pub(crate) struct Arguments {
     /// Prompt tokens of a batch
     #[arg(long, value_name = "N", default_value_t = 4096)]
     batch_tokens: usize,
+    /// Number format of the frozen weights
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (rows, codec) = (arguments.first.read()?, arguments.first.codec()?);
-    let lora = ModelConfig::read(&arguments.first.model)?.own_targets(LoraConfig::default());
-    let options = ModelOptions::cpu(Trainable::Adapter(lora));
-    let model = load(&arguments.first.model, &options)?;
+    let base = &arguments.first.base;
+    let model = load(&base.path()?, &base.options(arguments.precision)?)?;
     let score = if arguments.labels {
         ScoreKind::Labels
     } else {

@@ -1,15 +1,16 @@
 //! Published shapes with random weights.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use kif_model::{
-    DecoderConfig, Dtype, Family, ModelConfig, Rope, T5Config, random_weights, write_model,
+    DecoderConfig, Dtype, Family, ModelConfig, Rope, T5Config, model_text, random_weights,
+    write_model,
 };
-use kif_runner::perf;
+use kif_runner::{hub, perf};
 
 use crate::random_files;
 
@@ -22,9 +23,10 @@ pub(crate) struct Arguments {
     /// Where it goes; bfloat16
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// A tokenizer.json to put beside it, for work on real rows; its ids must be below 32000
-    #[arg(long, value_name = "FILE")]
-    tokenizer: Option<PathBuf>,
+    /// The model whose tokenizer.json to put beside it, for work on real rows; its ids must be
+    /// below 32000
+    #[arg(long, value_name = "MODEL")]
+    tokenizer_of: Option<PathBuf>,
 }
 
 /// A size that somebody published.
@@ -61,14 +63,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     // Before config.json, whose folder is taken as complete.
-    if let Some(tokenizer) = &arguments.tokenizer {
-        fs::copy(tokenizer, out.join("tokenizer.json"))
-            .with_context(|| format!("copying {}", tokenizer.display()))?;
+    if let Some(model) = &arguments.tokenizer_of {
+        write_tokenizer(model, &out.join("tokenizer.json"))?;
     }
     match arguments.shape {
         Shape::T5(shape) => write_t5(shape.config(), arguments),
         Shape::Decoder(place) => random_files::write(out, &DECODERS[place].1()),
     }
+}
+
+fn write_tokenizer(model: &Path, out: &Path) -> Result<()> {
+    let text = model_text(&hub::resolve(model)?, "tokenizer.json")?;
+    let text = text.with_context(|| format!("{} has no tokenizer.json", model.display()))?;
+    fs::write(out, text).with_context(|| format!("writing {}", out.display()))
 }
 
 fn write_t5(config: T5Config, arguments: &Arguments) -> Result<()> {

@@ -2,21 +2,22 @@
 
 use std::path::PathBuf;
 
+use crate::base::Base;
+use crate::rows::read_rows;
 use anyhow::Result;
-use kif_data::{Batch, Encoded, Limits, read_rows};
+use kif_data::{Batch, Encoded, Limits};
 use kif_methods::{Learner, LearnerConfig, Schedule};
-use kif_model::{LanguageModel, LoraConfig, ModelConfig, Trainable, load};
-use kif_protocol::{Compute, Precision, TemplateSetting};
-use kif_runner::codec::{Codec, check_vocabulary};
-use kif_runner::run::model_options;
+use kif_model::{DropoutOf, LanguageModel, ModelOptions, load};
+use kif_protocol::Precision;
+use kif_runner::codec::check_vocabulary;
 
 /// What is trained, and on which rows.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Work {
-    /// A base in Hugging Face layout; `kif-perf base` makes one with random weights
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Rows in file order; without, rows of equal length and arbitrary ids
+    #[command(flatten)]
+    base: Base,
+    /// Rows in file order (a JSON array, JSON Lines, or a task of SuperNI); without, rows of equal
+    /// length and arbitrary ids
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// Longest input in tokens, of rows from a file
@@ -34,9 +35,21 @@ pub(crate) struct Work {
     /// Share of every LoRA A's input that is dropped
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     dropout: f32,
+    /// Tokens that drop something of their own: of every row (row), or those that no other row has
+    /// behind the same beginning (beginning), so that a decoder computes the others once
+    #[arg(long, value_name = "row|beginning", default_value = "row", value_parser = dropout_of)]
+    dropout_of: DropoutOf,
     /// Compute activations twice instead of keeping them
     #[arg(long)]
     recompute: bool,
+}
+
+fn dropout_of(name: &str) -> Result<DropoutOf, String> {
+    match name {
+        "row" => Ok(DropoutOf::Row),
+        "beginning" => Ok(DropoutOf::Beginning),
+        _ => Err("expected row or beginning".to_owned()),
+    }
 }
 
 /// Target tokens of a row of arbitrary ids.
@@ -58,16 +71,14 @@ impl Work {
         }
     }
 
-    /// The model with a fresh LoRA r 8 on q and v, as published: the base itself.
+    /// The base with a fresh adapter.
     pub(crate) fn model(&self) -> Result<Box<dyn LanguageModel>> {
-        let compute = Compute {
-            precision: self.precision,
+        let options = ModelOptions {
             recompute: self.recompute,
-            ..Compute::default()
+            dropout_of: self.dropout_of,
+            ..self.base.options(self.precision)?
         };
-        let lora = ModelConfig::read(&self.model)?.own_targets(LoraConfig::default());
-        let options = model_options(&compute, Trainable::Adapter(lora), 1);
-        Ok(load(&self.model, &options)?)
+        Ok(load(&self.base.path()?, &options)?)
     }
 
     /// The model with an adapter that is not zero, in a learner.
@@ -109,8 +120,7 @@ impl Work {
             max_input: self.max_input,
             max_target: usize::MAX,
         };
-        let encoded =
-            Codec::of_model(&self.model, &TemplateSetting::Plain)?.encode_rows(&rows, limits)?;
+        let encoded = self.base.codec()?.encode_rows(&rows, limits)?;
         check_vocabulary(&rows, &encoded, vocab_size)?;
         Ok(encoded)
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, Work, with_paths, words};
+use super::{Bench, IdFile, Work, with_paths, words};
 use crate::process;
 
 /// The shape that is measured beside the peer.
@@ -23,32 +23,49 @@ impl Bench<'_> {
     /// Steps and texts on real rows.
     pub(super) fn works_of_decoders(&self, works: &mut Vec<Work>) {
         let base = self.base_dir(SMALL);
-        for precision in ["f32", "bf16"] {
-            let rows = self.rows_of_ids("train");
-            let args = with_paths(
-                &format!("step --precision {precision} --batch-size 4 --warm-up 1 --steps 3"),
-                &[("--model", &base), ("--rows", &rows)],
-            );
-            works.push(Work {
-                memory_target: Some(0.60),
-                ..Work::beside_peer(&format!("decoder-step-{precision}"), args, 0.65)
-            });
+        if let Some(ids) = self.ids_of_agnews("train") {
+            for precision in ["f32", "bf16"] {
+                let args = with_paths(
+                    &format!("step --precision {precision} --batch-size 4 --warm-up 1 --steps 3"),
+                    &[("--model", &base), ("--rows", &ids.out)],
+                );
+                works.push(Work {
+                    ids: Some(ids.clone()),
+                    memory_target: Some(0.60),
+                    ..Work::beside_peer(&format!("decoder-step-{precision}"), args, 0.65)
+                });
+            }
         }
-        for precision in ["f32", "bf16"] {
-            let rows = self.rows_of_ids("test");
-            let args = with_paths(
-                &format!("generate --precision {precision} --limit {N_ROWS} --max-new-tokens 16"),
-                &[("--model", &base), ("--rows", &rows)],
-            );
-            // Keys and values of all prompts of a batch are kept; the peer's batches have as many
-            // tokens, and more padded.
-            let ours = [args.as_slice(), &words("--batch-tokens 2048")].concat();
-            works.push(Work {
-                ours,
-                memory_target: Some(0.60),
-                ..Work::beside_peer(&format!("decoder-generate-{precision}"), args, 0.50)
-            });
+        if let Some(ids) = self.ids_of_agnews("test") {
+            for precision in ["f32", "bf16"] {
+                let args = with_paths(
+                    &format!(
+                        "generate --precision {precision} --limit {N_ROWS} --max-new-tokens 16"
+                    ),
+                    &[("--model", &base), ("--rows", &ids.out)],
+                );
+                // Keys and values of all prompts of a batch are kept; the peer's batches have as
+                // many tokens, and more padded.
+                let ours = [args.as_slice(), &words("--batch-tokens 2048")].concat();
+                works.push(Work {
+                    ours,
+                    ids: Some(ids.clone()),
+                    memory_target: Some(0.60),
+                    ..Work::beside_peer(&format!("decoder-generate-{precision}"), args, 0.50)
+                });
+            }
         }
+    }
+
+    fn ids_of_agnews(&self, split: &str) -> Option<IdFile> {
+        let rows = self.task_file(split, "agnews")?;
+        Some(IdFile {
+            out: self.options.out.join(format!("rows-{split}.jsonl")),
+            args: with_paths(
+                &format!("rows --limit {N_ROWS}"),
+                &[("--model", &self.base_dir(SMALL)), ("--rows", &rows)],
+            ),
+        })
     }
 
     /// Two steps of one row of 256 tokens: the last of the targets is predicted, not read.
@@ -66,36 +83,11 @@ impl Bench<'_> {
         }
     }
 
-    /// Writes the rows that the works name as ids: a tokenizer of another implementation, or
-    /// another way of putting prompt and target together, would be other work.
-    pub(super) fn make_rows(&self, works: &[Work]) -> Result<()> {
-        let Some(data) = &self.options.data else {
-            return Ok(());
-        };
-        for split in ["train", "test"] {
-            let out = self.rows_of_ids(split);
-            let name = out.display().to_string();
-            if works.iter().any(|work| work.ours.contains(&name)) {
-                let (base, rows) = (self.base_dir(SMALL), data.join(split).join("agnews.json"));
-                let args = with_paths(
-                    &format!("rows --limit {N_ROWS}"),
-                    &[("--model", &base), ("--rows", &rows), ("--out", &out)],
-                );
-                process::run(Command::new(&self.program).args(args))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn rows_of_ids(&self, split: &str) -> PathBuf {
-        self.options.out.join(format!("rows-{split}.jsonl"))
-    }
-
     /// Makes the large base if a work names it. It goes with what is returned.
     pub(super) fn make_7b(&self, works: &[Work]) -> Result<Option<Temporary>> {
         let dir = self.base_dir(LARGE);
         let name = dir.display().to_string();
-        if !works.iter().any(|work| work.ours.contains(&name)) {
+        if !works.iter().any(|work| work.reads(&dir)) {
             return Ok(None);
         }
         // Of a run that was killed.

@@ -13,6 +13,7 @@ use super::{Split, first_file, folders, no_task};
 use crate::error::DataError;
 use crate::json::{Position, TextReader};
 use crate::raw_row::{RawRow, RowSink, Texts, required, text_row};
+use crate::task::Row;
 use crate::template;
 
 fn folder(root: &Path, name: &str) -> Result<String, DataError> {
@@ -43,13 +44,24 @@ pub(super) fn file(root: &Path, name: &str, split: Split) -> Result<PathBuf, Dat
     )
 }
 
+/// Reads one file of a task.
+pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
+    let mut rows = RowSink::strict();
+    read_into(path, &mut rows)?;
+    Ok(rows.into_rows())
+}
+
 pub(super) fn read(
     root: &Path,
     name: &str,
     split: Split,
     rows: &mut RowSink,
 ) -> Result<(), DataError> {
-    let mut reader = TextReader::open(&file(root, name, split)?)?;
+    read_into(&file(root, name, split)?, rows)
+}
+
+fn read_into(path: &Path, rows: &mut RowSink) -> Result<(), DataError> {
+    let mut reader = TextReader::open(path)?;
     let (start, definition, instances) = read_object(&mut reader, rows)?;
     reader.expect_end()?;
     let definition = required(
