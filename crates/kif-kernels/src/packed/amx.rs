@@ -17,8 +17,8 @@ pub(super) const SQUARE: usize = 2 * SIDE;
 /// Pairs of depths of one product. The left side has whole ones, zeros at the end.
 pub(super) const PAIRS: usize = SIDE;
 
-/// Products that a square of sums takes before the next has its turn: the 32 KiB of B that they read
-/// then stay in the first-level cache for the rows that follow.
+/// Products that a square of sums takes before the next has its turn: the 32 KiB of B that they
+/// read then stay in the first-level cache for the rows that follow.
 const STEPS: usize = 16;
 
 /// What `ldtilecfg` reads: eight tiles of 16 rows of 64 bytes.

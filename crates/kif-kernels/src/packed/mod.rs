@@ -37,9 +37,9 @@ const ROWS_READ: usize = 16;
 pub enum Precision {
     /// As given.
     F32,
-    /// Rounded to BF16, in half the memory. Where the processor multiplies BF16 in tiles, or in pairs
-    /// at full rate, the activations are rounded too and a product takes a quarter to half of the
-    /// time; elsewhere the weight is widened on the fly, which costs a little.
+    /// Rounded to BF16, in half the memory. Where the processor multiplies BF16 in tiles, or in
+    /// pairs at full rate, the activations are rounded too and a product takes a quarter to half of
+    /// the time; elsewhere the weight is widened on the fly, which costs a little.
     Bf16,
     /// Whole numbers of -127 ..= 127 with a scale for every row of the weight, in a quarter of the
     /// memory. They are widened on the fly, to BF16 where its products are at full rate.
