@@ -10,8 +10,8 @@ use crate::parallel::{SendPtr, for_each_task, with_scratch};
 /// What the new token of each text sees: first the keys of its prompt, then its own.
 #[derive(Clone, Copy, Debug)]
 pub struct StepShape<'a> {
-    /// Rows of the prompts' keys, for each text; texts may share them.
-    pub prompts: &'a [Span],
+    /// Rows of the prompts' keys, for each text in pieces, one after the other; texts may share them.
+    pub prompts: &'a [Vec<Span>],
     /// Rows of the texts' own keys, for each text.
     pub own: &'a [Span],
     /// Heads side by side in a query.
@@ -51,8 +51,13 @@ pub fn attention_step(
         shape.n_heads,
         shape.n_kv_heads
     );
-    for (spans, [k, v]) in [(shape.prompts, prompts), (shape.own, own)] {
-        let end = spans.iter().map(|span| span.start + span.len).max();
+    let of_prompts = shape.prompts.iter().flatten();
+    let end_of = |span: &Span| span.start + span.len;
+    let ends = [
+        of_prompts.map(end_of).max(),
+        shape.own.iter().map(end_of).max(),
+    ];
+    for (end, [k, v]) in ends.into_iter().zip([prompts, own]) {
         let n_values = end.unwrap_or(0) * kv_width;
         assert!(
             k.len() >= n_values && v.len() >= n_values,
@@ -63,47 +68,37 @@ pub fn attention_step(
     }
     assert_disjoint(shape.own, "own");
     let set = instruction_set();
-    let n_keys = |text: usize| shape.prompts[text].len + shape.own[text].len;
+    // All that a text sees, in pieces of the keys and values that they lie in.
+    let pieces = |text: usize| {
+        let of_prompt = shape.prompts[text].iter().map(|span| (prompts, *span));
+        of_prompt.chain([(own, shape.own[text])])
+    };
+    let n_keys = |text: usize| pieces(text).map(|(_, span)| span.len).sum::<usize>();
     let work = (0..n_texts).map(n_keys).sum::<usize>() * width * 4;
     let y = SendPtr::new(y);
     for_each_task(n_texts * shape.n_heads, work, |task| {
         let (text, head) = (task / shape.n_heads, task % shape.n_heads);
         let column = head / (shape.n_heads / shape.n_kv_heads) * dim;
         let at = text * width + head * dim;
-        let n_prompt = shape.prompts[text].len;
         // SAFETY: the columns of this text and head, which no other task touches.
         let y = unsafe { std::slice::from_raw_parts_mut(y.get().add(at), dim) };
         let part = |values, span| columns(values, span, kv_width, column, dim);
         with_scratch(n_keys(text), |scores| {
             let q = &q[at..at + dim];
-            let (of_prompt, of_own) = scores.split_at_mut(n_prompt);
-            weigh(
-                set,
-                q,
-                part(prompts[0], shape.prompts[text]),
-                kv_width,
-                shape.scale,
-                of_prompt,
-            );
-            weigh(
-                set,
-                q,
-                part(own[0], shape.own[text]),
-                kv_width,
-                shape.scale,
-                of_own,
-            );
+            let mut rest = &mut *scores;
+            for ([keys, _], span) in pieces(text) {
+                let (scores, after) = rest.split_at_mut(span.len);
+                weigh(set, q, part(keys, span), kv_width, shape.scale, scores);
+                rest = after;
+            }
             softmax(set, scores);
             y.fill(0.0);
-            let (of_prompt, of_own) = scores.split_at(n_prompt);
-            mix(
-                set,
-                of_prompt,
-                part(prompts[1], shape.prompts[text]),
-                kv_width,
-                y,
-            );
-            mix(set, of_own, part(own[1], shape.own[text]), kv_width, y);
+            let mut rest = &*scores;
+            for ([_, values], span) in pieces(text) {
+                let (probs, after) = rest.split_at(span.len);
+                mix(set, probs, part(values, span), kv_width, y);
+                rest = after;
+            }
         });
     });
 }
@@ -169,7 +164,10 @@ mod tests {
     #[test]
     fn equal_keys_give_the_mean_of_the_values_of_prompt_and_text() {
         let shape = StepShape {
-            prompts: &[Span { start: 0, len: 2 }, Span { start: 0, len: 2 }],
+            prompts: &[
+                vec![Span { start: 0, len: 2 }],
+                vec![Span { start: 0, len: 1 }, Span { start: 1, len: 1 }],
+            ],
             own: &[Span { start: 1, len: 1 }, Span { start: 0, len: 1 }],
             n_heads: 2,
             n_kv_heads: 1,

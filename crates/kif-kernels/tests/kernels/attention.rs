@@ -181,8 +181,13 @@ proptest! {
         let wanted = twin::Attention {
             q: wide(&q), k: wide(&joined(&prompt_k, &own_k)), v: wide(&joined(&prompt_v, &own_v)), bias: vec![],
         }.outputs(&whole);
+        // Prompts in pieces: nothing, some, the rest.
+        let pieces: Vec<Vec<Span>> = case.keys.iter().map(|span| {
+            let cut = span.len / 3;
+            [(0, 0), (0, cut), (cut, span.len - cut)].map(|(at, len)| Span { start: span.start + at, len }).to_vec()
+        }).collect();
         let step = StepShape {
-            prompts: &case.keys, own: &own, n_heads: case.n_heads, n_kv_heads: case.n_kv_heads,
+            prompts: &pieces, own: &own, n_heads: case.n_heads, n_kv_heads: case.n_kv_heads,
             head_dim: case.head_dim, scale: case.scale,
         };
         on_each_set(|set| {

@@ -103,6 +103,23 @@ impl Tokens {
         }
     }
 
+    /// Where the tokens of each of `rows` lie among those that go through the layers: pieces, one
+    /// after the other.
+    pub(super) fn pieces(&self, rows: &Ragged) -> Vec<Vec<Span>> {
+        let Some(shared) = &self.shared else {
+            return spans(rows).into_iter().map(|span| vec![span]).collect();
+        };
+        let of_row = |ends: &[usize]| {
+            let runs = shared.places[ends[0]..ends[1]].chunk_by(|a, b| a + 1 == *b);
+            let spans = runs.map(|run| Span {
+                start: run[0],
+                len: run.len(),
+            });
+            spans.collect()
+        };
+        rows.offsets().windows(2).map(of_row).collect()
+    }
+
     /// What is read of the last layer for these tokens of the rows.
     pub(super) fn chosen(&self, tokens: Vec<usize>) -> Chosen {
         let Some(shared) = &self.shared else {
@@ -283,22 +300,6 @@ impl<E: Engine> Decoder<E> {
         match &pass.shared {
             None => Ok(x),
             Some(shared) => core.engine.repeat(x, &shared.keys),
-        }
-    }
-
-    /// Keys or values of the tokens of all rows, on the host.
-    pub(super) fn of_all_rows(
-        &self,
-        core: &Core<E>,
-        x: &Act<E::Device>,
-        pass: &Pass<E>,
-    ) -> Result<Vec<f32>, ModelError> {
-        match &pass.shared {
-            None => core.engine.to_host(x),
-            Some(shared) => {
-                let all = core.engine.repeat(x.clone(), &shared.places)?;
-                core.engine.to_host(&all)
-            }
         }
     }
 

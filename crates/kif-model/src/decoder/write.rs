@@ -5,14 +5,14 @@ use super::forward::{Sight, Tokens};
 use super::{Decoder, angles};
 use crate::ModelError;
 use crate::engine::{Act, Engine, Span, Step};
-use crate::model::{AdapterPass, Cache, Core, Reading, spans};
+use crate::model::{AdapterPass, Cache, Core, Reading};
 
 /// Texts that are being written.
 pub(crate) struct Written<E: Engine> {
-    /// Keys and values of all prompts, by layer.
+    /// Keys and values of all prompts, by layer: of what they have in common once.
     of_prompts: Vec<[Vec<f32>; 2]>,
-    /// The rows of each prompt there.
-    prompts: Vec<Span>,
+    /// The rows of each prompt there, in pieces.
+    prompts: Vec<Vec<Span>>,
     /// The texts' own keys and values, by layer.
     caches: Vec<Cache>,
     /// The prompt that each text answers.
@@ -32,6 +32,7 @@ impl<E: Engine> Decoder<E> {
     ) -> Result<(Written<E>, Vec<f32>), ModelError> {
         let (rows, weights) = (&*reading.inputs, &reading.weights);
         let tokens = Tokens::of(rows, weights.is_none());
+        let prompts = tokens.pieces(rows);
         let last = rows.offsets()[1..].iter().map(|end| end - 1).collect();
         let last = tokens.chosen(last);
         let mut x: Act<E::Device> = core.embed_ids(&core.embedding, &tokens.ids)?;
@@ -41,10 +42,7 @@ impl<E: Engine> Decoder<E> {
             let adapters = &pass.adapters;
             let Sight { shape, angles } = self.sight(i, &pass);
             let [q, k, v] = self.projections(core, x.clone(), layer, angles, adapters, true)?;
-            of_prompts.push([
-                self.of_all_rows(core, &k, &pass)?,
-                self.of_all_rows(core, &v, &pass)?,
-            ]);
+            of_prompts.push([core.engine.to_host(&k)?, core.engine.to_host(&v)?]);
             let (k, v) = (
                 self.looked_at(core, k, &pass)?,
                 self.looked_at(core, v, &pass)?,
@@ -57,7 +55,7 @@ impl<E: Engine> Decoder<E> {
         let layers = self.layers.iter();
         let written = Written {
             of_prompts,
-            prompts: spans(rows),
+            prompts,
             caches: layers.map(|_| Cache::new(rows.n_rows(), width)).collect(),
             answers: (0..rows.n_rows()).collect(),
             position: 0,
@@ -81,12 +79,12 @@ impl<E: Engine> Decoder<E> {
         }
         let position = written.position;
         written.position += 1;
-        let prompts: Vec<Span> = written
+        let prompts: Vec<&[Span]> = written
             .answers
             .iter()
-            .map(|&p| written.prompts[p])
+            .map(|&p| written.prompts[p].as_slice())
             .collect();
-        let positions = || prompts.iter().map(|prompt| prompt.len + position);
+        let positions = || prompts.iter().map(|prompt| n_rows(prompt) + position);
         let angles = angles::angles(&self.frequencies, positions());
         let window_angles = angles::angles(&self.window_frequencies, positions());
         let adapters = AdapterPass::of_rows(
@@ -131,11 +129,17 @@ impl<E: Engine> Decoder<E> {
     }
 }
 
+fn n_rows(pieces: &[Span]) -> usize {
+    pieces.iter().map(|piece| piece.len).sum()
+}
+
 /// Of the rows of each prompt, and of those of each text behind it, the newest that a window shows.
-fn newest(prompts: &[Span], own: Vec<Span>, window: Option<usize>) -> (Vec<Span>, Vec<Span>) {
-    let Some(window) = window else {
-        return (prompts.to_vec(), own);
-    };
+fn newest(
+    prompts: &[&[Span]],
+    own: Vec<Span>,
+    window: Option<usize>,
+) -> (Vec<Vec<Span>>, Vec<Span>) {
+    let window = window.unwrap_or(usize::MAX);
     let last = |span: &Span, n: usize| {
         let len = span.len.min(n);
         Span {
@@ -145,7 +149,13 @@ fn newest(prompts: &[Span], own: Vec<Span>, window: Option<usize>) -> (Vec<Span>
     };
     let both = prompts.iter().zip(&own).map(|(prompt, own)| {
         let own = last(own, window);
-        (last(prompt, window - own.len), own)
+        let mut n_hidden = n_rows(prompt).saturating_sub(window - own.len);
+        let shown = prompt.iter().map(|piece| {
+            let shown = last(piece, piece.len.saturating_sub(n_hidden));
+            n_hidden -= piece.len - shown.len;
+            shown
+        });
+        (shown.filter(|piece| piece.len > 0).collect(), own)
     });
     both.unzip()
 }
@@ -157,13 +167,16 @@ mod tests {
     #[test]
     fn a_window_shows_the_end_of_the_prompt_and_then_of_the_text() {
         let span = |start, len| Span { start, len };
-        let (prompts, own) = ([span(3, 4)], vec![span(10, 2)]);
-        let all = (prompts.to_vec(), own.clone());
+        let pieces = [span(0, 1), span(3, 4)];
+        let (prompts, own) = ([&pieces[..]], vec![span(10, 2)]);
+        let all = (vec![pieces.to_vec()], own.clone());
         assert_eq!(newest(&prompts, own.clone(), None), all);
         assert_eq!(newest(&prompts, own.clone(), Some(9)), all);
-        let three = (vec![span(6, 1)], own.clone());
+        let six = (vec![vec![span(3, 4)]], own.clone());
+        assert_eq!(newest(&prompts, own.clone(), Some(6)), six);
+        let three = (vec![vec![span(6, 1)]], own.clone());
         assert_eq!(newest(&prompts, own.clone(), Some(3)), three);
-        let one = (vec![span(7, 0)], vec![span(11, 1)]);
+        let one = (vec![vec![]], vec![span(11, 1)]);
         assert_eq!(newest(&prompts, own, Some(1)), one);
     }
 }

@@ -130,8 +130,8 @@ pub(crate) struct Angles {
 /// What the new token of each text attends to: the keys of its prompt, which texts may share, and
 /// its own.
 pub(crate) struct Step<'a> {
-    /// Rows of the prompts' keys, for each text.
-    pub(crate) prompts: &'a [Span],
+    /// Rows of the prompts' keys, for each text in pieces, one after the other.
+    pub(crate) prompts: &'a [Vec<Span>],
     /// Rows of the texts' own keys, for each text.
     pub(crate) own: &'a [Span],
     pub(crate) n_heads: usize,

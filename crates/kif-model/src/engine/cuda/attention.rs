@@ -402,10 +402,12 @@ pub(super) fn attention_step(
     let (mut keys, mut joined, mut start) = (Vec::new(), [Vec::new(), Vec::new()], 0);
     for (prompt, own_rows) in step.prompts.iter().zip(step.own) {
         for (of_prompts, (own, joined)) in prompts.iter().zip(own.iter().zip(&mut joined)) {
-            joined.extend_from_slice(&of_prompts[prompt.start * width..][..prompt.len * width]);
-            joined.extend_from_slice(&own[own_rows.start * width..][..own_rows.len * width]);
+            let pieces = prompt.iter().map(|piece| (of_prompts, piece));
+            for (from, rows) in pieces.chain([(own, own_rows)]) {
+                joined.extend_from_slice(&from[rows.start * width..][..rows.len * width]);
+            }
         }
-        let len = prompt.len + own_rows.len;
+        let len = prompt.iter().map(|piece| piece.len).sum::<usize>() + own_rows.len;
         keys.push(Span { start, len });
         start += len;
     }

@@ -102,15 +102,19 @@ pub(super) fn attention_step<D: Device<f32>>(
     let rows = |from: &[f32], span: &Span| from[span.start * width..][..span.len * width].to_vec();
     let joined = |i: usize| {
         let texts = step.prompts.iter().zip(step.own);
-        let all = texts.flat_map(|(prompt, text)| [rows(prompts[i], prompt), rows(own[i], text)]);
+        let all = texts.flat_map(|(prompt, text)| {
+            let of_prompt = prompt.iter().map(|piece| rows(prompts[i], piece));
+            of_prompt.chain([rows(own[i], text)])
+        });
         let values = all.collect::<Vec<_>>().concat();
         let n_rows = values.len() / width;
         engine.tensor(values, n_rows, width)
     };
+    let n_rows = |pieces: &[Span]| pieces.iter().map(|piece| piece.len).sum::<usize>();
     let mut start = 0;
     let texts = step.prompts.iter().zip(step.own);
     let keys = texts.map(|(prompt, text)| {
-        let len = prompt.len + text.len;
+        let len = n_rows(prompt) + text.len;
         start += len;
         Span {
             start: start - len,
