@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use kif_io::memory::peak_rss_mib;
 use kif_model::{ModelConfig, Weights, from_parts};
 use kif_protocol::Precision;
-use kif_runner::evaluate::batches;
+use kif_runner::evaluate::prompt_batches;
 use serde_json::json;
 
 /// Arguments of `kif-perf generate`.
@@ -38,8 +38,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let mut texts = vec![Vec::new(); prompts.len()];
     let start = Instant::now();
-    for batch in batches(&lengths, arguments.batch_tokens, 64) {
-        let of_batch: Vec<&[u32]> = batch.iter().map(|&row| prompts[row].as_slice()).collect();
+    let all: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    for batch in prompt_batches(model.as_ref(), &all, arguments.batch_tokens, 64) {
+        let of_batch: Vec<&[u32]> = batch.iter().map(|&row| all[row]).collect();
         let written = model.generate(&of_batch, arguments.max_new_tokens)?;
         for (row, text) in batch.into_iter().zip(written) {
             texts[row] = text;

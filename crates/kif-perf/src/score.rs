@@ -8,7 +8,7 @@ use kif_io::memory::peak_rss_mib;
 use kif_io::signal::StopFlag;
 use kif_model::load;
 use kif_protocol::{Precision, ScoreKind};
-use kif_runner::evaluate::{EvaluationOptions, TestSet, evaluate};
+use kif_runner::evaluate::{EvaluationOptions, TestSet, batch_rows, evaluate};
 use serde_json::json;
 
 /// Arguments of `kif-perf score`.
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         score,
         max_new_tokens: arguments.max_new_tokens,
         batch_tokens: arguments.batch_tokens,
-        batch_rows: 64,
+        batch_rows: batch_rows(score, arguments.max_new_tokens),
     };
     let start = Instant::now();
     let evaluation = evaluate(

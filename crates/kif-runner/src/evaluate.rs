@@ -69,10 +69,21 @@ pub struct EvaluationOptions {
     pub score: ScoreKind,
     /// Longest answer in tokens.
     pub max_new_tokens: usize,
-    /// Prompt tokens in a batch; a longer row goes alone.
+    /// Prompt tokens in a batch, those that the model shares between rows once; a longer row goes
+    /// alone.
     pub batch_tokens: usize,
     /// Most rows in a batch.
     pub batch_rows: usize,
+}
+
+/// Rows that are answered at once at most: the tokens of all texts then take as much memory as those
+/// of the prompts usually do.
+pub fn batch_rows(score: ScoreKind, max_new_tokens: usize) -> usize {
+    const FEWEST: usize = 64;
+    match score {
+        ScoreKind::Labels => FEWEST,
+        ScoreKind::Exact | ScoreKind::RougeL => (4096 / max_new_tokens.max(1)).clamp(FEWEST, 256),
+    }
 }
 
 /// What a model answers and what that is worth, in the order of the rows.
@@ -116,13 +127,10 @@ pub fn evaluate(
     mut done: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let mut predictions = vec![String::new(); test.n_rows()];
-    let lengths: Vec<usize> = test.encoded.iter().map(|row| row.input_ids.len()).collect();
-    for batch in batches(&lengths, options.batch_tokens, options.batch_rows) {
+    let all: Vec<&[u32]> = test.encoded.iter().map(|row| &row.input_ids[..]).collect();
+    for batch in prompt_batches(model, &all, options.batch_tokens, options.batch_rows) {
         stop.check()?;
-        let prompts: Vec<&[u32]> = batch
-            .iter()
-            .map(|&i| test.encoded[i].input_ids.as_slice())
-            .collect();
+        let prompts: Vec<&[u32]> = batch.iter().map(|&row| all[row]).collect();
         let answers = match options.score {
             ScoreKind::Labels => choose(model, &prompts, &test.labels)?,
             ScoreKind::Exact | ScoreKind::RougeL => {
@@ -173,24 +181,56 @@ pub fn nll_per_row(
     Ok(nll)
 }
 
+/// Prompts in batches of at most `max_tokens` tokens that the model reads and `max_rows` rows, or one
+/// longer prompt. Where rows share what they begin with, those that do are neighbours.
+pub fn prompt_batches(
+    model: &dyn LanguageModel,
+    prompts: &[&[u32]],
+    max_tokens: usize,
+    max_rows: usize,
+) -> Vec<Vec<usize>> {
+    if !model.shares_beginnings() {
+        let lengths: Vec<usize> = prompts.iter().map(|row| row.len()).collect();
+        return batches(&lengths, max_tokens, max_rows);
+    }
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&row| (prompts[row], row));
+    let n_new = |row: usize, last: Option<&usize>| {
+        let pairs = last.map(|&last| prompts[row].iter().zip(prompts[last]));
+        let n_shared = pairs.map_or(0, |pairs| pairs.take_while(|(a, b)| a == b).count());
+        prompts[row].len() - n_shared
+    };
+    in_batches(order, n_new, max_tokens, max_rows)
+}
+
 /// Rows from short to long, in batches of at most `max_tokens` tokens and `max_rows` rows, or one
 /// longer row.
 pub fn batches(lengths: &[usize], max_tokens: usize, max_rows: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| (lengths[row], row));
+    in_batches(order, |row, _| lengths[row], max_tokens, max_rows)
+}
+
+/// Rows in the given order; `n_tokens` says what a row adds behind the last of its batch.
+fn in_batches(
+    order: Vec<usize>,
+    n_tokens: impl Fn(usize, Option<&usize>) -> usize,
+    max_tokens: usize,
+    max_rows: usize,
+) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut tokens = 0;
+    let mut sum = 0;
     for row in order {
-        match batches.last_mut() {
-            Some(last) if tokens + lengths[row] <= max_tokens && last.len() < max_rows => {
-                last.push(row)
-            }
-            _ => {
-                batches.push(vec![row]);
-                tokens = 0;
+        if let Some(last) = batches.last_mut() {
+            let n = n_tokens(row, last.last());
+            if sum + n <= max_tokens && last.len() < max_rows {
+                sum += n;
+                last.push(row);
+                continue;
             }
         }
-        tokens += lengths[row];
+        sum = n_tokens(row, None);
+        batches.push(vec![row]);
     }
     batches
 }
@@ -222,6 +262,13 @@ mod tests {
         let all = batches(&lengths, 10, 3);
         assert_eq!(all, [vec![1, 3, 4], vec![0], vec![2], vec![5]]);
         assert!(batches(&[], 10, 3).is_empty());
+    }
+
+    #[test]
+    fn a_row_adds_what_it_does_not_share_with_the_last_of_its_batch() {
+        let n_tokens = |row: usize, last: Option<&usize>| if last.is_some() { 1 } else { 3 + row };
+        let all = in_batches(vec![0, 1, 2, 3, 4], n_tokens, 5, 9);
+        assert_eq!(all, [vec![0, 1, 2], vec![3], vec![4]]);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(crate) struct Decoder<E: Engine> {
 impl<E: Engine> Network<E> for Decoder<E> {
     type Written = write::Written<E>;
 
+    const SHARES_BEGINNINGS: bool = true;
+
     fn params_mut(&mut self) -> Vec<&mut Param<E>> {
         let mut all = Vec::new();
         for layer in &mut self.layers {

@@ -79,6 +79,11 @@ pub trait LanguageModel {
         labels: &[Vec<u32>],
     ) -> Result<Vec<Vec<f64>>, ModelError>;
 
+    /// Whether rows of a batch that begin alike have the beginning read once.
+    fn shares_beginnings(&self) -> bool {
+        false
+    }
+
     /// Number of token ids, V.
     fn vocab_size(&self) -> usize;
 

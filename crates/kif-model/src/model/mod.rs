@@ -55,6 +55,9 @@ pub(crate) trait Network<E: Engine>: Sized {
     /// What it keeps of texts that are being written.
     type Written;
 
+    /// Whether prompts that begin alike have that read once, where nothing else tells rows apart.
+    const SHARES_BEGINNINGS: bool;
+
     /// All weights, trained ones among them, without those of the core.
     fn params_mut(&mut self) -> Vec<&mut Param<E>>;
 
@@ -324,6 +327,10 @@ impl<E: Engine, N: Network<E>> LanguageModel for Model<E, N> {
         self.core.check_rows(&prompts)?;
         self.core.check_rows(&Ragged::from_rows(labels))?;
         self.score_labels(&prompts, labels)
+    }
+
+    fn shares_beginnings(&self) -> bool {
+        N::SHARES_BEGINNINGS && self.core.instance_router.is_none() && self.core.prompts.is_none()
     }
 
     fn vocab_size(&self) -> usize {

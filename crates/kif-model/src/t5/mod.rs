@@ -66,6 +66,8 @@ impl<E: Engine> Stack<E> {
 impl<E: Engine> Network<E> for T5<E> {
     type Written = write::Written<E>;
 
+    const SHARES_BEGINNINGS: bool = false;
+
     fn params_mut(&mut self) -> Vec<&mut Param<E>> {
         let mut all = Vec::new();
         for stack in [&mut self.encoder, &mut self.decoder] {

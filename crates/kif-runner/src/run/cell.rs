@@ -24,12 +24,9 @@ use super::partial::Partial;
 use super::phases::{self, Phase};
 use super::{Cell, Inputs, PreparedTask, load_base};
 use crate::checkpoint::{self, Checkpoint};
-use crate::evaluate::{Evaluation, EvaluationOptions, evaluate, nll_per_row};
+use crate::evaluate::{Evaluation, EvaluationOptions, batch_rows, evaluate, nll_per_row};
 use crate::hub;
 use crate::pause::Pause;
-
-/// Most rows that are answered at once.
-const BATCH_ROWS: usize = 64;
 
 /// What a cell works with.
 pub(super) struct CellContext<'a> {
@@ -47,7 +44,7 @@ pub(super) fn evaluation_options(protocol: &Protocol, task: &PreparedTask) -> Ev
         score: task.score,
         max_new_tokens: protocol.evaluation.max_new_tokens,
         batch_tokens: protocol.evaluation.batch_tokens,
-        batch_rows: BATCH_ROWS,
+        batch_rows: batch_rows(task.score, protocol.evaluation.max_new_tokens),
     }
 }
 
