@@ -76,8 +76,8 @@ pub struct EvaluationOptions {
     pub batch_rows: usize,
 }
 
-/// Rows that are answered at once at most: the tokens of all texts then take as much memory as those
-/// of the prompts usually do.
+/// Rows that are answered at once at most: the tokens of all texts then take as much memory as
+/// those of the prompts usually do.
 pub fn batch_rows(score: ScoreKind, max_new_tokens: usize) -> usize {
     const FEWEST: usize = 64;
     match score {
@@ -181,8 +181,8 @@ pub fn nll_per_row(
     Ok(nll)
 }
 
-/// Prompts in batches of at most `max_tokens` tokens that the model reads and `max_rows` rows, or one
-/// longer prompt. Where rows share what they begin with, those that do are neighbours.
+/// Prompts in batches of at most `max_tokens` tokens that the model reads and `max_rows` rows, or
+/// one longer prompt. Where rows share what they begin with, those that do are neighbours.
 pub fn prompt_batches(
     model: &dyn LanguageModel,
     prompts: &[&[u32]],

@@ -10,7 +10,8 @@ use crate::parallel::{SendPtr, for_each_task, with_scratch};
 /// What the new token of each text sees: first the keys of its prompt, then its own.
 #[derive(Clone, Copy, Debug)]
 pub struct StepShape<'a> {
-    /// Rows of the prompts' keys, for each text in pieces, one after the other; texts may share them.
+    /// Rows of the prompts' keys, for each text in pieces, one after the other; texts may share
+    /// them.
     pub prompts: &'a [Vec<Span>],
     /// Rows of the texts' own keys, for each text.
     pub own: &'a [Span],
