@@ -97,11 +97,11 @@ impl Trainable {
 #[serde(rename_all = "snake_case")]
 pub enum DropoutOf {
     /// Those of every row: rows are computed apart.
-    #[default]
     Row,
     /// Those that no other row has behind the same beginning: of a decoder-only model, what rows
     /// that begin alike have in common is computed once, forward and backward, and drops the same.
     /// Rows that a router weighs by their prompts are computed apart all the same.
+    #[default]
     Beginning,
 }
 
@@ -135,7 +135,7 @@ impl ModelOptions {
             trainable,
             seed: 1,
             recompute: false,
-            dropout_of: DropoutOf::Row,
+            dropout_of: DropoutOf::default(),
         }
     }
 

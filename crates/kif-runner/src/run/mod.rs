@@ -249,6 +249,6 @@ pub fn model_options(compute: &Compute, trainable: Trainable, seed: u64) -> Mode
         trainable,
         seed,
         recompute: compute.recompute,
-        dropout_of: DropoutOf::Row,
+        dropout_of: DropoutOf::default(),
     }
 }
