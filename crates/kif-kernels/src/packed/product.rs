@@ -335,32 +335,26 @@ impl Pack {
         panels: Range<usize>,
         accumulate: bool,
     ) {
-        let (depth, width) = self.extents(side);
-        with_scratch(SCRATCH, |scratch| {
-            let scratch = as_words_mut(scratch);
-            for from in (0..depth).step_by(DEPTH_BLOCK) {
-                let block = (depth - from).min(DEPTH_BLOCK);
-                for panel in panels.clone() {
-                    // SAFETY: the processor has the pairwise products.
-                    let b = unsafe { self.pair_panel(side, from, block, panel, scratch) };
-                    let strip = PairStrip {
-                        n_pairs: block.div_ceil(2),
-                        a: a.pairs[rows.start * a.stride + from / 2..].as_ptr(),
-                        a_row: a.stride,
-                        b,
-                        b_row: line_width(width - panel * PANEL),
-                        // SAFETY: the task's first element of C.
-                        c: unsafe { c.add(rows.start * width + panel * PANEL) },
-                        c_row: width,
-                        width: (width - panel * PANEL).min(PANEL),
-                        accumulate: accumulate || from > 0,
-                    };
-                    // SAFETY: in range by the extents that `multiply` checked; C
-                    // is this task's alone.
-                    unsafe { pairs::strip(rows.len(), strip) }
-                }
-            }
-        });
+        let (_, width) = self.extents(side);
+        let multiply = |from: usize, block: usize, panel: usize, b| {
+            let strip = PairStrip {
+                n_pairs: block.div_ceil(2),
+                a: a.pairs[rows.start * a.stride + from / 2..].as_ptr(),
+                a_row: a.stride,
+                b,
+                b_row: line_width(width - panel * PANEL),
+                // SAFETY: the task's first element of C.
+                c: unsafe { c.add(rows.start * width + panel * PANEL) },
+                c_row: width,
+                width: (width - panel * PANEL).min(PANEL),
+                accumulate: accumulate || from > 0,
+            };
+            // SAFETY: in range by the extents that `multiply` checked; C
+            // is this task's alone.
+            unsafe { pairs::strip(rows.len(), strip) }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.each_pair_panel(side, panels, multiply) }
     }
 
     /// # Safety
@@ -376,29 +370,48 @@ impl Pack {
         accumulate: bool,
     ) {
         let (depth, width) = self.extents(side);
+        let multiply = |from: usize, block: usize, panel: usize, b| {
+            let strip = amx::TileStrip {
+                a,
+                n_pairs: depth.div_ceil(2),
+                pairs: from / 2..(from + block).div_ceil(2),
+                rows: rows.clone(),
+                b,
+                b_row: line_width(width - panel * PANEL),
+                // SAFETY: the task's first element of C.
+                c: unsafe { c.add(rows.start * width + panel * PANEL) },
+                c_row: width,
+                width: (width - panel * PANEL).min(PANEL),
+                accumulate: accumulate || from > 0,
+            };
+            // SAFETY: in range by the extents that `multiply` checked; C
+            // is this task's alone.
+            unsafe { amx::strip(&strip) }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.each_pair_panel(side, panels, multiply) }
+    }
+
+    /// Calls `f(from, block, panel, pairs)` for every block of depths of every panel.
+    ///
+    /// # Safety
+    /// As [`Self::pair_panel`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn each_pair_panel(
+        &self,
+        side: Side,
+        panels: Range<usize>,
+        mut f: impl FnMut(usize, usize, usize, *const u32),
+    ) {
+        let (depth, _) = self.extents(side);
         with_scratch(SCRATCH, |scratch| {
             let scratch = as_words_mut(scratch);
             for from in (0..depth).step_by(DEPTH_BLOCK) {
                 let block = (depth - from).min(DEPTH_BLOCK);
                 for panel in panels.clone() {
-                    // SAFETY: the processor has the pairwise products, too.
-                    let b = unsafe { self.pair_panel(side, from, block, panel, scratch) };
-                    let strip = amx::TileStrip {
-                        a,
-                        n_pairs: depth.div_ceil(2),
-                        pairs: from / 2..(from + block).div_ceil(2),
-                        rows: rows.clone(),
-                        b,
-                        b_row: line_width(width - panel * PANEL),
-                        // SAFETY: the task's first element of C.
-                        c: unsafe { c.add(rows.start * width + panel * PANEL) },
-                        c_row: width,
-                        width: (width - panel * PANEL).min(PANEL),
-                        accumulate: accumulate || from > 0,
-                    };
-                    // SAFETY: in range by the extents that `multiply` checked; C
-                    // is this task's alone.
-                    unsafe { amx::strip(&strip) }
+                    // SAFETY: the caller's promise.
+                    let pairs = unsafe { self.pair_panel(side, from, block, panel, scratch) };
+                    f(from, block, panel, pairs);
                 }
             }
         });
